@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: MIT
+#
+# kvtier: everything that runs in user space.  The module is built by Kbuild.
+#
+#   make V=1            show the commands
+#   make CC=clang B=build/clang
+#   make SANITIZE=address,undefined B=build/asan
+
+B ?= build
+V ?= 0
+PREFIX ?= /usr/local
+BINDIR ?= $(PREFIX)/bin
+LIBDIR ?= $(PREFIX)/lib
+INCLUDEDIR ?= $(PREFIX)/include
+DATADIR ?= $(PREFIX)/share
+CFLAGS ?= -O2 -g
+PKG_CONFIG ?= pkg-config
+INSTALL ?= install
+
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+
+# "CC file" instead of the whole command, unless V=1.
+ifneq ($(V),1)
+Q_CC = @echo "  CC      $<";
+Q_LD = @echo "  LD      $@";
+Q_AR = @echo "  AR      $@";
+Q_LN = @echo "  LN      $@";
+Q_GEN = @echo "  GEN     $@";
+MAKEFLAGS += --no-print-directory
+endif
+
+VERSION := $(shell awk '/define KVT_VERSION_(MAJOR|MINOR) /{ printf "%s.", $$3 } \
+	END { print 0 }' libkvtier/include/kvtier.h)
+SOVERSION := $(firstword $(subst ., ,$(VERSION)))
+
+LIB_PACKAGES := liburing libisal numa
+TOOL_PACKAGES := libcjson
+TEST_PACKAGES := cmocka
+
+# Asked for once, on first use: help and clean work where nothing is installed.
+once = $(eval $(1) := $(shell $(2)))$($(1))
+LIB_LIBS = $(call once,LIB_LIBS,$(PKG_CONFIG) --libs $(LIB_PACKAGES)) -pthread
+TOOL_LIBS = $(call once,TOOL_LIBS,$(PKG_CONFIG) --libs $(TOOL_PACKAGES))
+# The pinned engine's folder; scripts/engine.sh fetches it when it is not there.
+ENGINE = $(call once,ENGINE,scripts/engine.sh)
+TEST_LIBS = $(call once,TEST_LIBS,$(PKG_CONFIG) --libs $(TEST_PACKAGES))
+
+WARNINGS := -Wall -Wextra -Werror
+INCLUDES := -Iuapi -Ilibkvtier/include
+DEPFLAGS = -MMD -MP
+SANFLAGS := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer)
+ALL_CFLAGS = -std=gnu11 $(WARNINGS) -fPIC -pthread $(INCLUDES) $(SANFLAGS) $(CFLAGS)
+ALL_LDFLAGS = $(SANFLAGS) $(LDFLAGS)
+
+objects = $(patsubst %.c,$(B)/obj/%.o,$(1))
+
+LIB_SRC := $(sort $(wildcard libkvtier/*.c))
+TOOL_SRC := $(sort $(wildcard tools/*.c))
+PRELOAD_SRC := $(sort $(wildcard tools/preload/*.c))
+DEMO_SRC := $(sort $(wildcard demo/*.c))
+CONFORMANCE_SRC := $(sort $(wildcard tests/conformance/*.c))
+UNIT_SRC := $(sort $(wildcard tests/unit/test_*.c))
+ALL_SRC := $(LIB_SRC) $(TOOL_SRC) $(PRELOAD_SRC) $(DEMO_SRC) $(CONFORMANCE_SRC) $(UNIT_SRC)
+
+LIB_FILES := $(B)/libkvtier.so.$(SOVERSION) $(B)/libkvtier.so $(B)/libkvtier.a $(B)/kvtier.pc
+DEMO_MAIN := $(shell grep -ls '^int main\b' $(DEMO_SRC) /dev/null)
+DEMO_BIN := $(patsubst demo/%.c,$(B)/%,$(DEMO_MAIN))
+UNIT_BIN := $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(UNIT_SRC))
+
+.PHONY: all lib tools demo-programs tests demo test bench install uninstall clean help deps
+.DEFAULT_GOAL := all
+.DELETE_ON_ERROR:
+.SECONDARY:
+
+all: lib tools ## build the library and the tools (default)
+
+lib: deps $(LIB_FILES) ## build libkvtier (shared, static) and kvtier.pc
+
+tools: deps $(B)/kvtier $(B)/libkvtier-preload.so ## build the kvtier command and the preload shim
+
+demo-programs: deps $(DEMO_BIN) ## build what the demo runs; fetches the pinned engine once
+
+tests: all $(B)/conformance $(UNIT_BIN) ## build the test programs without running them
+
+demo: ## set up and show an unmodified llama.cpp with a quarter of the memory; MODEL= CTX=
+	scripts/setup.sh build demo
+	$(MAKE) all demo-programs
+	MODEL='$(MODEL)' CTX='$(CTX)' demo/demo.sh
+
+test: ## set up, build every variant and run all tests; SUITES="unit engine" runs some
+	scripts/setup.sh build test demo
+	SUITES='$(SUITES)' tests/run.sh
+
+bench: ## set up and measure; prints a table and writes build/bench.json
+	scripts/setup.sh build demo bench
+	$(MAKE) all demo-programs
+	tests/bench/bench.sh
+
+install: lib tools ## install under PREFIX (default /usr/local); DESTDIR= for packages
+	$(INSTALL) -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR)/pkgconfig \
+		$(DESTDIR)$(LIBDIR)/kvtier $(DESTDIR)$(INCLUDEDIR)/linux
+	$(INSTALL) -m 755 $(B)/kvtier $(DESTDIR)$(BINDIR)/
+	$(INSTALL) -m 644 $(B)/libkvtier-preload.so $(DESTDIR)$(LIBDIR)/kvtier/
+	$(INSTALL) -m 755 $(B)/libkvtier.so.$(SOVERSION) $(DESTDIR)$(LIBDIR)/
+	ln -sf libkvtier.so.$(SOVERSION) $(DESTDIR)$(LIBDIR)/libkvtier.so
+	$(INSTALL) -m 644 $(B)/libkvtier.a $(DESTDIR)$(LIBDIR)/
+	$(INSTALL) -m 644 $(B)/kvtier.pc $(DESTDIR)$(LIBDIR)/pkgconfig/
+	$(INSTALL) -m 644 libkvtier/include/kvtier.h $(DESTDIR)$(INCLUDEDIR)/
+	$(INSTALL) -m 644 uapi/linux/kvtier.h $(DESTDIR)$(INCLUDEDIR)/linux/
+	$(foreach f,$(EXTRA_FILES),$(INSTALL) -D -m 644 $(call source_of,$f) \
+		$(DESTDIR)$(call target_of,$f)$(newline))
+
+uninstall: ## remove what install put there
+	rm -f $(DESTDIR)$(BINDIR)/kvtier $(DESTDIR)$(LIBDIR)/libkvtier.so \
+		$(DESTDIR)$(LIBDIR)/libkvtier.so.$(SOVERSION) $(DESTDIR)$(LIBDIR)/libkvtier.a \
+		$(DESTDIR)$(LIBDIR)/pkgconfig/kvtier.pc $(DESTDIR)$(INCLUDEDIR)/kvtier.h \
+		$(DESTDIR)$(INCLUDEDIR)/linux/kvtier.h $(DESTDIR)$(LIBDIR)/kvtier/libkvtier-preload.so \
+		$(foreach f,$(EXTRA_FILES),$(DESTDIR)$(call target_of,$f))
+	-rmdir $(DESTDIR)$(LIBDIR)/kvtier
+
+clean: ## remove the build folder
+	rm -rf $(B)
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{ printf "  %-14s %s\n", $$1, $$2 }' Makefile
+
+# Man pages and shell completion: "source:target", as far as they exist.
+EXTRA_FILES := \
+	$(foreach f,$(wildcard Documentation/man/*.[1-8]),\
+		$f:$(DATADIR)/man/man$(subst .,,$(suffix $f))/$(notdir $f)) \
+	$(foreach f,$(wildcard tools/completion/kvtier.bash),\
+		$f:$(DATADIR)/bash-completion/completions/kvtier)
+source_of = $(firstword $(subst :, ,$(1)))
+target_of = $(lastword $(subst :, ,$(1)))
+define newline
+
+
+endef
+
+# One plain sentence instead of a compiler's complaint about a missing header.
+deps: ## say which packages are missing and what installs them
+	@missing=; \
+	command -v $(firstword $(CC)) >/dev/null || missing="$(firstword $(CC))"; \
+	command -v $(PKG_CONFIG) >/dev/null || missing="$$missing $(PKG_CONFIG)"; \
+	for p in $(LIB_PACKAGES) $(TOOL_PACKAGES); do \
+		$(PKG_CONFIG) --exists $$p 2>/dev/null || missing="$$missing $$p"; \
+	done; \
+	[ -z "$$missing" ] || { \
+		echo "kvtier: missing:$$missing; install with: scripts/setup.sh build" >&2; \
+		exit 1; \
+	}
+
+$(B)/obj/%.o: %.c $(B)/flags | deps
+	$(Q_CC)mkdir -p $(@D) && $(CC) $(ALL_CFLAGS) $(EXTRA_CFLAGS) $(DEPFLAGS) -c -o $@ $<
+
+# Objects are stale when the compiler or its flags change.
+$(B)/flags: FORCE
+	@mkdir -p $(@D); echo '$(CC) $(ALL_CFLAGS) $(LIBDIR)' | cmp -s - $@ || \
+		echo '$(CC) $(ALL_CFLAGS) $(LIBDIR)' >$@
+FORCE:
+
+$(B)/obj/tools/%.o: EXTRA_CFLAGS = -Ilibkvtier -Itools -DKVTIER_LIBDIR='"$(LIBDIR)/kvtier"'
+$(B)/obj/demo/%.o: EXTRA_CFLAGS = -isystem $(or $(ENGINE),$(error no engine))/include
+$(B)/obj/tests/unit/%.o: EXTRA_CFLAGS = -Ilibkvtier -Itools
+
+$(B)/libkvtier.so.$(SOVERSION): $(call objects,$(LIB_SRC)) libkvtier/libkvtier.map
+	$(Q_LD)$(CC) -shared $(ALL_LDFLAGS) -Wl,-soname,$(@F) \
+		-Wl,--version-script=libkvtier/libkvtier.map $(if $(SANITIZE),,-Wl,-z,defs) \
+		-o $@ $(filter %.o,$^) $(LIB_LIBS)
+
+$(B)/libkvtier.so: $(B)/libkvtier.so.$(SOVERSION)
+	$(Q_LN)ln -sf $(<F) $@
+
+$(B)/libkvtier.a: $(call objects,$(LIB_SRC))
+	$(Q_AR)rm -f $@ && $(AR) rcs $@ $^
+
+$(B)/kvtier.pc: libkvtier/kvtier.pc.in $(B)/flags
+	$(Q_GEN)sed -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' \
+		-e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' \
+		-e 's|@REQUIRES@|$(LIB_PACKAGES)|' $< >$@
+
+$(B)/kvtier: $(call objects,$(TOOL_SRC)) $(B)/libkvtier.a
+	$(Q_LD)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(TOOL_LIBS) $(LIB_LIBS)
+
+# The shim carries its own copy of the library and shows an engine none of it.
+$(B)/libkvtier-preload.so: $(call objects,$(PRELOAD_SRC)) $(B)/libkvtier.a
+	$(Q_LD)$(CC) -shared $(ALL_LDFLAGS) -Wl,--exclude-libs,ALL \
+		$(if $(SANITIZE),,-Wl,-z,defs) -o $@ $^ $(LIB_LIBS) -ldl
+
+# The engine itself is loaded at run time: nothing of it is linked.
+$(B)/demo.a: $(filter-out $(call objects,$(DEMO_MAIN)),$(call objects,$(DEMO_SRC)))
+	$(Q_AR)rm -f $@ && $(AR) rcs $@ $^
+
+$(DEMO_BIN): $(B)/%: $(B)/obj/demo/%.o $(B)/demo.a
+	$(Q_LD)$(CC) $(ALL_LDFLAGS) -o $@ $^ -Wl,--as-needed $(TOOL_LIBS) $(LIB_LIBS) -ldl -lm
+
+# The suite sees what a user of the library sees: the shared object's exports.
+$(B)/conformance: $(call objects,$(CONFORMANCE_SRC)) $(B)/libkvtier.so
+	$(Q_LD)$(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) -L$(B) -lkvtier -pthread \
+		-Wl,-rpath,'$$ORIGIN'
+
+# Unit tests reach inside: static objects, of the tools too except their main().
+$(B)/tools.a: $(filter-out %/main.o,$(call objects,$(TOOL_SRC)))
+	$(Q_AR)rm -f $@ && $(AR) rcs $@ $^
+
+$(B)/tests/unit/%: $(B)/obj/tests/unit/%.o $(B)/tools.a $(B)/libkvtier.a
+	$(Q_LD)mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $^ $(TEST_LIBS) $(TOOL_LIBS) $(LIB_LIBS)
+
+-include $(patsubst %.o,%.d,$(call objects,$(ALL_SRC)))
