@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Put a frame under a block's address, or take it out again.
+ *
+ * With UFFDIO_MOVE the frame itself changes place: no copy, no allocation.  A
+ * moved page is writable at once and only then write-protected, so a write in
+ * between (another thread's, microseconds) goes unseen.  A clean block is
+ * therefore believed clean only if, once it is out of reach again, its content
+ * still has the checksum of its slot.  Without UFFDIO_MOVE the block is copied
+ * into new pages, write-protected from the first moment.
+ */
+#define _GNU_SOURCE
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "crc.h"
+#include "user.h"
+
+static int move_in(struct kvt_user *u, uint32_t b, bool protect)
+{
+	size_t bytes = u->pool.block_bytes;
+	int ret;
+
+	ret = kvt_uffd_move(&u->uffd, kvt_block_addr(u, b), kvt_frame_addr(u, b), bytes);
+	if (!ret && protect)
+		ret = kvt_uffd_protect(&u->uffd, kvt_block_addr(u, b), bytes);
+	return ret;
+}
+
+static int copy_in(struct kvt_user *u, uint32_t b, bool protect)
+{
+	size_t bytes = u->pool.block_bytes;
+	char *frame = kvt_frame_addr(u, b);
+	int ret;
+
+	ret = kvt_uffd_copy(&u->uffd, kvt_block_addr(u, b), frame, bytes, protect);
+	if (ret)
+		madvise(kvt_block_addr(u, b), bytes, MADV_DONTNEED);
+	else
+		madvise(frame, bytes, MADV_DONTNEED);
+	return ret;
+}
+
+/* staged -> mapped; wakes who waits.  -EBUSY: a device still holds the frame. */
+int kvt_user_map(struct kvt_user *u, uint32_t b, bool for_write)
+{
+	struct kvt_block *blk = kvt_block(u, b);
+	bool protect;
+	int ret;
+
+	assert(blk->where == KVT_STAGED);
+	if (for_write && !(blk->flags & (KVT_B_SEALED | KVT_B_DIRTY)))
+		kvt_user_dirty(u, b);
+	protect = (blk->flags & KVT_B_SEALED) || !(blk->flags & KVT_B_DIRTY);
+	ret = u->uffd.can_move ? move_in(u, b, protect) : copy_in(u, b, protect);
+	if (ret)
+		return ret;
+	kvt_arena_mapped(&u->arena[blk->tier], blk->place);
+	blk->place = KVT_PLACE_NONE;
+	blk->where = KVT_MAPPED;
+	blk->flags &= ~(KVT_B_TRIP | KVT_B_PROTECTED);
+	if (protect)
+		blk->flags |= KVT_B_PROTECTED;
+	kvt_user_wake_block(u, b);
+	return 0;
+}
+
+static int copy_out(struct kvt_user *u, uint32_t b, char *frame)
+{
+	size_t bytes = u->pool.block_bytes;
+	char *addr = kvt_block_addr(u, b);
+	int ret = kvt_uffd_protect(&u->uffd, addr, bytes);
+
+	if (ret)
+		return ret;
+	memcpy(frame, addr, bytes);
+	madvise(addr, bytes, MADV_DONTNEED);
+	kvt_uffd_wake(&u->uffd, addr, bytes);
+	return 0;
+}
+
+static void check_clean(struct kvt_user *u, uint32_t b)
+{
+	struct kvt_block *blk = kvt_block(u, b);
+
+	if (!u->uffd.can_move || (blk->flags & KVT_B_DIRTY))
+		return;
+	if (kvt_crc32c(kvt_frame_addr(u, b), u->pool.block_bytes) == blk->crc)
+		return;
+	if (blk->flags & KVT_B_SEALED)
+		kvt_user_drop(u, b); /* the slot holds what was sealed */
+	else
+		kvt_user_dirty(u, b);
+}
+
+/* mapped -> staged, or cold.  -EBUSY: pinned by a device or the kernel (GUP). */
+int kvt_user_unmap(struct kvt_user *u, uint32_t b)
+{
+	struct kvt_block *blk = kvt_block(u, b);
+	struct kvt_arena *a = &u->arena[blk->tier];
+	uint32_t place = kvt_arena_unmap_place(a);
+	char *frame = kvt_place_addr(a, place);
+	int ret;
+
+	assert(blk->where == KVT_MAPPED && !(blk->flags & KVT_B_WBACK));
+	ret = u->uffd.can_move ?
+		      kvt_uffd_move(&u->uffd, frame, kvt_block_addr(u, b), u->pool.block_bytes) :
+		      copy_out(u, b, frame);
+	if (ret) {
+		kvt_arena_mapped(a, place);
+		return ret;
+	}
+	blk->place = place;
+	blk->where = KVT_STAGED;
+	blk->flags &= ~KVT_B_PROTECTED;
+	check_clean(u, b);
+	return 0;
+}
+
+int kvt_user_protect(struct kvt_user *u, uint32_t b)
+{
+	struct kvt_block *blk = kvt_block(u, b);
+	int ret;
+
+	if (blk->flags & KVT_B_PROTECTED)
+		return 0;
+	ret = kvt_uffd_protect(&u->uffd, kvt_block_addr(u, b), u->pool.block_bytes);
+	if (!ret)
+		blk->flags |= KVT_B_PROTECTED;
+	return ret;
+}
+
+/* The content is about to differ from the slot's. */
+void kvt_user_dirty(struct kvt_user *u, uint32_t b)
+{
+	struct kvt_block *blk = kvt_block(u, b);
+
+	blk->flags |= KVT_B_DIRTY;
+	blk->generation++;
+	blk->written = u->order.clock;
+}

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: MIT
+/* The pool's counters: filled in for the API, published for `kvtier stat`. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "user.h"
+
+#define PUBLISH_NS 200000000ull
+
+static uint32_t state_of(const struct kvt_block *blk)
+{
+	bool sealed = blk->flags & KVT_B_SEALED;
+
+	switch (blk->where) {
+	case KVT_EMPTY:
+		return KVTIER_BLOCK_EMPTY;
+	case KVT_READING:
+	case KVT_WRITING:
+		return KVTIER_BLOCK_MOVING;
+	case KVT_COLD:
+		return sealed ? KVTIER_BLOCK_COLD : KVTIER_BLOCK_COLD_OPEN;
+	case KVT_BAD:
+		return KVTIER_BLOCK_BAD;
+	default:
+		if (!sealed)
+			return KVTIER_BLOCK_OPEN;
+		return blk->flags & KVT_B_DIRTY ? KVTIER_BLOCK_SEALED : KVTIER_BLOCK_CLEAN;
+	}
+}
+
+void kvt_user_info(struct kvt_user *u, uint32_t b, struct kvtier_block_info *info)
+{
+	const struct kvt_block *blk = kvt_block(u, b);
+
+	memset(info, 0, sizeof(*info));
+	info->generation = blk->generation;
+	info->slot = blk->slot == KVT_SLOT_NONE ? KVTIER_NO_SLOT : blk->slot;
+	info->crc32c = blk->slot == KVT_SLOT_NONE || (blk->flags & KVT_B_DIRTY) ? 0 : blk->crc;
+	info->tier = kvt_resident(blk) || kvt_moving(blk) ? blk->tier :
+		     blk->where == KVT_COLD		  ? KVTIER_TIER_NVME :
+							    KVTIER_TIER_NONE;
+	info->node = (int16_t)(info->tier == KVTIER_TIER_CXL ? u->arena[KVTIER_TIER_CXL].node : KVTIER_NO_NODE);
+	info->state = (uint8_t)state_of(blk);
+	info->flags = (blk->flags & KVT_B_DIRTY && blk->where != KVT_EMPTY ? KVTIER_BLOCKF_DIRTY : 0) |
+		      (blk->pins ? KVTIER_BLOCKF_PINNED : 0) |
+		      (blk->flags & KVT_B_HINT ? KVTIER_BLOCKF_COLD : 0) |
+		      (blk->where == KVT_MAPPED ? KVTIER_BLOCKF_MAPPED : 0) |
+		      (blk->slot != KVT_SLOT_NONE && kvt_slot_shared(&u->slots, blk->slot) ?
+			       KVTIER_BLOCKF_SHARED : 0);
+}
+
+static void fill_tiers(struct kvt_user *u)
+{
+	struct kvtier_stats *s = &u->stats;
+	uint8_t t;
+
+	for (t = KVTIER_TIER_DRAM; t <= KVTIER_TIER_CXL; t++) {
+		const struct kvt_arena *a = &u->arena[t];
+
+		s->tier[t].budget_bytes = (uint64_t)a->limit << u->pool.block_shift;
+		s->tier[t].used_bytes = (uint64_t)(a->nr_used + a->nr_ready) << u->pool.block_shift;
+		s->tier[t].peak_bytes = (uint64_t)a->peak << u->pool.block_shift;
+	}
+	s->tier[t].budget_bytes = (uint64_t)u->slots.nr << u->pool.block_shift;
+	s->tier[t].used_bytes = (uint64_t)(u->slots.nr - u->slots.nr_free) << u->pool.block_shift;
+	if (s->tier[t].peak_bytes < s->tier[t].used_bytes)
+		s->tier[t].peak_bytes = s->tier[t].used_bytes;
+}
+
+/* Bring the figures that are derived from the blocks up to date. */
+void kvt_user_stat_fill(struct kvt_user *u)
+{
+	struct kvtier_stats *s = &u->stats;
+	uint64_t now = kvt_now_ns();
+	uint32_t b;
+
+	s->size = sizeof(*s);
+	s->block_shift = u->pool.block_shift;
+	s->bytes = u->pool.bytes;
+	s->nr_blocks = u->nr_blocks;
+	memset(s->blocks, 0, sizeof(s->blocks));
+	for (b = 0; b < u->nr_blocks; b++)
+		s->blocks[state_of(kvt_block(u, b))]++;
+	s->bad_blocks = s->blocks[KVTIER_BLOCK_BAD];
+	s->transfer_ns = s->tier[KVTIER_TIER_NVME].read_ns + (u->reads ? now - u->read_since_ns : 0);
+	fill_tiers(u);
+}
+
+void kvt_user_note_error(struct kvt_user *u, const char *fmt, ...)
+{
+	va_list args;
+
+	va_start(args, fmt);
+	vsnprintf(u->last_error, sizeof(u->last_error), fmt, args);
+	va_end(args);
+	u->published_ns = 0;
+}
+
+static uint64_t start_time(void)
+{
+	unsigned long long ticks = 0;
+	char line[1024], *p;
+	FILE *f = fopen("/proc/self/stat", "re");
+
+	if (!f)
+		return 0;
+	p = fgets(line, sizeof(line), f) ? strrchr(line, ')') : NULL;
+	if (p)
+		sscanf(p + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d "
+			      "%*d %*d %llu", &ticks);
+	fclose(f);
+	return ticks;
+}
+
+static int create_file(struct kvt_user *u)
+{
+	static atomic_uint number;
+	char dir[200];
+	int fd;
+
+	if (kvt_stat_dir(dir, sizeof(dir)))
+		return -1;
+	if (mkdir(dir, 0700) && errno != EEXIST)
+		return -1;
+	snprintf(u->stat_path, sizeof(u->stat_path), "%s/%d-%u.pool", dir, getpid(),
+		 atomic_fetch_add(&number, 1));
+	fd = open(u->stat_path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd >= 0 && ftruncate(fd, sizeof(struct kvt_stat_file))) {
+		unlink(u->stat_path);
+		close(fd);
+		fd = -1;
+	}
+	return fd;
+}
+
+/* A pool that cannot show itself works all the same. */
+void kvt_user_stat_open(struct kvt_user *u, const char *name)
+{
+	const struct kvt_arena *dram = &u->arena[KVTIER_TIER_DRAM];
+	struct kvt_stat_file *f;
+	int fd;
+
+	if (u->flags & KVT_NO_STATS_FILE)
+		return;
+	fd = create_file(u);
+	if (fd < 0)
+		return;
+	f = mmap(NULL, sizeof(*f), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	close(fd);
+	if (f == MAP_FAILED) {
+		unlink(u->stat_path);
+		return;
+	}
+	f->version = KVT_STAT_VERSION;
+	f->bytes = sizeof(*f);
+	f->pid = (uint32_t)getpid();
+	f->start_time = start_time();
+	f->created_ns = kvt_now_ns();
+	f->addr = (uintptr_t)u->pool.addr;
+	f->addr_bytes = u->pool.bytes;
+	f->arena_addr = (uintptr_t)dram->base;
+	f->arena_bytes = (uint64_t)dram->nr_places * dram->block_bytes;
+	f->uffd_move = u->uffd.can_move;
+	snprintf(f->name, sizeof(f->name), "%s", name ? name : program_invocation_short_name);
+	snprintf(f->pager, sizeof(f->pager), "user");
+	snprintf(f->nvme_path, sizeof(f->nvme_path), "%s", u->nvme.path ? u->nvme.path : "");
+	u->stat_file = f;
+	kvt_user_stat_publish(u, false);
+	__atomic_store_n(&f->magic, KVT_STAT_MAGIC, __ATOMIC_RELEASE);
+}
+
+void kvt_user_stat_publish(struct kvt_user *u, bool closed)
+{
+	struct kvt_stat_file *f = u->stat_file;
+	uint64_t now = kvt_now_ns();
+
+	if (!f || (!closed && now - u->published_ns < PUBLISH_NS))
+		return;
+	u->published_ns = now;
+	kvt_user_stat_fill(u);
+	__atomic_fetch_add(&f->seq, 1, __ATOMIC_ACQ_REL);
+	f->updated_ns = now;
+	f->stats = u->stats;
+	f->closed = closed;
+	memcpy(f->last_error, u->last_error, sizeof(f->last_error));
+	__atomic_fetch_add(&f->seq, 1, __ATOMIC_RELEASE);
+}
+
+void kvt_user_stat_close(struct kvt_user *u)
+{
+	if (!u->stat_file)
+		return;
+	kvt_user_stat_publish(u, true);
+	munmap(u->stat_file, sizeof(*u->stat_file));
+	u->stat_file = NULL;
+	if (!getenv("KVTIER_KEEP_STATS"))
+		unlink(u->stat_path);
+}
