@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: MIT
+/* kvtier stat: the running pools and their tiers. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "command.h"
+#include "pools.h"
+#include "size.h"
+
+static const struct option options[] = {
+	{ "json", no_argument, NULL, 'j' },
+	{ "watch", required_argument, NULL, 'w' },
+	{ "help", no_argument, NULL, 'h' },
+	{ NULL, 0, NULL, 0 },
+};
+
+static int help(void)
+{
+	puts("usage: kvtier stat [OPTION...]\n\n"
+	     "Show the pools of running processes: occupancy of each tier, faults, transfers.\n\n"
+	     "  --json               one JSON array of pools\n"
+	     "  -w, --watch SECONDS  again every SECONDS, figures of the interval, until interrupted\n"
+	     "  -h, --help           show this help");
+	return 0;
+}
+
+static const struct kvt_stat_file *find_before(const struct pools *before,
+					       const struct kvt_stat_file *pool)
+{
+	size_t i;
+
+	for (i = 0; before && i < before->nr; i++)
+		if (before->pool[i].pid == pool->pid &&
+		    before->pool[i].created_ns == pool->created_ns)
+			return &before->pool[i];
+	return NULL;
+}
+
+/* What happened since @before: only the fields that print_pool() shows as rates and counts. */
+static struct kvtier_stats since(const struct kvt_stat_file *pool,
+				 const struct kvt_stat_file *before)
+{
+	struct kvtier_stats s = pool->stats;
+	const struct kvtier_stats *b;
+	int t;
+
+	if (!before)
+		return s;
+	b = &before->stats;
+	s.faults -= b->faults;
+	s.zero_faults -= b->zero_faults;
+	s.soft_faults -= b->soft_faults;
+	s.late_faults -= b->late_faults;
+	s.hard_faults -= b->hard_faults;
+	s.fault_wait_ns -= b->fault_wait_ns;
+	s.transfer_ns = s.transfer_ns > b->transfer_ns ? s.transfer_ns - b->transfer_ns : 0;
+	s.prefetched -= b->prefetched;
+	s.prefetch_used -= b->prefetch_used;
+	s.prefetch_wasted -= b->prefetch_wasted;
+	for (t = 0; t < KVTIER_NR_TIERS; t++) {
+		s.tier[t].bytes_in -= b->tier[t].bytes_in;
+		s.tier[t].bytes_out -= b->tier[t].bytes_out;
+		s.tier[t].read_ns -= b->tier[t].read_ns;
+		s.tier[t].write_ns -= b->tier[t].write_ns;
+	}
+	return s;
+}
+
+/* Bytes per second while the device was busy. */
+static uint64_t rate(uint64_t bytes, uint64_t busy_ns)
+{
+	return busy_ns ? (uint64_t)((double)bytes * 1e9 / (double)busy_ns) : 0;
+}
+
+static void print_tier(int t, const struct kvtier_tier_stats *tier)
+{
+	char used[SIZE_TEXT], budget[SIZE_TEXT], peak[SIZE_TEXT], in[SIZE_TEXT], out[SIZE_TEXT];
+
+	if (!tier->budget_bytes)
+		return;
+	printf("  %-5s %7s of %-7s peak %-7s in %-7s out %-7s", tier_names[t],
+	       size_text(tier->used_bytes, used), size_text(tier->budget_bytes, budget),
+	       size_text(tier->peak_bytes, peak), size_text(tier->bytes_in, in),
+	       size_text(tier->bytes_out, out));
+	if (t == KVTIER_TIER_NVME)
+		printf(" read %s/s write %s/s",
+		       size_text(rate(tier->bytes_out, tier->read_ns), used),
+		       size_text(rate(tier->bytes_in, tier->write_ns), budget));
+	if (tier->io_errors)
+		printf(" errors %llu", (unsigned long long)tier->io_errors);
+	putchar('\n');
+}
+
+/* Blocks touched without waiting for the device, of all that were touched by a fault or read ahead. */
+static double hits(const struct kvtier_stats *s)
+{
+	uint64_t used = s->prefetch_used + s->hard_faults + s->zero_faults + s->soft_faults;
+	uint64_t waited = s->hard_faults + s->late_faults;
+
+	return used > waited ? 1 - (double)waited / (double)used : used ? 0 : 1;
+}
+
+static void print_pool(const struct kvt_stat_file *pool, const struct kvt_stat_file *before)
+{
+	struct kvtier_stats s = since(pool, before);
+	char size[SIZE_TEXT], block[SIZE_TEXT];
+	int t;
+
+	printf("%s (pid %u, %s pager): %s in blocks of %s\n", pool->name, pool->pid, pool->pager,
+	       size_text(s.bytes, size), size_text(1ull << s.block_shift, block));
+	for (t = KVTIER_TIER_DRAM; t < KVTIER_NR_TIERS; t++)
+		print_tier(t, &s.tier[t]);
+	printf("  hits %.1f%%  faults %llu: first touch %llu, mapped %llu, late %llu, read %llu\n",
+	       100 * hits(&s), (unsigned long long)s.faults, (unsigned long long)s.zero_faults,
+	       (unsigned long long)s.soft_faults, (unsigned long long)s.late_faults,
+	       (unsigned long long)s.hard_faults);
+	printf("  prefetch: %llu blocks, %.1f%% used; %.1f%% of transfer time hidden\n",
+	       (unsigned long long)s.prefetched, 100 * stats_accuracy(&s), 100 * stats_hidden(&s));
+	if (s.bad_blocks)
+		printf("  bad blocks: %llu\n", (unsigned long long)s.bad_blocks);
+	if (pool->last_error[0])
+		printf("  last error: %s\n", pool->last_error);
+}
+
+static int print_json(const struct pools *pools)
+{
+	cJSON *array = cJSON_CreateArray();
+	char *text;
+	size_t i;
+
+	for (i = 0; i < pools->nr; i++)
+		cJSON_AddItemToArray(array, pool_json(&pools->pool[i]));
+	text = cJSON_PrintUnformatted(array);
+	cJSON_Delete(array);
+	if (!text)
+		return fail(1, "out of memory");
+	puts(text);
+	cJSON_free(text);
+	return 0;
+}
+
+static int show(const struct pools *pools, const struct pools *before)
+{
+	size_t i;
+
+	if (json_errors)
+		return print_json(pools);
+	if (!pools->nr)
+		puts("no pools are running: start an engine with `kvtier run -- COMMAND`");
+	for (i = 0; i < pools->nr; i++)
+		print_pool(&pools->pool[i], find_before(before, &pools->pool[i]));
+	return 0;
+}
+
+static int show_once(struct pools *pools, const struct pools *before)
+{
+	int ret = pools_read(pools, NULL, NULL);
+
+	if (ret)
+		return fail(1, "cannot read the pools' files: %s", strerror(-ret));
+	return show(pools, before);
+}
+
+static int watch(double seconds)
+{
+	struct timespec pause = { .tv_sec = (time_t)seconds,
+				  .tv_nsec = (long)((seconds - (double)(time_t)seconds) * 1e9) };
+	struct pools before = { 0 }, now;
+	int ret;
+
+	while (1) {
+		ret = show_once(&now, &before);
+		fflush(stdout);
+		pools_free(&before);
+		before = now;
+		if (ret || ferror(stdout))
+			return ret ? ret : 1;
+		nanosleep(&pause, NULL);
+		if (!json_errors)
+			putchar('\n');
+	}
+}
+
+int cmd_stat(int argc, char **argv)
+{
+	struct pools pools;
+	double seconds = 0;
+	char *end;
+	int option, ret;
+
+	opterr = 0;
+	while ((option = getopt_long(argc, argv, ":w:h", options, NULL)) != -1) {
+		switch (option) {
+		case 'j':
+			json_errors = true;
+			break;
+		case 'w':
+			seconds = strtod(optarg, &end);
+			if (end == optarg || *end || !(seconds >= 0.01 && seconds <= 86400))
+				return fail(EXIT_USAGE, "--watch: '%s' is not a number of seconds "
+							"from 0.01 to 86400", optarg);
+			break;
+		case 'h':
+			return help();
+		case ':':
+			return fail(EXIT_USAGE, "%s needs a value: see `kvtier stat --help`",
+				    argv[optind - 1]);
+		default:
+			return fail(EXIT_USAGE, "unknown option '%s': see `kvtier stat --help`",
+				    argv[optind - 1]);
+		}
+	}
+	if (optind < argc)
+		return fail(EXIT_USAGE, "unexpected argument '%s': see `kvtier stat --help`",
+			    argv[optind]);
+	if (seconds > 0)
+		return watch(seconds);
+	ret = show_once(&pools, NULL);
+	pools_free(&pools);
+	return ret;
+}

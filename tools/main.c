@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: MIT
+/* kvtier: the command.  One table; no arguments means `stat`. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cjson/cJSON.h>
+
+#include "command.h"
+#include "kvtier.h"
+
+static const struct {
+	const char *name;
+	int (*run)(int argc, char **argv);
+	const char *full_name;
+	const char *summary;
+} commands[] = {
+	{ "run", cmd_run, "kvtier run", "run an engine with its KV cache in tiers" },
+	{ "stat", cmd_stat, "kvtier stat", "show the running pools and their tiers (default)" },
+	{ "doctor", cmd_doctor, "kvtier doctor", "say what this host lacks and what mends it" },
+};
+
+#define NR_COMMANDS (sizeof(commands) / sizeof(commands[0]))
+
+bool json_errors;
+const char *command_name = "kvtier";
+
+int fail(int code, const char *fmt, ...)
+{
+	char line[1024];
+	va_list args;
+
+	va_start(args, fmt);
+	vsnprintf(line, sizeof(line), fmt, args);
+	va_end(args);
+	if (json_errors) {
+		cJSON *object = cJSON_CreateObject();
+		char *text;
+
+		cJSON_AddStringToObject(object, "error", line);
+		text = cJSON_PrintUnformatted(object);
+		puts(text ? text : "{\"error\":\"out of memory\"}");
+		cJSON_free(text);
+		cJSON_Delete(object);
+	} else {
+		fprintf(stderr, "%s: %s\n", command_name, line);
+	}
+	return code;
+}
+
+static int help(void)
+{
+	size_t i;
+
+	printf("usage: kvtier [COMMAND] [ARGUMENT...]\n\n");
+	for (i = 0; i < NR_COMMANDS; i++)
+		printf("  %-8s %s\n", commands[i].name, commands[i].summary);
+	printf("\n  -h, --help     show this help; `kvtier COMMAND --help` for a command's\n"
+	       "  -V, --version  show the version\n");
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	size_t i;
+
+	if (argc < 2 || !strcmp(argv[1], "--json"))
+		return cmd_stat(argc, argv);
+	if (!strcmp(argv[1], "-h") || !strcmp(argv[1], "--help"))
+		return help();
+	if (!strcmp(argv[1], "-V") || !strcmp(argv[1], "--version")) {
+		printf("kvtier %s\n", kvt_version());
+		return 0;
+	}
+	for (i = 0; i < NR_COMMANDS; i++) {
+		if (strcmp(argv[1], commands[i].name))
+			continue;
+		command_name = commands[i].full_name;
+		return commands[i].run(argc - 1, argv + 1);
+	}
+	return fail(EXIT_USAGE, "there is no command '%s': see `kvtier --help`", argv[1]);
+}

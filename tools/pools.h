@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: MIT */
+/* Read the files in which pools show themselves (libkvtier/stat_file.h). */
+#ifndef KVT_POOLS_H
+#define KVT_POOLS_H
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include <cjson/cJSON.h>
+
+#include "stat_file.h"
+
+struct pools {
+	struct kvt_stat_file *pool;
+	char (*path)[512];
+	size_t nr;
+};
+
+/* What a pool's process is doing. */
+bool pool_alive(const struct kvt_stat_file *pool);
+
+/*
+ * All pools for which @want is true (NULL: all that are alive); files whose
+ * process is gone and that nobody wants are removed.  Returns 0 or -errno.
+ */
+int pools_read(struct pools *pools, bool (*want)(const struct kvt_stat_file *, void *), void *arg);
+void pools_free(struct pools *pools);
+
+cJSON *pool_json(const struct kvt_stat_file *pool);
+
+/* Part of the time that blocks were being read in which no thread waited: 0 to 1. */
+double stats_hidden(const struct kvtier_stats *s);
+/* Part of the blocks read ahead that were then used: 0 to 1. */
+double stats_accuracy(const struct kvtier_stats *s);
+
+extern const char *const tier_names[KVTIER_NR_TIERS];
+
+#endif

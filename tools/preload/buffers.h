@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The KV buffers of this process and how they share its DRAM budget.
+ *
+ * A buffer that fits beside the others is plain memory; one that does not is a
+ * pool, and the pools divide what is left in proportion to their sizes.
+ */
+#ifndef KVT_PRELOAD_BUFFERS_H
+#define KVT_PRELOAD_BUFFERS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "cache.h"
+
+/* A pool for the cache: its address; NULL with *@plain: it fits, NULL without: refused. */
+void *kvt_buffer_add(const struct kvt_cache *cache, size_t bytes, bool *plain);
+/* Plain memory at @addr holds a cache of this size. */
+void kvt_buffer_add_plain(void *addr, size_t bytes);
+/* True when @addr was a pool and is gone now; false: it is not ours to free. */
+bool kvt_buffer_remove(void *addr);
+/* True when @addr is the start of a pool and it now reads as zeroes. */
+bool kvt_buffer_zero(void *addr);
+
+#endif

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: MIT */
+/* What `kvtier run` told the shim, in environment variables (kvtier-run(1), ENVIRONMENT). */
+#ifndef KVT_PRELOAD_SETTINGS_H
+#define KVT_PRELOAD_SETTINGS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct kvt_settings {
+	uint64_t dram_bytes; /* KVTIER_DRAM: of all caches of this process together */
+	uint64_t cxl_bytes; /* KVTIER_CXL=NODE:BYTES */
+	int cxl_node;
+	const char *nvme_path; /* KVTIER_NVME */
+	uint64_t nvme_bytes; /* KVTIER_NVME_BYTES; 0: as much as needed */
+	uint64_t block_bytes; /* KVTIER_BLOCK; 0: chosen */
+	const char *session; /* KVTIER_SESSION: file that takes a line per event */
+};
+
+/* NULL: this process was not started by `kvtier run`. */
+const struct kvt_settings *kvt_settings(void);
+
+/* Tell `kvtier run`, and the user if @loud. */
+__attribute__((format(printf, 2, 3))) void kvt_tell(int loud, const char *fmt, ...);
+
+#endif

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The preload shim: an engine built on ggml gets its KV cache from a pool.
+ *
+ * ggml allocates a cache by ggml_backend_alloc_ctx_tensors_from_buft() for a
+ * context whose tensors are named cache_*, which on the CPU ends in one
+ * posix_memalign() on the same thread.  Only that allocation is replaced.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+#include "buffers.h"
+#include "cache.h"
+#include "engine.h"
+#include "settings.h"
+
+#define EXPORT __attribute__((visibility("default")))
+
+typedef struct ggml_backend_buffer *(*alloc_fn)(struct ggml_context *,
+						struct ggml_backend_buffer_type *);
+typedef void (*clear_fn)(struct ggml_backend_buffer *, uint8_t);
+typedef void *(*base_fn)(struct ggml_backend_buffer *);
+typedef int (*memalign_fn)(void **, size_t, size_t);
+typedef void (*free_fn)(void *);
+
+/* The cache whose memory this thread is being asked for; NULL: none. */
+static __thread const struct kvt_cache *wanted;
+
+EXPORT struct ggml_backend_buffer *
+ggml_backend_alloc_ctx_tensors_from_buft(struct ggml_context *ctx,
+					 struct ggml_backend_buffer_type *type)
+{
+	alloc_fn next = (alloc_fn)kvt_next_symbol("ggml_backend_alloc_ctx_tensors_from_buft");
+	struct ggml_backend_buffer *buffer;
+	struct kvt_cache cache;
+
+	if (!next)
+		abort();
+	if (kvt_settings() && kvt_is_cache(ctx, &cache))
+		wanted = &cache;
+	buffer = next(ctx, type);
+	wanted = NULL;
+	return buffer;
+}
+
+static int real_memalign(void **ptr, size_t alignment, size_t bytes)
+{
+	static _Atomic(memalign_fn) next;
+	memalign_fn f = atomic_load_explicit(&next, memory_order_relaxed);
+
+	if (!f) {
+		f = (memalign_fn)kvt_next_symbol("posix_memalign");
+		atomic_store(&next, f);
+	}
+	return f(ptr, alignment, bytes);
+}
+
+EXPORT int posix_memalign(void **ptr, size_t alignment, size_t bytes)
+{
+	const struct kvt_cache *cache = wanted;
+	bool plain;
+	int ret;
+
+	if (!cache || bytes < cache->bytes)
+		return real_memalign(ptr, alignment, bytes);
+	wanted = NULL;
+	*ptr = kvt_buffer_add(cache, bytes, &plain);
+	if (*ptr)
+		return 0;
+	if (!plain)
+		return ENOMEM;
+	ret = real_memalign(ptr, alignment, bytes);
+	if (!ret)
+		kvt_buffer_add_plain(*ptr, bytes);
+	return ret;
+}
+
+extern void __libc_free(void *ptr);
+
+/* dlsym() itself may free: until the answer is there, glibc's own will do. */
+static void real_free(void *ptr)
+{
+	static _Atomic(free_fn) next;
+	static __thread int asking;
+	free_fn f = atomic_load_explicit(&next, memory_order_relaxed);
+
+	if (!f && !asking) {
+		asking = 1;
+		f = (free_fn)kvt_next_symbol("free");
+		asking = 0;
+		atomic_store(&next, f);
+	}
+	if (f)
+		f(ptr);
+	else
+		__libc_free(ptr);
+}
+
+EXPORT void free(void *ptr)
+{
+	if (!kvt_buffer_remove(ptr))
+		real_free(ptr);
+}
+
+/* Engines zero a new cache byte by byte; a new pool reads as zeroes already. */
+EXPORT void ggml_backend_buffer_clear(struct ggml_backend_buffer *buffer, uint8_t value)
+{
+	base_fn base = (base_fn)kvt_engine_symbol("ggml_backend_buffer_get_base");
+	clear_fn next;
+
+	if (!value && base && kvt_buffer_zero(base(buffer)))
+		return;
+	next = (clear_fn)kvt_next_symbol("ggml_backend_buffer_clear");
+	if (!next)
+		abort();
+	next(buffer, value);
+}
