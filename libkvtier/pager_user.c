@@ -62,6 +62,14 @@ static void handle_cqe(struct kvt_user *u, const struct io_uring_cqe *cqe)
 	}
 }
 
+/* A finished transfer leaves room for the next, which need not wait for our checks. */
+static void keep_device_busy(struct kvt_user *u)
+{
+	kvt_user_prefetch(u);
+	if (io_uring_sq_ready(&u->ring))
+		io_uring_submit(&u->ring);
+}
+
 /* A thread that waits matters more than a transfer that is done: look in between. */
 static void reap(struct kvt_user *u)
 {
@@ -74,6 +82,7 @@ static void reap(struct kvt_user *u)
 		io_uring_cqe_seen(&u->ring, cqe);
 		handle_cqe(u, &copy);
 		kvt_user_faults(u);
+		keep_device_busy(u);
 	}
 }
 

@@ -124,6 +124,7 @@ struct kvt_user {
 	uint32_t window; /* how many there may be */
 	uint32_t since_trip;
 	uint32_t last_tick; /* order clock of the last adjustment */
+	uint32_t again_credit; /* what blocks read twice have cost lately */
 	uint32_t reuse_hold; /* cycles until the reuse window may shrink again */
 	bool held_back; /* the window, not the device, limited prefetch */
 

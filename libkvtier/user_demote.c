@@ -151,23 +151,34 @@ void kvt_user_write_done(struct kvt_user *u, uint32_t b, int res)
 int kvt_user_evict(struct kvt_user *u, uint32_t b)
 {
 	struct kvt_block *blk = kvt_block(u, b);
-	bool clean = !(blk->flags & KVT_B_DIRTY);
-	int ret;
+	int ret = blk->where == KVT_MAPPED ? kvt_user_unmap(u, b) : 0;
 
-	if (blk->where == KVT_MAPPED) {
-		ret = kvt_user_unmap(u, b);
-		if (ret)
-			return ret;
-	}
-	if (blk->where == KVT_COLD)
-		return 0;
-	if (!(blk->flags & KVT_B_DIRTY)) {
-		if (clean)
-			u->stats.clean_drops++;
-		kvt_user_drop(u, b);
-		return 0;
-	}
-	return kvt_user_write(u, b);
+	if (ret)
+		return ret;
+	if (blk->flags & KVT_B_DIRTY)
+		return kvt_user_write(u, b);
+	u->stats.clean_drops++;
+	kvt_user_drop(u, b);
+	return 0;
+}
+
+/*
+ * Likely to be written again soon, as the last block of each tensor is at every
+ * step?  It was, in this cycle or the last; when that is not known, because
+ * writes to a dirty block are not seen, it is protected to find out.
+ */
+static bool often_written(struct kvt_user *u, uint32_t b)
+{
+	struct kvt_block *blk = kvt_block(u, b);
+
+	if (blk->slot == KVT_SLOT_NONE || !kvt_order_has(&u->order, b))
+		return false;
+	if (u->order.clock - blk->written < u->order.count + u->order.count / 2)
+		return true;
+	if (blk->where != KVT_MAPPED || (blk->flags & KVT_B_PROTECTED) || kvt_user_protect(u, b))
+		return false;
+	blk->written = u->order.clock;
+	return true;
 }
 
 static bool evictable(struct kvt_user *u, uint32_t b, bool clean_only, bool spare_written)
@@ -181,10 +192,7 @@ static bool evictable(struct kvt_user *u, uint32_t b, bool clean_only, bool spar
 	if (blk->flags & KVT_B_DIRTY) {
 		if (clean_only)
 			return false;
-		/* Written in this cycle or the last: likely again in the next. */
-		if (spare_written && kvt_order_has(&u->order, b) &&
-		    u->order.clock - blk->written < u->order.count + u->order.count / 2 &&
-		    blk->slot != KVT_SLOT_NONE)
+		if (spare_written && often_written(u, b))
 			return false;
 	}
 	return !kvt_user_wanted(u, b, &write);

@@ -15,7 +15,9 @@
 #define TRIPS_PER_WINDOW 8
 #define REUSE_MIN 2
 /* Cycles for which a reuse window that proved necessary is kept. */
-#define REUSE_HOLD 16
+#define REUSE_HOLD 8
+/* A block that has to be read twice costs as much as this many that are read ahead. */
+#define AGAIN_COST 4
 
 static uint32_t frames(const struct kvt_user *u)
 {
@@ -96,36 +98,50 @@ static void widen(struct kvt_user *u)
 		u->window = window_max(u);
 }
 
+/*
+ * A block was read twice in a cycle.  A window that reaches back to it costs one
+ * frame, so one more read, for each block it grows by: grow when that is cheaper.
+ */
+static void lengthen_reuse(struct kvt_user *u, uint32_t distance)
+{
+	uint32_t need = distance + distance / 16 + 1;
+
+	if (need > reuse_max(u))
+		need = reuse_max(u);
+	u->reuse_hold = REUSE_HOLD;
+	u->again_credit += AGAIN_COST;
+	if (need <= u->order.reuse || u->again_credit < need - u->order.reuse)
+		return;
+	u->again_credit = 0;
+	kvt_order_set_reuse(&u->order, need);
+}
+
 /* Once a cycle: give back a little of what was learned, lest it only grows. */
 static void relax(struct kvt_user *u)
 {
 	if (u->order.clock - u->last_tick < u->order.count)
 		return;
 	u->last_tick = u->order.clock;
+	u->again_credit /= 2;
 	if (u->window > WINDOW_MIN + 32)
 		u->window -= u->window / 32;
 	if (u->reuse_hold)
 		u->reuse_hold--;
 	else if (u->order.reuse > REUSE_MIN)
-		kvt_order_set_reuse(&u->order, u->order.reuse - u->order.reuse / 8);
+		kvt_order_set_reuse(&u->order, u->order.reuse - u->order.reuse / 16 - 1);
 }
 
 /* A touch was seen; @missed: it had to wait for the device. */
 void kvt_user_learn(struct kvt_user *u, uint32_t b, bool missed)
 {
-	uint32_t distance = 0, reuse;
+	uint32_t distance = 0;
 
 	if (u->hand == b)
 		u->hand = u->order.cursor == b ? KVT_ORDER_NONE : u->order.cursor;
 	switch (kvt_order_touch(&u->order, b, reuse_max(u), &distance)) {
 	case KVT_TOUCH_AGAIN:
-			reuse = distance + distance / 8 + 1;
-		if (reuse > reuse_max(u))
-			reuse = reuse_max(u);
 		if (missed)
-			u->reuse_hold = REUSE_HOLD;
-		if (missed && reuse > u->order.reuse)
-			kvt_order_set_reuse(&u->order, reuse);
+			lengthen_reuse(u, distance);
 		break;
 	case KVT_TOUCH_AHEAD:
 		if (missed && u->held_back)

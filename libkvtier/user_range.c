@@ -47,7 +47,7 @@ static int change_tier(struct kvt_user *u, uint32_t b, uint8_t tier)
 	if (!take_place(u, tier, &place))
 		return -EAGAIN;
 	ret = blk->where == KVT_MAPPED ? kvt_user_unmap(u, b) : 0;
-	if (ret || blk->where != KVT_STAGED) {
+	if (ret) {
 		kvt_arena_drop(&u->arena[tier], place);
 		return ret;
 	}
