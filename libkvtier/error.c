@@ -31,7 +31,7 @@ static const struct {
 	{ EINVAL, "an argument is out of range or not aligned to a block" },
 	{ ENOSPC, "the budgets of the tiers cannot hold this" },
 	{ EBUSY, "a block is pinned, moving or not yet sealed" },
-	{ EIO, "the NVMe tier failed or its data did not match its checksum" },
+	{ EIO, "content could not be read or written, or was lost before" },
 	{ ETIMEDOUT, "an I/O or a wait for space passed its deadline" },
 	{ EOPNOTSUPP, "this pager cannot do that" },
 	{ EXDEV, "source and target are different pools" },
@@ -40,7 +40,8 @@ static const struct {
 	{ ENODEV, "no such NUMA node or device" },
 	{ EEXIST, "a target block is not empty" },
 	{ ECHILD, "the pool belongs to the parent process" },
-	{ EROFS, "the block is sealed" },
+	{ ENODATA, "a block is empty where content is needed" },
+	{ ECANCELED, "the pool went away before the work was done" },
 };
 
 const char *kvt_strerror(int error)

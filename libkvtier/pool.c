@@ -220,6 +220,9 @@ static int check_op(uint32_t op, uint32_t tier, uint32_t flags)
 		return kvt_fail(-EINVAL, "there is no tier %u", tier);
 	if (tier != KVTIER_TIER_NONE && op != KVTIER_OP_PROMOTE && op != KVTIER_OP_DEMOTE)
 		return kvt_fail(-EINVAL, "only promote and demote take a tier");
+	if ((op == KVTIER_OP_PROMOTE && tier == KVTIER_TIER_NVME) ||
+	    (op == KVTIER_OP_DEMOTE && tier == KVTIER_TIER_DRAM))
+		return kvt_fail(-EINVAL, "promote goes to DRAM or CXL, demote to CXL or NVMe");
 	return 0;
 }
 

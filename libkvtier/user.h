@@ -52,7 +52,7 @@ enum kvt_where {
 #define KVT_B_PROTECTED (1u << 3) /* mapped write-protected */
 #define KVT_B_AHEAD (1u << 4) /* prefetched, the cursor has not passed it yet */
 #define KVT_B_TRIP (1u << 5) /* stays unmapped until touched, to show progress */
-#define KVT_B_WBACK (1u << 6) /* being written while mapped */
+#define KVT_B_RETURN (1u << 6) /* to be mapped again once it is written */
 #define KVT_B_STALLED (1u << 7) /* its I/O passed the deadline and was given up */
 
 struct kvt_block {
@@ -128,6 +128,7 @@ struct kvt_user {
 	uint32_t reuse_hold; /* cycles until the reuse window may shrink again */
 	bool held_back; /* the window, not the device, limited prefetch */
 
+	uint8_t victim_tier; /* only blocks of this tier may go; KVTIER_TIER_NONE: any */
 	uint32_t sweep; /* where the search among blocks off the ring goes on */
 	uint64_t now_ns; /* when this turn of the loop began */
 
@@ -191,8 +192,7 @@ static inline bool kvt_resident(const struct kvt_block *blk)
 
 static inline bool kvt_moving(const struct kvt_block *blk)
 {
-	return blk->where == KVT_READING || blk->where == KVT_WRITING ||
-	       (blk->flags & KVT_B_WBACK);
+	return blk->where == KVT_READING || blk->where == KVT_WRITING;
 }
 
 uint64_t kvt_now_ns(void);
@@ -205,9 +205,9 @@ void kvt_user_fail_block(struct kvt_user *u, uint32_t b);
 bool kvt_user_wanted(const struct kvt_user *u, uint32_t b, bool *write);
 
 /* user_promote.c */
-int kvt_user_take_frame(struct kvt_user *u, struct kvt_block *blk, bool *fresh);
+int kvt_user_take_frame(struct kvt_user *u, struct kvt_block *blk, uint8_t wanted, bool *fresh);
 int kvt_user_zero_fill(struct kvt_user *u, uint32_t b);
-int kvt_user_read(struct kvt_user *u, uint32_t b);
+int kvt_user_read(struct kvt_user *u, uint32_t b, uint8_t tier);
 void kvt_user_read_done(struct kvt_user *u, uint32_t b, int res);
 void kvt_user_bad(struct kvt_user *u, uint32_t b, int error);
 
@@ -220,7 +220,9 @@ void kvt_user_dirty(struct kvt_user *u, uint32_t b);
 /* user_demote.c */
 int kvt_user_evict(struct kvt_user *u, uint32_t b);
 bool kvt_user_evict_one(struct kvt_user *u, bool desperate);
+bool kvt_user_evict_from(struct kvt_user *u, uint8_t tier);
 void kvt_user_balance(struct kvt_user *u);
+bool kvt_user_may_write(const struct kvt_user *u);
 int kvt_user_write(struct kvt_user *u, uint32_t b);
 void kvt_user_write_done(struct kvt_user *u, uint32_t b, int res);
 void kvt_user_drop(struct kvt_user *u, uint32_t b);

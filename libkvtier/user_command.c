@@ -305,13 +305,30 @@ int kvt_user_checkpoint(struct kvt_pool *pool, uint64_t offset, uint64_t length,
 	return ret ? ret : (int)c.nr;
 }
 
+/* A slot that is taken may be shared with whoever says the same of its content. */
+static int share_adopted(struct kvt_user *u, const struct kvtier_slot *s)
+{
+	uint32_t b;
+
+	for (b = 0; b < u->nr_blocks; b++)
+		if (kvt_block(u, b)->slot == s->slot)
+			return kvt_block(u, b)->crc == s->crc32c &&
+					       kvt_block(u, b)->where == KVT_COLD ?
+				       kvt_slot_share(&u->slots, (uint32_t)s->slot) :
+				       -EINVAL;
+	return -EINVAL;
+}
+
 static int check_adopted(struct kvt_user *u, const struct kvtier_slot *s)
 {
+	int ret;
+
 	if (s->block >= u->nr_blocks || s->slot >= u->slots.nr)
 		return -EINVAL;
 	if (kvt_block(u, (uint32_t)s->block)->where != KVT_EMPTY)
 		return -EEXIST;
-	return kvt_slot_claim(&u->slots, (uint32_t)s->slot) ? -EINVAL : 0;
+	ret = kvt_slot_claim(&u->slots, (uint32_t)s->slot);
+	return ret == -EBUSY ? share_adopted(u, s) : ret;
 }
 
 static void take_adopted(struct kvt_user *u, const struct kvtier_slot *s)
@@ -357,7 +374,7 @@ int kvt_user_adopt(struct kvt_pool *pool, const struct kvtier_slot *slots, uint3
 	int ret = kvt_user_execute(kvt_user_of(pool), &c);
 
 	if (ret == -EINVAL)
-		return kvt_fail(ret, "a slot lies outside the file or the pool, or is named twice");
+		return kvt_fail(ret, "a slot lies outside the file or the pool, or is taken by other content");
 	if (ret == -EEXIST)
 		return kvt_fail(ret, "a target block is not empty");
 	return ret;

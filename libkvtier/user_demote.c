@@ -24,7 +24,8 @@ uint32_t kvt_user_reserve(const struct kvt_user *u)
 	return frames >= 256 ? 8 : frames >= 64 ? 4 : frames >= 8 ? 1 : 0;
 }
 
-static bool may_write(const struct kvt_user *u)
+/* Is there room for one more write, and a device that takes it? */
+bool kvt_user_may_write(const struct kvt_user *u)
 {
 	return kvt_user_io_room(u) && u->slots.nr &&
 	       (uint64_t)u->writes * u->pool.block_bytes < WRITE_BYTES_MAX &&
@@ -89,25 +90,22 @@ static int own_slot(struct kvt_user *u, uint32_t b)
 	return blk->slot == KVT_SLOT_NONE ? -ENOSPC : 0;
 }
 
-/* Write a staged block (it becomes writing) or a mapped, protected one (it stays). */
+/* staged -> writing */
 int kvt_user_write(struct kvt_user *u, uint32_t b)
 {
 	struct kvt_block *blk = kvt_block(u, b);
-	char *addr = blk->where == KVT_STAGED ? kvt_frame_addr(u, b) : kvt_block_addr(u, b);
 	int ret;
 
-	if (!may_write(u))
+	assert(blk->where == KVT_STAGED);
+	if (!kvt_user_may_write(u))
 		return -EAGAIN;
 	ret = own_slot(u, b);
 	if (ret)
 		return ret;
-	blk->crc = kvt_crc32c(addr, u->pool.block_bytes);
+	blk->crc = kvt_crc32c(kvt_frame_addr(u, b), u->pool.block_bytes);
 	blk->flags &= ~KVT_B_DIRTY;
-	if (blk->where == KVT_STAGED)
-		blk->where = KVT_WRITING;
-	else
-		blk->flags |= KVT_B_WBACK;
-	return kvt_user_submit(u, b, true, addr);
+	blk->where = KVT_WRITING;
+	return kvt_user_submit(u, b, true, kvt_frame_addr(u, b));
 }
 
 static void write_failed(struct kvt_user *u, uint32_t b, int error)
@@ -127,21 +125,17 @@ static void write_failed(struct kvt_user *u, uint32_t b, int error)
 void kvt_user_write_done(struct kvt_user *u, uint32_t b, int res)
 {
 	struct kvt_block *blk = kvt_block(u, b);
-	bool was_mapped = blk->flags & KVT_B_WBACK;
-	bool write;
+	bool back = blk->flags & KVT_B_RETURN, write;
 
-	blk->flags &= ~(KVT_B_WBACK | KVT_B_STALLED);
-	if (!was_mapped)
-		blk->where = KVT_STAGED;
+	blk->flags &= ~(KVT_B_RETURN | KVT_B_STALLED);
+	blk->where = KVT_STAGED;
 	if (res != (int)u->pool.block_bytes) {
 		write_failed(u, b, res < 0 ? res : -ENOSPC);
 	} else {
 		u->stats.written_blocks++;
 		u->stats.tier[KVTIER_TIER_NVME].bytes_in += u->pool.block_bytes;
 	}
-	if (was_mapped)
-		return;
-	if (kvt_user_wanted(u, b, &write))
+	if (kvt_user_wanted(u, b, &write) || back)
 		kvt_user_map(u, b, write);
 	else if (!(blk->flags & KVT_B_DIRTY))
 		kvt_user_drop(u, b);
@@ -153,7 +147,7 @@ int kvt_user_evict(struct kvt_user *u, uint32_t b)
 	struct kvt_block *blk = kvt_block(u, b);
 	int ret = blk->where == KVT_MAPPED ? kvt_user_unmap(u, b) : 0;
 
-	if (ret)
+	if (ret || blk->where == KVT_COLD)
 		return ret;
 	if (blk->flags & KVT_B_DIRTY)
 		return kvt_user_write(u, b);
@@ -186,8 +180,9 @@ static bool evictable(struct kvt_user *u, uint32_t b, bool clean_only, bool spar
 	const struct kvt_block *blk = kvt_block(u, b);
 	bool write;
 
-	if (!kvt_resident(blk) || blk->pins || blk->busy || (blk->flags & KVT_B_WBACK) ||
-	    blk->held_until_ns > u->now_ns)
+	if (!kvt_resident(blk) || blk->pins || blk->busy || blk->held_until_ns > u->now_ns)
+		return false;
+	if (u->victim_tier != KVTIER_TIER_NONE && blk->tier != u->victim_tier)
 		return false;
 	if (blk->flags & KVT_B_DIRTY) {
 		if (clean_only)
@@ -288,7 +283,7 @@ bool kvt_user_evict_one(struct kvt_user *u, bool desperate)
 	int tries;
 
 	for (tries = 0; tries < 16; tries++) {
-		uint32_t b = pick(u, !may_write(u), desperate);
+		uint32_t b = pick(u, !kvt_user_may_write(u), desperate);
 
 		if (b == KVT_ORDER_NONE)
 			return false;
@@ -297,6 +292,17 @@ bool kvt_user_evict_one(struct kvt_user *u, bool desperate)
 		kvt_block(u, b)->held_until_ns = u->now_ns + HOLD_NS;
 	}
 	return false;
+}
+
+/* The same for a frame of one tier. */
+bool kvt_user_evict_from(struct kvt_user *u, uint8_t tier)
+{
+	bool ret;
+
+	u->victim_tier = tier;
+	ret = kvt_user_evict_one(u, true);
+	u->victim_tier = KVTIER_TIER_NONE;
+	return ret;
 }
 
 /* Keep a few frames free ahead of the next fault. */

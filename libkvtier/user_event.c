@@ -15,8 +15,6 @@ void kvt_user_event(struct kvt_user *u, uint32_t type, uint32_t b, int error)
 		.generation = kvt_block(u, b)->generation,
 		.type = type,
 		.error = error,
-		.tier = KVTIER_TIER_NVME,
-		.node = KVTIER_NO_NODE,
 	};
 
 	pthread_mutex_lock(&u->lock);

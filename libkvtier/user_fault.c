@@ -102,7 +102,7 @@ static void serve_block(struct kvt_user *u, uint32_t b)
 		if (make_room(u))
 			return;
 		if (blk->where == KVT_COLD)
-			kvt_user_read(u, b);
+			kvt_user_read(u, b, KVTIER_TIER_NONE);
 		else
 			kvt_user_zero_fill(u, b);
 	}

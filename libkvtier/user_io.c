@@ -95,10 +95,11 @@ void kvt_user_io_deadlines(struct kvt_user *u, uint64_t now)
 		    now < io->start_ns + u->deadline_ns)
 			continue;
 		blk->flags |= KVT_B_STALLED;
-		if (io->write)
-			kvt_user_fail_block(u, io->block);
-		else
+		if (!io->write) {
 			kvt_user_bad(u, io->block, -ETIMEDOUT);
+			continue;
+		}
+		kvt_user_fail_block(u, io->block);
 		kvt_user_event(u, KVTIER_EVENT_IO_ERROR, io->block, -ETIMEDOUT);
 	}
 }

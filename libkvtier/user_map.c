@@ -5,10 +5,12 @@
  * With UFFDIO_MOVE the frame itself changes place: no copy, no allocation.  A
  * moved page is writable at once and only then write-protected, so a write in
  * between (another thread's, within microseconds) goes unseen.  A clean block is
- * therefore believed clean only if, once protected, it still has the checksum
- * of its slot; the second look at it finds it in the cache.  Without
- * UFFDIO_MOVE the block is copied into new pages, protected from the first
- * moment.
+ * therefore believed clean only if, once it is out of reach again, its content
+ * still has the checksum of its slot.  Without UFFDIO_MOVE the block is copied
+ * into new pages, protected from the first moment.
+ *
+ * The pager never reads at a block's address: should the program have dropped a
+ * page there, the pager would wait for itself.
  */
 #define _GNU_SOURCE
 #include <assert.h>
@@ -44,25 +46,6 @@ static int copy_in(struct kvt_user *u, uint32_t b, bool protect)
 	return ret;
 }
 
-/* Was the block written between its move and its protection? */
-static void check_clean(struct kvt_user *u, uint32_t b)
-{
-	struct kvt_block *blk = kvt_block(u, b);
-	char *addr = kvt_block_addr(u, b);
-
-	if (kvt_crc32c(addr, u->pool.block_bytes) == blk->crc)
-		return;
-	if (blk->flags & KVT_B_SEALED) {
-		/* Nobody may write it: the slot holds what was sealed. */
-		if (!kvt_user_unmap(u, b))
-			kvt_user_drop(u, b);
-		return;
-	}
-	kvt_user_dirty(u, b);
-	blk->flags &= ~KVT_B_PROTECTED;
-	kvt_uffd_unprotect(&u->uffd, addr, u->pool.block_bytes);
-}
-
 /* staged -> mapped; wakes who waits.  -EBUSY: a device still holds the frame. */
 int kvt_user_map(struct kvt_user *u, uint32_t b, bool for_write)
 {
@@ -84,8 +67,6 @@ int kvt_user_map(struct kvt_user *u, uint32_t b, bool for_write)
 	if (protect)
 		blk->flags |= KVT_B_PROTECTED;
 	kvt_user_wake_block(u, b);
-	if (u->uffd.can_move && !(blk->flags & KVT_B_DIRTY))
-		check_clean(u, b);
 	return 0;
 }
 
@@ -103,7 +84,22 @@ static int copy_out(struct kvt_user *u, uint32_t b, char *frame)
 	return 0;
 }
 
-/* mapped -> staged.  -EBUSY: pinned by a device or the kernel (GUP). */
+/* Was the block written between its move and its protection? */
+static void check_clean(struct kvt_user *u, uint32_t b)
+{
+	struct kvt_block *blk = kvt_block(u, b);
+
+	if (!u->uffd.can_move || (blk->flags & KVT_B_DIRTY))
+		return;
+	if (kvt_crc32c(kvt_frame_addr(u, b), u->pool.block_bytes) == blk->crc)
+		return;
+	if (blk->flags & KVT_B_SEALED)
+		kvt_user_drop(u, b); /* nobody may write it: the slot holds what was sealed */
+	else
+		kvt_user_dirty(u, b);
+}
+
+/* mapped -> staged, or cold.  -EBUSY: pinned by a device or the kernel (GUP). */
 int kvt_user_unmap(struct kvt_user *u, uint32_t b)
 {
 	struct kvt_block *blk = kvt_block(u, b);
@@ -112,7 +108,7 @@ int kvt_user_unmap(struct kvt_user *u, uint32_t b)
 	char *frame = kvt_place_addr(a, place);
 	int ret;
 
-	assert(blk->where == KVT_MAPPED && !(blk->flags & KVT_B_WBACK));
+	assert(blk->where == KVT_MAPPED);
 	ret = u->uffd.can_move ?
 		      kvt_uffd_move(&u->uffd, frame, kvt_block_addr(u, b), u->pool.block_bytes) :
 		      copy_out(u, b, frame);
@@ -123,6 +119,7 @@ int kvt_user_unmap(struct kvt_user *u, uint32_t b)
 	blk->place = place;
 	blk->where = KVT_STAGED;
 	blk->flags &= ~KVT_B_PROTECTED;
+	check_clean(u, b);
 	return 0;
 }
 

@@ -187,7 +187,7 @@ static bool promote_ahead(struct kvt_user *u, uint32_t b)
 {
 	struct kvt_block *blk = kvt_block(u, b);
 
-	if (!room_for_one(u) || blk->where != KVT_COLD || kvt_user_read(u, b))
+	if (!room_for_one(u) || blk->where != KVT_COLD || kvt_user_read(u, b, KVTIER_TIER_NONE))
 		return false;
 	u->hand = b;
 	u->ahead++;

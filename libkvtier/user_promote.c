@@ -9,14 +9,17 @@
 #include "crc.h"
 #include "user.h"
 
-/* A frame for @blk from the first tier with room; -ENOMEM: evict first. */
-int kvt_user_take_frame(struct kvt_user *u, struct kvt_block *blk, bool *fresh)
+/* A frame for @blk from @wanted, or from the first tier with room; -ENOMEM: evict first. */
+int kvt_user_take_frame(struct kvt_user *u, struct kvt_block *blk, uint8_t wanted, bool *fresh)
 {
 	uint8_t tier;
 
 	for (tier = KVTIER_TIER_DRAM; tier <= KVTIER_TIER_CXL; tier++) {
-		uint32_t place = kvt_arena_take(&u->arena[tier], fresh);
+		uint32_t place;
 
+		if (wanted != KVTIER_TIER_NONE && tier != wanted)
+			continue;
+		place = kvt_arena_take(&u->arena[tier], fresh);
 		if (place == KVT_PLACE_NONE)
 			continue;
 		blk->tier = tier;
@@ -35,7 +38,7 @@ int kvt_user_zero_fill(struct kvt_user *u, uint32_t b)
 	int ret;
 
 	assert(blk->where == KVT_EMPTY);
-	ret = kvt_user_take_frame(u, blk, &fresh);
+	ret = kvt_user_take_frame(u, blk, KVTIER_TIER_NONE, &fresh);
 	if (ret)
 		return ret;
 	if (!fresh || madvise(kvt_frame_addr(u, b), bytes, MADV_POPULATE_WRITE))
@@ -45,8 +48,8 @@ int kvt_user_zero_fill(struct kvt_user *u, uint32_t b)
 	return 0;
 }
 
-/* cold -> reading.  -ENOMEM: no frame; -EAGAIN: too much I/O under way. */
-int kvt_user_read(struct kvt_user *u, uint32_t b)
+/* cold -> reading, into @tier or wherever there is room.  -ENOMEM: no frame; -EAGAIN: too much I/O under way. */
+int kvt_user_read(struct kvt_user *u, uint32_t b, uint8_t tier)
 {
 	struct kvt_block *blk = kvt_block(u, b);
 	bool fresh;
@@ -55,7 +58,7 @@ int kvt_user_read(struct kvt_user *u, uint32_t b)
 	assert(blk->where == KVT_COLD);
 	if (!kvt_user_io_room(u))
 		return -EAGAIN;
-	ret = kvt_user_take_frame(u, blk, &fresh);
+	ret = kvt_user_take_frame(u, blk, tier, &fresh);
 	if (ret)
 		return ret;
 	blk->where = KVT_READING;

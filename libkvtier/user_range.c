@@ -13,17 +13,19 @@
 /* Blocks of one command under way at once. */
 #define ISSUE_MAX 32
 
-static uint32_t all_frames(const struct kvt_user *u)
+static uint32_t all_frames(const struct kvt_user *u, uint32_t tier)
 {
+	if (tier == KVTIER_TIER_DRAM || tier == KVTIER_TIER_CXL)
+		return u->arena[tier].limit;
 	return u->arena[KVTIER_TIER_DRAM].limit + u->arena[KVTIER_TIER_CXL].limit;
 }
 
-static int start_read(struct kvt_user *u, uint32_t b)
+static int start_read(struct kvt_user *u, uint32_t b, uint8_t tier)
 {
-	int ret = kvt_user_read(u, b);
+	int ret = kvt_user_read(u, b, tier);
 
-	if (ret == -ENOMEM && kvt_user_evict_one(u, true))
-		ret = kvt_user_read(u, b);
+	if (ret == -ENOMEM && kvt_user_evict_from(u, tier))
+		ret = kvt_user_read(u, b, tier);
 	return ret == -ENOMEM ? -EAGAIN : ret;
 }
 
@@ -47,7 +49,7 @@ static int change_tier(struct kvt_user *u, uint32_t b, uint8_t tier)
 	if (!take_place(u, tier, &place))
 		return -EAGAIN;
 	ret = blk->where == KVT_MAPPED ? kvt_user_unmap(u, b) : 0;
-	if (ret) {
+	if (ret || blk->where != KVT_STAGED) {
 		kvt_arena_drop(&u->arena[tier], place);
 		return ret;
 	}
@@ -70,24 +72,34 @@ static int map_if_staged(struct kvt_user *u, uint32_t b)
 	return ret == -EBUSY ? -EAGAIN : ret;
 }
 
+/* Move a resident block to the tier that was asked for, and see it mapped. */
+static int promote_resident(struct kvt_user *u, uint32_t b, uint8_t tier)
+{
+	const struct kvt_block *blk = kvt_block(u, b);
+	int ret = 0;
+
+	if (tier != KVTIER_TIER_NONE && blk->tier != tier) {
+		if (blk->pins)
+			return -EBUSY;
+		ret = change_tier(u, b, tier);
+		if (ret == -EAGAIN && kvt_user_evict_from(u, tier))
+			ret = change_tier(u, b, tier);
+	}
+	return ret ? ret : map_if_staged(u, b);
+}
+
 static int promote_start(struct kvt_user *u, struct kvt_command *c, uint32_t b)
 {
-	struct kvt_block *blk = kvt_block(u, b);
-	int ret = 0;
+	const struct kvt_block *blk = kvt_block(u, b);
 
 	switch (blk->where) {
 	case KVT_COLD:
-		return start_read(u, b);
+		return start_read(u, b, (uint8_t)c->tier);
 	case KVT_BAD:
 		return blk->error == -ETIMEDOUT ? -ETIMEDOUT : -EIO;
 	case KVT_MAPPED:
 	case KVT_STAGED:
-		if (c->tier == KVTIER_TIER_DRAM && blk->tier == KVTIER_TIER_CXL &&
-		    !(blk->flags & KVT_B_WBACK) && !blk->pins)
-			ret = change_tier(u, b, KVTIER_TIER_DRAM);
-		if (ret == -EAGAIN && kvt_user_evict_one(u, true))
-			ret = change_tier(u, b, KVTIER_TIER_DRAM);
-		return ret ? ret : map_if_staged(u, b);
+		return promote_resident(u, b, (uint8_t)c->tier);
 	default:
 		return 0;
 	}
@@ -98,7 +110,7 @@ static int promote_settled(struct kvt_user *u, struct kvt_command *c, uint32_t b
 	const struct kvt_block *blk = kvt_block(u, b);
 
 	(void)c;
-	if (kvt_moving(blk) && !(blk->flags & KVT_B_WBACK))
+	if (kvt_moving(blk))
 		return 0;
 	if (blk->where == KVT_BAD)
 		return blk->error == -ETIMEDOUT ? -ETIMEDOUT : -EIO;
@@ -121,8 +133,6 @@ static int demote_start(struct kvt_user *u, struct kvt_command *c, uint32_t b)
 
 	if (blk->pins)
 		return -EBUSY;
-	if (blk->flags & KVT_B_WBACK)
-		return -EAGAIN;
 	if (!kvt_resident(blk))
 		return 0;
 	if (wants_cxl(u, c, blk)) {
@@ -152,17 +162,28 @@ static int demote_settled(struct kvt_user *u, struct kvt_command *c, uint32_t b)
 	return 1;
 }
 
+/* Out of reach while it is written, back at its address afterwards. */
 static int clean_start(struct kvt_user *u, uint32_t b)
 {
 	struct kvt_block *blk = kvt_block(u, b);
+	bool mapped = blk->where == KVT_MAPPED;
 	int ret;
 
 	if (!u->slots.nr)
 		return -ENODEV;
-	if (!kvt_resident(blk) || !(blk->flags & KVT_B_DIRTY) || (blk->flags & KVT_B_WBACK))
+	if (!kvt_resident(blk) || !(blk->flags & KVT_B_DIRTY))
 		return 0;
-	ret = blk->where == KVT_MAPPED ? kvt_user_protect(u, b) : 0;
-	return ret ? ret : kvt_user_write(u, b);
+	if (!kvt_user_may_write(u))
+		return -EAGAIN;
+	ret = mapped ? kvt_user_unmap(u, b) : 0;
+	if (ret)
+		return ret;
+	ret = kvt_user_write(u, b);
+	if (!ret && mapped)
+		blk->flags |= KVT_B_RETURN;
+	else if (ret && mapped)
+		kvt_user_map(u, b, false);
+	return ret;
 }
 
 /* Used by commands that need a block's slot to be valid at this very moment. */
@@ -348,9 +369,11 @@ static uint32_t count_pinned(const struct kvt_user *u)
 static int check_whole(struct kvt_user *u, const struct kvt_command *c)
 {
 	uint32_t b, fresh = 0;
-	uint32_t frames = all_frames(u);
+	uint32_t frames = all_frames(u, c->tier);
 	uint32_t spare = kvt_dram_bytes_min(u->pool.block_bytes) >> u->pool.block_shift;
 
+	if (!frames)
+		return -ENODEV;
 	for (b = c->first; b < c->end; b++) {
 		const struct kvt_block *blk = kvt_block(u, b);
 

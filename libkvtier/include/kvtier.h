@@ -184,7 +184,7 @@ int kvt_checkpoint(struct kvt_pool *pool, uint64_t offset, uint64_t length,
  *
  * Blocks become cold and sealed; each is verified against its checksum when it
  * is first promoted.  -EEXIST: a target block is not empty.  -EINVAL: a slot
- * lies outside the file or is named twice.
+ * lies outside the file, or is taken by other content.
  */
 int kvt_adopt(struct kvt_pool *pool, const struct kvtier_slot *slots, uint32_t nr);
 
