@@ -32,7 +32,7 @@
  * result of a range, in an io_uring completion.
  *
  * - E2BIG: a struct has non-zero bytes past what this kernel knows.
- * - EACCES: the descriptor's access mode does not allow this.
+ * - EACCES: the descriptor does not carry the right to this.
  * - EAGAIN: no event is waiting and the descriptor is non-blocking.
  * - EBADF: the source descriptor is not a pool.
  * - EBUSY: a block is pinned, held by the kernel or a device, or not sealed
@@ -45,8 +45,8 @@
  * - EILSEQ: what was read does not match its checksum (in events only).
  * - EINTR: a signal came before the work was done.
  * - EINVAL: the request is wrong in itself: a value out of range, not a multiple
- *   of the block size, outside the pool or the store, or named twice; a reserved
- *   field or an unknown flag that is set; an unpin without its pin.
+ *   of the block size, outside the pool or the store, or at odds with another; a
+ *   reserved field or an unknown flag that is set; an unpin without its pin.
  * - EIO: content could not be read or written, or is lost already.
  * - ENODATA: a block is empty where content is needed.
  * - ENODEV: the tier, node or store that was asked for is not there.
@@ -62,11 +62,12 @@
  * On success an ioctl returns 0, and so does one that looked at any of its ranges:
  * then each range says how it fared.
  *
- * What the user pager does not have: a descriptor, hence no io_uring commands, no
- * passing of a pool to another process and no mapping in one (a forked child's
- * calls are ECHILD and its touches SIGSEGV).  It refuses a clone from one pool to
- * another (EXDEV) and one in a pool without NVMe (EOPNOTSUPP).  Everything else
- * it does as the kernel does.
+ * What the user pager does not have: a descriptor of the pool, hence no io_uring
+ * commands, no passing of a pool to another process and no mapping in one (a
+ * forked child's calls are ECHILD and its touches SIGSEGV); mappings other than
+ * the library's own, which the program must not unmap, remap or protect; and
+ * KVTIER_POOL_PINNABLE.  It refuses a clone from one pool to another (EXDEV) and
+ * one in a pool without NVMe (EOPNOTSUPP).  The rest it does as the kernel does.
  */
 
 /**
@@ -147,8 +148,8 @@
  *   UNPIN      EINVAL   unpinned   ...     ...    EINVAL     EINVAL EINVAL
  *   COLD       -        hinted     hinted  hinted -          -      -
  *
- * "-": nothing to do, which is success.  "*": CLEAN if it was not dirty.  A block
- * that a stalled read made BAD answers ETIMEDOUT instead of EIO.
+ * "-": nothing to do, which is success.  "*": CLEAN if it was not dirty.  Of a
+ * block that a stalled read made BAD, PROMOTE and PIN say ETIMEDOUT.
  *
  * - PROMOTE makes a block resident and maps it where the mapping allows.  Target
  *   NONE: the first of DRAM and CXL with room, and a resident block stays where it
@@ -165,10 +166,10 @@
  *   except slots that a checkpoint has reserved.  A pinned block is EBUSY.
  * - PIN promotes blocks and keeps them resident until as many UNPINs (at most
  *   65535 pins a block).  Pins that would leave fewer than KVTIER_FRAMES_MIN
- *   frames to the pool's other blocks are ENOSPC.
+ *   frames to the others are ENOSPC, unless memory holds the whole pool.
  * - COLD says that the next use of these blocks is the furthest of all: they are
- *   the first victims, in the order in which they were named.  The next touch
- *   ends it.
+ *   the first victims, in the order in which they were named.  Demotion ends the
+ *   hint, and so may a touch.
  *
  * The tiers NVMe for PROMOTE, DRAM for DEMOTE and any but NONE elsewhere are
  * EINVAL.  A tier that the pool does not have is ENODEV, also for WRITEBACK and
@@ -177,12 +178,15 @@
  * A call whose arguments or ranges are malformed is refused whole (EINVAL) before
  * anything is done.  Then each range is worked on and gets its own result, 0 or a
  * negative errno; one failing does not keep others from being done.  Within a
- * range, SEAL, DISCARD, PIN, UNPIN and the ENOSPC of PROMOTE are checked for all
- * blocks before any changes.  If a block fails later, the operation is still done
- * on the rest and the range's result is the first failure, except that a PIN that
- * fails holds nothing.  After EINTR the ranges with that result may be named
- * again: all operations but PIN and UNPIN can be repeated freely, and a PIN or
- * UNPIN that was interrupted did nothing.
+ * range, this is looked for in all blocks before any changes: empty ones (SEAL),
+ * pinned ones (DISCARD), ones not pinned (UNPIN), too many for memory (PIN,
+ * PROMOTE).  If a block fails later, the operation is still done on the rest and
+ * the range's result is the first failure, except that a PIN that fails holds
+ * nothing.
+ *
+ * A signal ends the waiting: the ranges that are not done get EINTR and may be
+ * named again.  All operations but PIN and UNPIN can be repeated freely, and of
+ * these two one that was interrupted did nothing.
  */
 
 /**
@@ -199,12 +203,14 @@
  * kvtier_tier_budget) and gets one of them, that with the most room.  The user
  * pager is given a path instead and uses it with the rights of its process.
  *
- * The descriptor is the capability: who has it may map and operate the pool; who
- * has not can neither see nor name it.  It may be passed over a UNIX socket, and
- * is best opened with O_CLOEXEC.  One open for reading alone allows PROT_READ,
- * INFO, QUERY and STATS; the rest is EACCES.  No frame or slot ever shows what
- * another pool, or an earlier life of a block, left in it: a first touch finds
- * zeroes.
+ * The descriptor is the capability: who has it may map and operate the pool; to
+ * others it has no name.  sysfs shows the administrator its counters, nothing
+ * more.  It may be passed over a UNIX socket, and is best opened with O_CLOEXEC.
+ * One open for reading alone allows PROT_READ, INFO, QUERY and STATS.  The rest is
+ * EACCES; so are events, since who reads them takes them from others.
+ *
+ * No frame or slot ever shows what another pool, or an earlier life of a block,
+ * left in it: a first touch finds zeroes.
  */
 
 /**
@@ -223,13 +229,16 @@
  * - After MADV_DONTNEED, MADV_FREE or MADV_REMOVE a page has what it held before
  *   or zeroes.  Use DISCARD.
  * - Core dumps leave the mapping out.
+ * - Where a touch would be SIGBUS, a system call given that address fails as it
+ *   does for any bad address.
  *
  * Pool memory may be a buffer of system calls and devices.  A block whose pages
  * are held so (get_user_pages) does not move meanwhile: what would move it is
  * EBUSY.  Without KVTIER_POOL_PINNABLE every write is tracked, and a long-term pin
  * for writing (RDMA, vfio, CUDA, io_uring's registered buffers) is refused by the
  * call that asks for it.  With it they work, and every open block that was mapped
- * writable counts as dirty.
+ * writable counts as dirty.  The user pager cannot refuse such pins; do not use
+ * them there.
  */
 
 /**
@@ -435,12 +444,13 @@ enum kvtier_pool_flags {
  * struct kvtier_pool_create - ioctl(KVTIER_IOC_POOL_CREATE)
  * @size: sizeof(struct kvtier_pool_create)
  * @flags: bits of enum kvtier_pool_flags
- * @bytes: size of the pool, a multiple of the block size
+ * @bytes: size of the pool, a multiple of the block size; fewer than 2^32 - 1
+ *         blocks
  * @block_shift: log2 of the block size, KVTIER_SHIFT_MIN to KVTIER_SHIFT_MAX
  * @io_deadline_ms: bound of an I/O and of a wait for space; 0: KVTIER_DEADLINE_MS
  * @budget: indexed by enum kvtier_tier; that of KVTIER_TIER_NONE must be 0
- * @name: shown to whoever looks at the pool in sysfs; zero-terminated; empty: the
- *        name of the calling program
+ * @name: shown in sysfs and by tools; zero-terminated; empty: the name of the
+ *        calling program
  * @id: output: the pool is /sys/class/kvtier/pool<id>
  * @__reserved: 0
  *
@@ -503,14 +513,12 @@ enum kvtier_op {
 };
 
 /**
- * enum kvtier_op_flags - bits of the flags of a range operation
+ * DOC: Flags of a range operation
+ *
  * @KVTIER_OP_NOWAIT: return when the transfers have been started.  A result of 0
- *                    then means that; what goes wrong later is an event.  PIN
- *                    waits all the same.
+ *   then means that; what goes wrong later is an event.  PIN waits all the same.
  */
-enum kvtier_op_flags {
-	KVTIER_OP_NOWAIT = 1 << 0
-};
+#define KVTIER_OP_NOWAIT (1U << 0)
 
 /**
  * struct kvtier_range - one range of a range operation
@@ -530,7 +538,7 @@ struct kvtier_range {
  * struct kvtier_range_op - ioctl(KVTIER_IOC_RANGE_OP)
  * @size: sizeof(struct kvtier_range_op)
  * @op: one of enum kvtier_op
- * @flags: bits of enum kvtier_op_flags
+ * @flags: KVTIER_OP_NOWAIT or 0
  * @nr: ranges, at most KVTIER_ARRAY_MAX; with 0 nothing is done
  * @ranges: pointer to as many struct kvtier_range
  * @tier: target of PROMOTE and DEMOTE, of enum kvtier_tier
@@ -552,7 +560,7 @@ struct kvtier_range_op {
  * struct kvtier_uring_cmd - payload of IORING_OP_URING_CMD; see "io_uring"
  * @first_block: first block, as a number (offset / block size)
  * @nr_blocks: number of blocks, so that 16 bytes reach any range of a pool
- * @flags: bits of enum kvtier_op_flags
+ * @flags: KVTIER_OP_NOWAIT or 0
  * @tier: as in struct kvtier_range_op
  * @__reserved: must be 0
  */
@@ -841,7 +849,8 @@ struct kvtier_checkpoint {
  * @key: of the reservation that covers them
  * @store: UUID of the store they are in
  *
- * EINVAL: a slot or block does not exist or is named twice.  EEXIST: a block is not
+ * Entries may share a slot, as clones do.  EINVAL: a slot or block does not exist,
+ * a block is named twice, or a slot with two checksums.  EEXIST: a block is not
  * empty.  ENODEV: the pool is on another store.  ENOENT: not reserved by this key.
  */
 struct kvtier_adopt {
