@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: MIT
+/* Sealed blocks outlive the pool that wrote them. */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "conf.h"
+
+#define KEPT 12
+
+static struct kvt_pool *kept_pool(struct conf *c, const char *path)
+{
+	struct conf_spec spec = { .blocks = 24,
+				  .dram = 8,
+				  .nvme = 48,
+				  .path = path,
+				  .flags = KVT_KEEP_FILE | KVT_NO_PREDICT };
+
+	return conf_pool(c, &spec);
+}
+
+/* Twelve sealed blocks from block 4 on, and where they lie. */
+static void checkpointed(struct kvt_pool *pool, struct kvtier_slot *slots)
+{
+	size_t block = kvt_pool_block_bytes(pool);
+	uint32_t i;
+
+	conf_fill(pool, 0, kvt_pool_bytes(pool), 1);
+	CONF_RET(kvt_seal(pool, 4 * block, KEPT * block), 0);
+	CONF_EQ(kvt_checkpoint(pool, 4 * block, KEPT * block, slots), KEPT);
+	for (i = 0; i < KEPT; i++) {
+		CONF_EQ(slots[i].block, 4 + i);
+		CONF_EQ(slots[i].slot, conf_info(pool, 4 + i).slot);
+		CONF_EQ(slots[i].generation, conf_info(pool, 4 + i).generation);
+	}
+}
+
+static int checkpoint_adopt(struct conf *c)
+{
+	char *path = conf_path(c, "slots");
+	struct kvt_pool *pool = kept_pool(c, path);
+	size_t block = kvt_pool_block_bytes(pool);
+	struct kvtier_slot slots[KEPT];
+	uint32_t i;
+
+	checkpointed(pool, slots);
+	kvt_pool_destroy(pool);
+	pool = kept_pool(c, path);
+	CONF_RET(kvt_adopt(pool, slots, KEPT), 0);
+	for (i = 4; i < 4 + KEPT; i++) {
+		CONF_EQ(conf_info(pool, i).state, KVTIER_BLOCK_COLD);
+		CONF_EQ(conf_info(pool, i).generation, slots[i - 4].generation);
+	}
+	conf_check_zero(pool, 0, 4 * block);
+	conf_fill(pool, 16 * block, 8 * block, 2); /* new writes keep off adopted slots */
+	conf_fill(pool, 0, 4 * block, 2);
+	conf_demote_all(pool);
+	conf_check(pool, 4 * block, KEPT * block, 1);
+	conf_expect_bus_write(pool, 5, 0);
+	conf_check(pool, 16 * block, 8 * block, 2);
+	kvt_pool_destroy(pool);
+	free(path);
+	return CONF_PASS;
+}
+
+static int adopt_refusals(struct conf *c)
+{
+	char *path = conf_path(c, "slots");
+	struct kvt_pool *pool = kept_pool(c, path);
+	size_t block = kvt_pool_block_bytes(pool);
+	struct kvtier_slot slots[KEPT], bad[KEPT];
+	uint32_t i;
+
+	checkpointed(pool, slots);
+	CONF_RET(kvt_adopt(pool, slots, 1), -EEXIST); /* of its own pool, still in use */
+	kvt_pool_destroy(pool);
+	pool = kept_pool(c, path);
+	memcpy(bad, slots, sizeof(bad));
+	bad[5].slot = 48;
+	CONF_RET(kvt_adopt(pool, bad, KEPT), -EINVAL);
+	bad[5].slot = slots[6].slot;
+	CONF_RET(kvt_adopt(pool, bad, KEPT), -EINVAL);
+	bad[5] = slots[5];
+	bad[5].block = 24;
+	CONF_RET(kvt_adopt(pool, bad, KEPT), -EINVAL);
+	conf_fill(pool, 9 * block, 8, 3);
+	CONF_RET(kvt_adopt(pool, slots, KEPT), -EEXIST);
+	for (i = 0; i < 24; i++) /* all or nothing */
+		CONF_EQ(conf_info(pool, i).state, i == 9 ? KVTIER_BLOCK_OPEN : KVTIER_BLOCK_EMPTY);
+	CONF_RET(kvt_discard(pool, 9 * block, block), 0);
+	CONF_RET(kvt_adopt(pool, slots, KEPT), 0);
+	conf_check(pool, 4 * block, KEPT * block, 1);
+	kvt_pool_destroy(pool);
+	free(path);
+	return CONF_PASS;
+}
+
+/* A manifest that does not belong to the file, or a file that changed since. */
+static int adopt_wrong_bytes(struct conf *c)
+{
+	char *path = conf_path(c, "slots");
+	struct kvt_pool *pool = kept_pool(c, path);
+	struct kvtier_slot slots[KEPT];
+	char byte = 'x';
+	int fd;
+
+	checkpointed(pool, slots);
+	kvt_pool_destroy(pool);
+	fd = (int)CONF_SYS(open(path, O_RDWR | O_CLOEXEC));
+	CONF_EQ(pwrite(fd, &byte, 1, (off_t)(slots[3].slot * c->block + 99)), 1);
+	CONF_SYS(fsync(fd));
+	close(fd);
+	slots[7].crc32c ^= 1;
+	pool = kept_pool(c, path);
+	CONF_RET(kvt_adopt(pool, slots, KEPT), 0);
+	conf_expect_bus_read(pool, 4 + 3, 0);
+	conf_expect_bus_read(pool, 4 + 7, 0);
+	CONF_EQ(conf_stats(pool).crc_errors, 2);
+	conf_check(pool, 4 * c->block, 3 * c->block, 1);
+	conf_check(pool, 12 * c->block, 4 * c->block, 1);
+	kvt_pool_destroy(pool);
+	free(path);
+	return CONF_PASS;
+}
+
+/* Slots that a manifest may name are not written again, whatever happens to the blocks. */
+static int checkpoint_reserves(struct conf *c)
+{
+	char *path = conf_path(c, "slots");
+	struct kvt_pool *pool = kept_pool(c, path);
+	size_t block = kvt_pool_block_bytes(pool);
+	struct kvtier_slot slots[KEPT];
+	uint64_t stamp;
+
+	checkpointed(pool, slots);
+	CONF_RET(kvt_discard(pool, 0, kvt_pool_bytes(pool)), 0);
+	for (stamp = 2; stamp < 5; stamp++) {
+		conf_fill(pool, 0, kvt_pool_bytes(pool), stamp);
+		conf_demote_all(pool);
+	}
+	conf_check(pool, 0, kvt_pool_bytes(pool), 4);
+	kvt_pool_destroy(pool);
+	pool = kept_pool(c, path);
+	CONF_RET(kvt_adopt(pool, slots, KEPT), 0);
+	conf_check(pool, 4 * block, KEPT * block, 1);
+	kvt_pool_destroy(pool);
+	free(path);
+	return CONF_PASS;
+}
+
+static int checkpoint_refusals(struct conf *c)
+{
+	char *path = conf_path(c, "slots");
+	struct conf_spec spec = { .blocks = 16, .dram = 8 };
+	struct kvt_pool *pool = conf_pool(c, &spec);
+	struct kvtier_slot slots[16];
+
+	conf_fill(pool, 0, 4 * c->block, 1);
+	CONF_RET(kvt_seal(pool, 0, 4 * c->block), 0);
+	CONF_RET(kvt_checkpoint(pool, 0, 4 * c->block, slots), -EINVAL); /* no kept file */
+	kvt_pool_destroy(pool);
+	pool = kept_pool(c, path);
+	conf_fill(pool, 0, 4 * c->block, 1);
+	CONF_RET(kvt_seal(pool, 0, 3 * c->block), 0);
+	CONF_RET(kvt_checkpoint(pool, 0, 4 * c->block, slots), -EBUSY); /* one is open */
+	CONF_RET(kvt_checkpoint(pool, 0, c->block + 1, slots), -EINVAL);
+	CONF_RET(kvt_checkpoint(pool, 24 * c->block, c->block, slots), -EINVAL);
+	CONF_EQ(kvt_checkpoint(pool, 0, 3 * c->block, slots), 3);
+	kvt_pool_destroy(pool);
+	free(path);
+	return CONF_PASS;
+}
+
+const struct conf_case conf_checkpoint_cases[] = {
+	CONF_CASE(checkpoint_adopt, "a new pool over the same file takes the blocks back, sealed"),
+	CONF_CASE(checkpoint_reserves, "slots of a checkpoint are never reused"),
+	CONF_CASE(checkpoint_refusals, "each bad checkpoint is refused with its own errno"),
+	CONF_CASE(adopt_refusals, "each bad slot table is refused whole"),
+	CONF_CASE(adopt_wrong_bytes, "bytes that do not match the table are never shown",
+		  .needs = CONF_NEEDS_FILE),
+	{ .name = NULL },
+};

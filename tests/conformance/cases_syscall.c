@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: MIT
+/* Pool memory as a buffer of system calls and devices, and as their subject. */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "conf.h"
+
+/* A file of the pool's size, word i stamped 6. */
+static int stamped_file(struct conf *c, uint64_t bytes)
+{
+	char *path = conf_path(c, "data");
+	int fd = (int)CONF_SYS(open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+	uint64_t words[512], at, i;
+
+	for (at = 0; at < bytes; at += sizeof(words)) {
+		for (i = 0; i < 512; i++)
+			words[i] = conf_word(at + 8 * i, 6);
+		CONF_EQ(write(fd, words, sizeof(words)), sizeof(words));
+	}
+	free(path);
+	return fd;
+}
+
+static int syscall_buffers(struct conf *c)
+{
+	struct conf_spec spec = { .blocks = 32, .dram = 8 };
+	struct kvt_pool *pool = conf_pool(c, &spec);
+	size_t block = kvt_pool_block_bytes(pool), at, bytes = kvt_pool_bytes(pool);
+	int fd = stamped_file(c, bytes);
+	char *base = kvt_pool_addr(pool);
+
+	if (pread(fd, base, 4096, 0) < 0 && errno == EFAULT)
+		return conf_skip("userfaultfd serves user-mode faults only for this user");
+	for (at = 0; at < bytes; at += block)
+		CONF_EQ(pread(fd, base + at, block, (off_t)at), block);
+	conf_check(pool, 0, bytes, 6);
+	CONF_SYS(ftruncate(fd, 0));
+	for (at = 0; at < bytes; at += block)
+		CONF_EQ(pwrite(fd, base + at, block, (off_t)at), block);
+	CONF_RET(kvt_discard(pool, 0, bytes), 0);
+	for (at = 0; at < bytes; at += block)
+		CONF_EQ(pread(fd, base + at, block, (off_t)at), block);
+	conf_check(pool, 0, bytes, 6);
+	close(fd);
+	kvt_pool_destroy(pool);
+	return CONF_PASS;
+}
+
+struct demoter {
+	struct kvt_pool *pool;
+	atomic_bool stop;
+};
+
+static void *demote_always(void *arg)
+{
+	struct demoter *t = arg;
+	size_t block = kvt_pool_block_bytes(t->pool);
+	uint64_t seed = 3;
+
+	while (!atomic_load(&t->stop)) {
+		uint64_t b = conf_random(&seed) % conf_blocks(t->pool);
+		int ret = kvt_demote(t->pool, b * block, block);
+
+		if (ret && ret != -EBUSY) /* the kernel holds the pages */
+			CONF_RET(ret, 0);
+	}
+	return NULL;
+}
+
+/* The device writes into pages that are on their way out: no byte may go astray. */
+static int direct_io_under_motion(struct conf *c)
+{
+	struct conf_spec spec = { .blocks = 32, .dram = 12 };
+	struct demoter t = { .pool = conf_pool(c, &spec) };
+	size_t block = kvt_pool_block_bytes(t.pool), at, bytes = kvt_pool_bytes(t.pool);
+	int fd = stamped_file(c, bytes);
+	uint64_t end = conf_now_ms() + 2500;
+	char *base = kvt_pool_addr(t.pool);
+	pthread_t thread;
+
+	if (pread(fd, base, 4096, 0) < 0 && errno == EFAULT)
+		return conf_skip("userfaultfd serves user-mode faults only for this user");
+	CONF_SYS(fsync(fd));
+	CONF_SYS(fcntl(fd, F_SETFL, O_DIRECT));
+	CONF_EQ(pthread_create(&thread, NULL, demote_always, &t), 0);
+	do {
+		for (at = 0; at < bytes; at += block)
+			CONF_EQ(pread(fd, base + at, block, (off_t)at), block);
+		conf_check(t.pool, 0, bytes, 6);
+		for (at = 0; at < bytes; at += block)
+			CONF_EQ(pwrite(fd, base + at, block, (off_t)at), block);
+		conf_fill(t.pool, 0, bytes, 7);
+	} while (conf_now_ms() < end);
+	atomic_store(&t.stop, true);
+	pthread_join(thread, NULL);
+	conf_check(t.pool, 0, bytes, 7);
+	close(fd);
+	kvt_pool_destroy(t.pool);
+	return CONF_PASS;
+}
+
+/* Each page keeps what it held or reads as zeroes; nobody waits for ever. */
+static int madvise_dontneed(struct conf *c)
+{
+	struct conf_spec spec = { .blocks = 16, .dram = 8 };
+	struct kvt_pool *pool = conf_pool(c, &spec);
+	size_t block = kvt_pool_block_bytes(pool);
+	uint32_t i;
+
+	conf_fill(pool, 0, kvt_pool_bytes(pool), 1);
+	for (i = 0; i < 16; i++) {
+		uint64_t offset = i * block + 8192, word;
+
+		CONF_EQ(conf_touch(pool, i) == *(char *)conf_addr(pool, i), true);
+		CONF_SYS(madvise(conf_addr(pool, i) + 8192, 4096, MADV_DONTNEED));
+		word = *(volatile uint64_t *)(conf_addr(pool, i) + 8192);
+		if (word && word != conf_word(offset, 1))
+			CONF_FAIL_NOW("block %u after MADV_DONTNEED: expected 0 or its content, "
+				      "got %016llx",
+				      i, (unsigned long long)word);
+	}
+	CONF_RET(kvt_discard(pool, 0, kvt_pool_bytes(pool)), 0);
+	conf_fill(pool, 0, kvt_pool_bytes(pool), 2);
+	conf_check(pool, 0, kvt_pool_bytes(pool), 2);
+	kvt_pool_destroy(pool);
+	return CONF_PASS;
+}
+
+const struct conf_case conf_syscall_cases[] = {
+	CONF_CASE(syscall_buffers, "read(2) and write(2) work on pool memory"),
+	CONF_CASE(madvise_dontneed, "a careless madvise loses at most the page it names",
+		  .seconds = 10),
+	CONF_CASE(direct_io_under_motion, "O_DIRECT into blocks that are being demoted",
+		  .seconds = 60, .needs = CONF_NEEDS_HELD_PAGES),
+	{ .name = NULL },
+};
