@@ -1,0 +1,136 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+#
+# run.sh: build every variant, run every suite, and say in one last line how many
+# cases passed, failed and were skipped.  Exit status 0 only if something passed
+# and nothing failed.  Documentation/testing.rst describes the suites.
+#
+# Environment: SUITES (names, default all), B (build folder), JOBS.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+
+B=${B:-build}
+JOBS=${JOBS:-$(nproc)}
+logs=$B/test
+passed=0
+failed=0
+skipped=0
+
+# wanted NAME: is this suite, or its family (the part before the dash), asked for?
+wanted()
+{
+	[[ ! ${SUITES:-} || " $SUITES " == *" $1 "* || " $SUITES " == *" ${1%%-*} "* ]]
+}
+
+# Cases passed, failed, skipped and planned, of one suite's KTAP.
+count()
+{
+	awk '
+		/^1\.\.[0-9]+/ { planned = substr($1, 4); whole = / # SKIP/ }
+		/^ok .* # SKIP/ { skipped++; next }
+		/^ok / { passed++ }
+		/^not ok / { failed++ }
+		END { print passed + 0, failed + 0, skipped + whole, planned == "" ? -1 : planned }
+	' "$1"
+}
+
+# suite NAME SECONDS COMMAND...: run it, show its KTAP, add up its cases.
+suite()
+{
+	local name=$1 seconds=$2 status ok bad skip plan start=$SECONDS
+
+	wanted "$name" || return 0
+	shift 2
+	echo "# suite: $name"
+	timeout -k 10 "$seconds" "$@" 2>&1 </dev/null | tee "$logs/$name.ktap"
+	status=${PIPESTATUS[0]}
+	read -r ok bad skip plan < <(count "$logs/$name.ktap")
+	if [[ $status -eq 124 || $status -eq 137 ]]; then
+		echo "not ok - $name: expected an end within $seconds s, got none"
+		bad=$((bad + 1))
+	elif [[ $plan -lt 0 || ($plan -gt 0 && $plan -ne $((ok + bad + skip))) ]]; then
+		echo "not ok - $name: expected $plan cases, got $((ok + bad + skip)) (exit $status)"
+		bad=$((bad + 1))
+	elif [[ $status -ne 0 && $status -ne 4 && $bad -eq 0 ]]; then
+		echo "not ok - $name: expected exit 0, got $status"
+		bad=$((bad + 1))
+	fi
+	passed=$((passed + ok))
+	failed=$((failed + bad))
+	skipped=$((skipped + skip))
+	echo "# suite: $name: $ok passed, $bad failed, $skip skipped, $((SECONDS - start)) s"
+}
+
+# The variants that the suites below run.
+build_gcc() { make -j"$JOBS" B="$B" CC=gcc all tests; }
+build_clang() { make -j"$JOBS" B="$B/clang" CC=clang all tests; }
+build_asan()
+{
+	make -j"$JOBS" B="$B/asan" CC=gcc SANITIZE=address,undefined \
+		CFLAGS='-O1 -g -fno-sanitize-recover=all' all tests
+}
+build_engine() { make -j"$JOBS" B="$B" CC=gcc demo-programs; }
+
+build()
+{
+	# shellcheck source=tests/ktap.sh
+	. tests/ktap.sh
+	ktap_case build_gcc "builds without a warning with gcc" build_gcc
+	ktap_case build_clang "builds without a warning with clang" build_clang
+	ktap_case build_asan "builds with AddressSanitizer and UBSan" build_asan
+	! wanted engine || ktap_case build_engine "builds what drives the engine" build_engine
+	ktap_end
+}
+
+# Every tests/unit program of a variant as one suite.
+unit()
+{
+	local variant=$1 number=0 bad=0 program
+
+	echo "KTAP version 1"
+	for program in "$variant"/tests/unit/test_*; do
+		[[ -x $program ]] || continue
+		while read -r line; do
+			case $line in
+			"ok "*) echo "ok $((++number)) ${program##*/test_}.${line#ok * - }" ;;
+			"not ok "*)
+				echo "not ok $((++number)) ${program##*/test_}.${line#not ok * - }"
+				bad=1
+				;;
+			1..*) ;;
+			*) echo "# $line" ;;
+			esac
+		done < <(CMOCKA_MESSAGE_OUTPUT=TAP timeout 60 "$program" 2>&1 ||
+			echo "not ok - exit status $?")
+	done
+	echo "1..$number"
+	return $bad
+}
+
+# Leaks are looked for when a case's process ends; the small quarantine keeps freed memory out
+# of what the cases measure.
+sanitized=(env ASAN_OPTIONS=detect_leaks=1:quarantine_size_mb=8 UBSAN_OPTIONS=print_stacktrace=1)
+
+case ${1:-} in
+build | unit) "$@" && exit 0 || exit 1 ;; # suites that are functions of this file
+esac
+
+mkdir -p "$logs" || exit 1
+suite build 900 "$0" build
+suite uapi 120 tests/uapi/run.sh
+suite lint 600 tests/lint/run.sh
+suite unit 120 "$0" unit "$B"
+suite unit-clang 120 "$0" unit "$B/clang"
+suite unit-asan 120 "${sanitized[@]}" "$0" unit "$B/asan"
+suite conformance 600 "$B/conformance" --pager user --dir "$logs"
+suite conformance-2m 600 "$B/clang/conformance" --pager user --dir "$logs" --block 2048
+suite conformance-copy 600 env KVTIER_UFFD=copy "$B/conformance" --pager user --dir "$logs" \
+	--block 64
+suite conformance-asan 900 "${sanitized[@]}" "$B/asan/conformance" --pager user \
+	--dir "$logs" --slow 4
+suite conformance-kernel 600 "$B/conformance" --pager kernel --dir "$logs"
+suite tools 300 tests/tools/run.sh
+suite engine 300 tests/engine/run.sh
+
+echo "$passed passed, $failed failed, $skipped skipped"
+[[ $failed -eq 0 && $passed -gt 0 ]]
