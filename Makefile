@@ -61,18 +61,21 @@ TOOL_SRC := $(sort $(wildcard tools/*.c))
 PRELOAD_SRC := $(sort $(wildcard tools/preload/*.c))
 DEMO_SRC := $(sort $(wildcard demo/*.c))
 CONFORMANCE_SRC := $(sort $(wildcard tests/conformance/*.c))
+BENCH_SRC := $(sort $(wildcard tests/bench/*.c))
 UNIT_SRC := $(sort $(wildcard tests/unit/test_*.c))
-ALL_SRC := $(LIB_SRC) $(TOOL_SRC) $(PRELOAD_SRC) $(DEMO_SRC) $(CONFORMANCE_SRC) $(UNIT_SRC)
+ALL_SRC := $(LIB_SRC) $(TOOL_SRC) $(PRELOAD_SRC) $(DEMO_SRC) $(CONFORMANCE_SRC) \
+	$(BENCH_SRC) $(UNIT_SRC)
 
 LIB_FILES := $(B)/libkvtier.so.$(SOVERSION) $(B)/libkvtier.so $(B)/libkvtier.a $(B)/kvtier.pc
 DEMO_MAIN := $(shell grep -ls '^int main\b' $(DEMO_SRC) /dev/null)
 DEMO_BIN := $(patsubst demo/%.c,$(B)/%,$(DEMO_MAIN))
+BENCH_BIN := $(patsubst tests/bench/%.c,$(B)/%,$(BENCH_SRC))
 UNIT_BIN := $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(UNIT_SRC))
 
 .PHONY: all lib tools demo-programs tests demo test bench install uninstall clean help deps
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
-.SECONDARY:
+.PRECIOUS: $(B)/obj/%.o
 
 all: lib tools ## build the library and the tools (default)
 
@@ -82,7 +85,7 @@ tools: deps $(B)/kvtier $(B)/libkvtier-preload.so ## build the kvtier command an
 
 demo-programs: deps $(DEMO_BIN) ## build what the demo runs; fetches the pinned engine once
 
-tests: all $(B)/conformance $(UNIT_BIN) ## build the test programs without running them
+tests: all $(B)/conformance $(BENCH_BIN) $(UNIT_BIN) ## build the test and benchmark programs
 
 demo: ## set up and show an unmodified llama.cpp with a quarter of the memory; MODEL= CTX=
 	scripts/setup.sh build demo
@@ -95,7 +98,7 @@ test: ## set up, build every variant and run all tests; SUITES="unit engine" run
 
 bench: ## set up and measure; prints a table and writes build/bench.json
 	scripts/setup.sh build demo bench
-	$(MAKE) all demo-programs
+	$(MAKE) all demo-programs $(BENCH_BIN)
 	tests/bench/bench.sh
 
 install: lib tools ## install under PREFIX (default /usr/local); DESTDIR= for packages
@@ -155,10 +158,13 @@ deps: ## say which packages are missing and what installs them
 $(B)/obj/%.o: %.c $(B)/flags | deps
 	$(Q_CC)mkdir -p $(@D) && $(CC) $(ALL_CFLAGS) $(EXTRA_CFLAGS) $(DEPFLAGS) -c -o $@ $<
 
-# Objects are stale when the compiler or its flags change.
+# Stale when the compiler or its flags change; the second when the places of install do.
+remember = mkdir -p $(@D) && { echo '$(1)' | cmp -s - $@ || echo '$(1)' >$@; }
 $(B)/flags: FORCE
-	@mkdir -p $(@D); echo '$(CC) $(ALL_CFLAGS) $(LIBDIR)' | cmp -s - $@ || \
-		echo '$(CC) $(ALL_CFLAGS) $(LIBDIR)' >$@
+	@$(call remember,$(CC) $(ALL_CFLAGS))
+$(B)/places: FORCE
+	@$(call remember,$(PREFIX) $(LIBDIR) $(INCLUDEDIR))
+$(call objects,$(TOOL_SRC)): $(B)/places
 FORCE:
 
 $(B)/obj/tools/%.o: EXTRA_CFLAGS = -Ilibkvtier -Itools -DKVTIER_LIBDIR='"$(LIBDIR)/kvtier"'
@@ -176,7 +182,7 @@ $(B)/libkvtier.so: $(B)/libkvtier.so.$(SOVERSION)
 $(B)/libkvtier.a: $(call objects,$(LIB_SRC))
 	$(Q_AR)rm -f $@ && $(AR) rcs $@ $^
 
-$(B)/kvtier.pc: libkvtier/kvtier.pc.in $(B)/flags
+$(B)/kvtier.pc: libkvtier/kvtier.pc.in $(B)/places
 	$(Q_GEN)sed -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' \
 		-e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' \
 		-e 's|@REQUIRES@|$(LIB_PACKAGES)|' $< >$@
@@ -185,9 +191,11 @@ $(B)/kvtier: $(call objects,$(TOOL_SRC)) $(B)/libkvtier.a
 	$(Q_LD)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(TOOL_LIBS) $(LIB_LIBS)
 
 # The shim carries its own copy of the library and shows an engine none of it.
-$(B)/libkvtier-preload.so: $(call objects,$(PRELOAD_SRC)) $(B)/libkvtier.a
+$(B)/libkvtier-preload.so: $(call objects,$(PRELOAD_SRC)) $(B)/libkvtier.a \
+		tools/preload/preload.map
 	$(Q_LD)$(CC) -shared $(ALL_LDFLAGS) -Wl,--exclude-libs,ALL \
-		$(if $(SANITIZE),,-Wl,-z,defs) -o $@ $^ $(LIB_LIBS) -ldl
+		-Wl,--version-script=tools/preload/preload.map \
+		$(if $(SANITIZE),,-Wl,-z,defs) -o $@ $(filter-out %.map,$^) $(LIB_LIBS) -ldl
 
 # The engine itself is loaded at run time: nothing of it is linked.
 $(B)/demo.a: $(filter-out $(call objects,$(DEMO_MAIN)),$(call objects,$(DEMO_SRC)))
@@ -200,6 +208,9 @@ $(DEMO_BIN): $(B)/%: $(B)/obj/demo/%.o $(B)/demo.a
 $(B)/conformance: $(call objects,$(CONFORMANCE_SRC)) $(B)/libkvtier.so
 	$(Q_LD)$(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) -L$(B) -lkvtier -pthread \
 		-Wl,-rpath,'$$ORIGIN'
+
+$(BENCH_BIN): $(B)/%: $(B)/obj/tests/bench/%.o $(B)/libkvtier.so
+	$(Q_LD)$(CC) $(ALL_LDFLAGS) -o $@ $< -L$(B) -lkvtier -pthread -Wl,-rpath,'$$ORIGIN'
 
 # Unit tests reach inside: static objects, of the tools too except their main().
 $(B)/tools.a: $(filter-out %/main.o,$(call objects,$(TOOL_SRC)))

@@ -10,6 +10,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -18,6 +19,7 @@
 #include "vma.h"
 
 #define RING_ENTRIES 256
+#define PAGER_NICE (-10)
 /* user_data of what is not a transfer */
 #define TAG_FAULTS UINT64_MAX
 #define TAG_WAKE (UINT64_MAX - 1)
@@ -119,6 +121,8 @@ static void *pager_thread(void *arg)
 	struct kvt_user *u = arg;
 
 	prctl(PR_SET_NAME, "kvtier-pager");
+	/* Whoever faults waits for this thread; without the right to it, it does without. */
+	setpriority(PRIO_PROCESS, (id_t)gettid(), PAGER_NICE);
 	watch(u, u->uffd.fd, TAG_FAULTS);
 	watch(u, u->wake_fd, TAG_WAKE);
 	while (!stopped(u)) {

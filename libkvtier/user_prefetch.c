@@ -12,7 +12,7 @@
 /* Bytes of reads under way at once: more only lengthens the wait of a fault. */
 #define READ_BYTES (4u << 20)
 #define WINDOW_MIN 4
-#define TRIPS_PER_WINDOW 8
+#define TRIPS_PER_WINDOW 4
 #define REUSE_MIN 2
 /* Cycles for which a reuse window that proved necessary is kept. */
 #define REUSE_HOLD 8

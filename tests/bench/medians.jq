@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: MIT
+# "NAME VALUE" lines to [{name, value, unit, target, n, min, max}], value the median.
+
+def median: sort | if length % 2 == 1 then .[(length - 1) / 2]
+	else (.[length / 2 - 1] + .[length / 2]) / 2 end;
+
+def unit:
+	if test("MBps$") then "MB/s"
+	elif test("_ms") then "ms"
+	elif test("vs_swap") then "times"
+	elif test("hash_equal") then "bool"
+	else "%" end;
+
+# What the project holds itself to; null: for information.
+def target: {
+	"engine.hash_equal": 1,
+	"engine.gen.pct_bound.4x": 85,
+	"engine.gen.vs_swap.4x": 10,
+	"nvme.read.pct_fio": 90
+}[.];
+
+[inputs | select(length > 0) | split(" ") | {name: .[0], value: (.[1] | tonumber)}]
+| group_by(.name)
+| map([.[].value] as $v | {
+	name: .[0].name, value: ($v | median), unit: (.[0].name | unit),
+	target: (.[0].name | target), n: ($v | length), min: ($v | min), max: ($v | max)
+})
