@@ -1,5 +1,5 @@
-# shellcheck shell=bash
 # SPDX-License-Identifier: MIT
+# shellcheck shell=bash
 #
 # A memory cgroup (v1 or v2) for one run, and a swap file.  Sourced.
 #

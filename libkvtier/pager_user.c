@@ -160,8 +160,8 @@ static int check_node(const struct kvt_config *c)
 		return 0;
 	if (numa_available() < 0 || c->cxl_node > numa_max_node() ||
 	    numa_node_size64(c->cxl_node, NULL) <= 0)
-		return kvt_fail(-ENODEV, "NUMA node %d has no memory here: `kvtier doctor` lists the "
-					 "nodes", c->cxl_node);
+		return kvt_fail(-ENODEV, "NUMA node %d has no memory here: `numactl -H` lists the nodes",
+				c->cxl_node);
 	return 0;
 }
 

@@ -102,6 +102,7 @@ void kvt_user_note_error(struct kvt_user *u, const char *fmt, ...)
 	vsnprintf(u->last_error, sizeof(u->last_error), fmt, args);
 	va_end(args);
 	u->published_ns = 0;
+	kvt_user_stat_publish(u, false); /* now: what follows may end the process */
 }
 
 static uint64_t start_time(void)
