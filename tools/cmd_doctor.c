@@ -2,7 +2,6 @@
 /* kvtier doctor: what this host lacks, and the command that mends it. */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <getopt.h>
 #include <numa.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -17,11 +16,15 @@
 #include "command.h"
 #include "host.h"
 #include "kvtier.h"
+#include "option.h"
 #include "size.h"
+#include "store.h"
+
+#define SWAPPINESS_LOW 10
 
 enum verdict {
 	OK,
-	NOTE, /* works, with a consequence */
+	NOTE,	 /* works, with a consequence */
 	MISSING, /* `kvtier run` does not work */
 };
 
@@ -66,18 +69,24 @@ static void check_kernel(struct finding *f, const char *nvme)
 
 static void check_uffd(struct finding *f, const char *nvme)
 {
+	bool allowed = host_sysctl("/proc/sys/vm/unprivileged_userfaultfd") == 1 || !geteuid();
 	struct host_uffd u;
 
 	(void)nvme;
 	host_uffd(&u);
-	if (u.error == -EPERM) {
-		say(f, MISSING, "userfaultfd is forbidden (sysctl or seccomp)");
+	if (u.error == -EPERM && allowed) {
+		say(f, MISSING, "userfaultfd is forbidden by seccomp: no cache can be tiered");
+		mend(f, "docker run --security-opt seccomp=unconfined ...");
+	} else if (u.error == -EPERM) {
+		say(f, MISSING, "userfaultfd is forbidden: no cache can be tiered");
 		mend(f, "sysctl -w vm.unprivileged_userfaultfd=1");
 	} else if (u.error) {
 		say(f, MISSING, "%s", kvt_error_detail());
+		mend(f, "apt-get install linux-image-amd64");
 	} else if (u.user_only) {
-		say(f, NOTE, "userfaultfd serves this program's own accesses, not system calls on "
-			     "cached memory");
+		say(f, NOTE,
+		    "userfaultfd serves the engine's own accesses; system calls on a tiered "
+		    "cache, as in saving a session, can fail with EFAULT");
 		mend(f, "sysctl -w vm.unprivileged_userfaultfd=1");
 	} else {
 		say(f, OK, "userfaultfd works%s", u.can_move ? ", with UFFDIO_MOVE" : "");
@@ -93,8 +102,15 @@ static void check_io_uring(struct finding *f, const char *nvme)
 		say(f, OK, "io_uring works");
 		return;
 	}
-	say(f, MISSING, "io_uring does not work: %s", strerror(-ret));
-	mend(f, ret == -ENOMEM ? "ulimit -l unlimited" : "sysctl -w kernel.io_uring_disabled=0");
+	say(f, MISSING, "%s", host_io_uring_text(ret));
+	if (host_sysctl("/proc/sys/kernel/io_uring_disabled") > 0)
+		mend(f, "sysctl -w kernel.io_uring_disabled=0");
+	else if (ret == -ENOMEM)
+		mend(f, "ulimit -l 65536");
+	else if (ret == -ENOSYS)
+		mend(f, "apt-get install linux-image-amd64");
+	else
+		mend(f, "docker run --security-opt seccomp=unconfined ...");
 }
 
 static void check_memlock(struct finding *f, const char *nvme)
@@ -118,20 +134,18 @@ static void check_direct_io(struct finding *f, const char *nvme)
 {
 	char buf[4096];
 	const char *dir = nvme ? nvme : host_nvme_dir(buf, sizeof(buf));
-	int ret;
+	char why[256];
 
 	if (!dir) {
 		say(f, MISSING, "no directory on a disk for the NVMe tier was found");
 		mend(f, "kvtier run --nvme /path/on/a/disk ...");
 		return;
 	}
-	ret = host_is_memory_fs(dir) ? -EOPNOTSUPP : host_direct_io(dir);
-	if (!ret) {
+	if (!store_check(dir, 0, why, sizeof(why))) {
 		say(f, OK, "O_DIRECT works in %s", dir);
 		return;
 	}
-	say(f, MISSING, "%s cannot be the NVMe tier: %s", dir,
-	    host_is_memory_fs(dir) ? "it is memory itself" : strerror(-ret));
+	say(f, MISSING, "%s", why);
 	mend(f, "kvtier run --nvme /path/on/a/disk ...");
 }
 
@@ -181,6 +195,25 @@ static void check_huge_pages(struct finding *f, const char *nvme)
 	mend(f, "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled");
 }
 
+static void check_swap(struct finding *f, const char *nvme)
+{
+	uint64_t swap = host_swap();
+	char text[SIZE_TEXT];
+
+	(void)nvme;
+	if (!swap) {
+		say(f, OK, "no swap: what is in the DRAM tier stays in DRAM");
+	} else if (host_sysctl("/proc/sys/vm/swappiness") <= SWAPPINESS_LOW) {
+		say(f, OK, "swap of %s, used only when memory runs out", size_text(swap, text));
+	} else {
+		say(f, NOTE,
+		    "swap of %s: the kernel may swap out the DRAM tier itself, which costs "
+		    "more than the NVMe tier; keep --dram well below the free memory",
+		    size_text(swap, text));
+		mend(f, "sysctl -w vm.swappiness=10");
+	}
+}
+
 static void check_module(struct finding *f, const char *nvme)
 {
 	(void)nvme;
@@ -201,6 +234,7 @@ static const struct {
 	{ "o_direct", check_direct_io },
 	{ "numa", check_nodes },
 	{ "huge_pages", check_huge_pages },
+	{ "swap", check_swap },
 	{ "module", check_module },
 };
 
@@ -255,38 +289,44 @@ static int help(void)
 	puts("usage: kvtier doctor [OPTION...]\n\n"
 	     "Try everything that kvtier needs on this host; say what is missing and the\n"
 	     "command that mends it.\n\n"
-	     "  --nvme PATH  try this directory for the NVMe tier\n"
+	     "  --nvme PATH  try this directory, file or device for the NVMe tier\n"
 	     "  --json       one JSON array of checks\n"
 	     "  -h, --help   show this help\n\n"
-	     "Exit status: 0 when `kvtier run` can work here, 1 otherwise.");
+	     "Exit status: 0 when `kvtier run` can work here, 1 otherwise, 2 usage.");
+	return 0;
+}
+
+/* 0, an exit code, or -1: help was asked for. */
+static int parse(const char **nvme, int argc, char **argv)
+{
+	static const char letters[] = ":h";
+	int found;
+
+	option_json(argc, argv, letters, options);
+	while ((found = getopt_long(argc, argv, letters, options, NULL)) != -1) {
+		if (found == 'h')
+			return -1;
+		if (found == '?' || found == ':')
+			return option_bad(EXIT_USAGE, found, argv, options);
+		if (found == 'n')
+			*nvme = optarg;
+	}
+	if (optind < argc)
+		return fail(EXIT_USAGE, "unexpected argument '%s': see `kvtier doctor --help`",
+			    argv[optind]);
 	return 0;
 }
 
 int cmd_doctor(int argc, char **argv)
 {
-	struct finding findings[NR_CHECKS];
+	struct finding findings[NR_CHECKS] = { 0 };
 	const char *nvme = NULL;
 	bool missing = false;
-	int option, ret = 0;
+	int ret = parse(&nvme, argc, argv);
 	size_t i;
 
-	opterr = 0;
-	while ((option = getopt_long(argc, argv, ":h", options, NULL)) != -1) {
-		if (option == 'h')
-			return help();
-		if (option == 'j')
-			json_errors = true;
-		else if (option == 'n')
-			nvme = optarg;
-		else
-			return fail(EXIT_USAGE, "%s '%s': see `kvtier doctor --help`",
-				    option == ':' ? "no value for" : "unknown option",
-				    argv[optind - 1]);
-	}
-	if (optind < argc)
-		return fail(EXIT_USAGE, "unexpected argument '%s': see `kvtier doctor --help`",
-			    argv[optind]);
-	memset(findings, 0, sizeof(findings));
+	if (ret)
+		return ret < 0 ? help() : ret;
 	for (i = 0; i < NR_CHECKS; i++) {
 		checks[i].check(&findings[i], nvme);
 		missing |= findings[i].verdict == MISSING;

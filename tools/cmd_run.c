@@ -2,7 +2,6 @@
 /* kvtier run: an unmodified engine with its KV cache in tiers. */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <getopt.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdio.h>
@@ -14,6 +13,7 @@
 #include "budgets.h"
 #include "command.h"
 #include "elf_check.h"
+#include "option.h"
 #include "session.h"
 
 #define SHIM "libkvtier-preload.so"
@@ -50,6 +50,7 @@ static int help(void)
 struct run {
 	struct budgets budgets;
 	const char *stats;
+	char program[PATH_MAX]; /* COMMAND as found */
 	char shim[PATH_MAX];
 };
 
@@ -66,55 +67,52 @@ static int take_option(struct run *r, int option)
 		return budget_block(&r->budgets, optarg);
 	case 's':
 		r->stats = optarg;
+		return session_check_stats(optarg);
+	default: /* --json was seen before */
 		return 0;
-	case 'j':
-		json_errors = true;
-		return 0;
-	default:
-		return -1;
 	}
 }
 
+/* 0, an exit code, or -1: help was asked for. */
 static int parse(struct run *r, int argc, char **argv)
 {
-	int option, ret;
+	static const char letters[] = "+:h";
+	int found, ret;
 
-	opterr = 0;
-	while ((option = getopt_long(argc, argv, "+:h", options, NULL)) != -1) {
-		if (option == 'h')
-			exit(help());
-		if (option == ':')
-			return fail(EXIT_OWN, "%s needs a value: see `kvtier run --help`",
-				    argv[optind - 1]);
-		if (option == '?')
-			return fail(EXIT_OWN, "unknown option '%s': see `kvtier run --help`",
-				    argv[optind - 1]);
-		ret = take_option(r, option);
+	option_json(argc, argv, letters, options);
+	while ((found = getopt_long(argc, argv, letters, options, NULL)) != -1) {
+		if (found == 'h')
+			return -1;
+		if (found == '?' || found == ':')
+			return option_bad(EXIT_OWN, found, argv, options);
+		ret = take_option(r, found);
 		if (ret)
 			return ret;
 	}
 	if (optind == argc)
-		return fail(EXIT_OWN, "no COMMAND: kvtier run [OPTION...] -- COMMAND [ARGUMENT...]");
+		return fail(EXIT_OWN,
+			    "no COMMAND: kvtier run [OPTION...] -- COMMAND [ARGUMENT...]");
 	return 0;
 }
 
-static int check_command(const char *command)
+static int check_command(struct run *r, const char *command)
 {
-	char path[PATH_MAX];
-	int ret = find_program(command, path, sizeof(path));
+	int ret = find_program(command, r->program, sizeof(r->program));
 
 	if (ret == -ENOENT)
 		return fail(EXIT_NOT_FOUND, "%s: not found", command);
 	if (ret)
 		return fail(EXIT_CANNOT_EXEC, "%s: not an executable file", command);
-	ret = is_dynamic(path);
+	ret = is_dynamic(r->program);
 	if (ret < 0)
-		return fail(EXIT_CANNOT_EXEC, "%s: not a program that can be run: %s", path,
+		return fail(EXIT_CANNOT_EXEC, "%s: not a program that can be run: %s", r->program,
 			    strerror(-ret));
 	if (!ret)
-		return fail(EXIT_OWN, "%s is linked statically (or is 32-bit): its cache cannot be "
-				      "intercepted; use a build with shared ggml libraries "
-				      "(-DBUILD_SHARED_LIBS=ON)", path);
+		return fail(EXIT_OWN,
+			    "%s is linked statically (or is 32-bit): its cache cannot be "
+			    "intercepted; use a build with shared ggml libraries "
+			    "(-DBUILD_SHARED_LIBS=ON)",
+			    r->program);
 	return 0;
 }
 
@@ -168,80 +166,149 @@ static int set_environment(const struct run *r, const char *session)
 
 static volatile sig_atomic_t child;
 
-static void forward(int signal)
+/* A terminal sends its signals to the whole group: COMMAND has those already. */
+static void forward(int signal, siginfo_t *info, void *context)
 {
-	if (child > 0)
+	(void)context;
+	if (info->si_code <= 0 && child > 0)
 		kill(child, signal);
 }
 
-static void forward_signals(void)
+static const int forwarded[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2 };
+
+/* Held back until there is a child to send them to. */
+static void block_signals(sigset_t *before)
 {
-	static const int signals[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2 };
-	struct sigaction action = { .sa_handler = forward, .sa_flags = SA_RESTART };
+	sigset_t set;
 	size_t i;
 
-	for (i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
-		sigaction(signals[i], &action, NULL);
+	sigemptyset(&set);
+	for (i = 0; i < sizeof(forwarded) / sizeof(forwarded[0]); i++)
+		sigaddset(&set, forwarded[i]);
+	sigprocmask(SIG_BLOCK, &set, before);
+}
+
+static void forward_signals(const sigset_t *before)
+{
+	struct sigaction action = { .sa_sigaction = forward, .sa_flags = SA_RESTART | SA_SIGINFO };
+	size_t i;
+
+	for (i = 0; i < sizeof(forwarded) / sizeof(forwarded[0]); i++)
+		sigaction(forwarded[i], &action, NULL);
+	sigprocmask(SIG_SETMASK, before, NULL);
 }
 
 static int spawn(char **argv, int *status)
 {
-	pid_t pid = fork();
+	sigset_t before;
+	pid_t pid;
 
-	if (pid < 0)
-		return fail(EXIT_OWN, "cannot fork: %s", strerror(errno));
+	block_signals(&before);
+	pid = fork();
 	if (!pid) {
+		sigprocmask(SIG_SETMASK, &before, NULL);
 		execvp(argv[0], argv);
 		fprintf(stderr, "kvtier run: %s: %s\n", argv[0], strerror(errno));
 		_exit(errno == ENOENT ? EXIT_NOT_FOUND : EXIT_CANNOT_EXEC);
 	}
 	child = pid;
-	forward_signals();
+	forward_signals(&before);
+	if (pid < 0)
+		return fail(EXIT_OWN, "cannot fork: %s", strerror(errno));
 	while (waitpid(pid, status, 0) < 0)
 		if (errno != EINTR)
 			return fail(EXIT_OWN, "cannot wait for %s: %s", argv[0], strerror(errno));
 	return 0;
 }
 
-static int judge(const struct session *s, const char *command, int status)
+/* COMMAND succeeded, but not one KV cache went through the shim: why? */
+static int explain_nothing(const struct session *s, const struct run *r, const char *command)
 {
-	if (WIFSIGNALED(status) && WTERMSIG(status) == SIGBUS && s->pools)
-		return fail(128 + SIGBUS, "%s touched a part of its cache that could not be served: %s",
-			    command, s->last_error[0] ? s->last_error : "no cause was recorded");
-	if (WIFSIGNALED(status))
-		return 128 + WTERMSIG(status);
-	if (WEXITSTATUS(status) || s->pools || s->refused)
-		return WEXITSTATUS(status);
-	if (s->plain) {
-		fprintf(stderr, "kvtier run: the KV cache fits in the DRAM budget: nothing was tiered\n");
-		return 0;
-	}
-	return fail(EXIT_OWN, "%s allocated no KV cache through ggml_backend_alloc_ctx_tensors_from_buft:"
-			      " no context was made, ggml is linked statically, or it is another engine",
+	if (s->elsewhere)
+		return fail(EXIT_OWN,
+			    "%s put its KV cache into another device's memory: keep it on "
+			    "the CPU (llama.cpp: --no-kv-offload)",
+			    command);
+	if (s->engines)
+		return fail(EXIT_OWN,
+			    "%s loaded ggml but created no context with a KV cache: nothing "
+			    "was tiered",
+			    command);
+	if (!s->loaded)
+		return fail(EXIT_OWN,
+			    "the preload shim did not get into %s: it is set-user-ID, or "
+			    "clears LD_PRELOAD",
+			    command);
+	if (has_text(r->program, "ggml_backend"))
+		return fail(EXIT_OWN,
+			    "%s has ggml linked in statically: use a build with shared ggml "
+			    "libraries (-DBUILD_SHARED_LIBS=ON)",
+			    command);
+	return fail(EXIT_OWN,
+		    "no process of %s loaded a shared ggml library: it is not llama.cpp, or "
+		    "has ggml linked in statically (build with -DBUILD_SHARED_LIBS=ON)",
 		    command);
+}
+
+static int explain_success(const struct session *s, const struct run *r, const char *command)
+{
+	if (s->last_error[0])
+		fprintf(stderr, "kvtier run: a pool met a problem: %s\n", s->last_error);
+	if (s->pools || s->refused)
+		return 0;
+	if (!s->plain)
+		return explain_nothing(s, r, command);
+	fprintf(stderr, "kvtier run: the KV cache fits in the DRAM budget: nothing was tiered\n");
+	return 0;
+}
+
+/* The signal that ended COMMAND, also one that a shell turned into an exit status; 0: none. */
+static int ending_signal(int status)
+{
+	if (WIFSIGNALED(status))
+		return WTERMSIG(status);
+	return WEXITSTATUS(status) > 128 ? WEXITSTATUS(status) - 128 : 0;
+}
+
+static int judge(const struct session *s, const struct run *r, const char *command, int status)
+{
+	int signal = ending_signal(status);
+
+	if (signal == SIGBUS && s->pools)
+		return fail(128 + SIGBUS,
+			    "%s touched a part of its cache that could not be served: %s", command,
+			    s->last_error[0] ? s->last_error : "no cause was recorded");
+	if (signal)
+		return 128 + signal;
+	return WEXITSTATUS(status) ? WEXITSTATUS(status) : explain_success(s, r, command);
+}
+
+static int prepare(struct run *r, int argc, char **argv, struct session *session)
+{
+	int ret = parse(r, argc, argv);
+
+	if (!ret)
+		ret = check_command(r, argv[optind]);
+	if (!ret)
+		ret = budgets_complete(&r->budgets);
+	if (!ret)
+		ret = find_shim(r);
+	return ret ? ret : session_begin(session);
 }
 
 int cmd_run(int argc, char **argv)
 {
 	struct run r = { .budgets = { .cxl_node = -1 } };
 	struct session session;
-	int ret, status;
+	int ret, status = 0;
 
-	ret = parse(&r, argc, argv);
-	if (!ret)
-		ret = check_command(argv[optind]);
-	if (!ret)
-		ret = budgets_complete(&r.budgets);
-	if (!ret)
-		ret = find_shim(&r);
-	if (!ret)
-		ret = session_begin(&session);
+	ret = prepare(&r, argc, argv, &session);
 	if (ret)
-		return ret;
+		return ret < 0 ? help() : ret;
 	ret = set_environment(&r, session.path);
 	if (!ret)
 		ret = spawn(argv + optind, &status);
-	if (session_end(&session, r.stats) && !ret)
+	if (session_end(&session, r.stats, ending_signal(status)) && !ret)
 		ret = EXIT_OWN;
-	return ret ? ret : judge(&session, argv[optind], status);
+	return ret ? ret : judge(&session, &r, argv[optind], status);
 }

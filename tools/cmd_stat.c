@@ -2,7 +2,7 @@
 /* kvtier stat: the running pools and their tiers. */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <getopt.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "command.h"
+#include "option.h"
 #include "pools.h"
 #include "size.h"
 
@@ -24,9 +25,10 @@ static int help(void)
 {
 	puts("usage: kvtier stat [OPTION...]\n\n"
 	     "Show the pools of running processes: occupancy of each tier, faults, transfers.\n\n"
-	     "  --json               one JSON array of pools\n"
-	     "  -w, --watch SECONDS  again every SECONDS, figures of the interval, until interrupted\n"
-	     "  -h, --help           show this help");
+	     "  --json               one JSON array of pools, counters since each was made\n"
+	     "  -w, --watch SECONDS  again every SECONDS until interrupted: figures of the interval\n"
+	     "  -h, --help           show this help\n\n"
+	     "Exit status: 0, also when no pool is running; 1 the pools cannot be read; 2 usage.");
 	return 0;
 }
 
@@ -97,31 +99,33 @@ static void print_tier(int t, const struct kvtier_tier_stats *tier)
 	putchar('\n');
 }
 
-/* Blocks touched without waiting for the device, of all that were touched by a fault or read ahead. */
-static double hits(const struct kvtier_stats *s)
+/* "97.3%", or "-" for what has no value yet; @buf holds at least PERCENT_TEXT bytes. */
+#define PERCENT_TEXT 8
+static const char *percent(double part, char *buf)
 {
-	uint64_t used = s->prefetch_used + s->hard_faults + s->zero_faults + s->soft_faults;
-	uint64_t waited = s->hard_faults + s->late_faults;
-
-	return used > waited ? 1 - (double)waited / (double)used : used ? 0 : 1;
+	if (isnan(part))
+		return "-";
+	snprintf(buf, PERCENT_TEXT, "%.1f%%", 100 * part);
+	return buf;
 }
 
 static void print_pool(const struct kvt_stat_file *pool, const struct kvt_stat_file *before)
 {
 	struct kvtier_stats s = since(pool, before);
-	char size[SIZE_TEXT], block[SIZE_TEXT];
+	char size[SIZE_TEXT], block[SIZE_TEXT], part[PERCENT_TEXT], hidden[PERCENT_TEXT];
 	int t;
 
 	printf("%s (pid %u, %s pager): %s in blocks of %s\n", pool->name, pool->pid, pool->pager,
 	       size_text(s.bytes, size), size_text(1ull << s.block_shift, block));
 	for (t = KVTIER_TIER_DRAM; t < KVTIER_NR_TIERS; t++)
 		print_tier(t, &s.tier[t]);
-	printf("  hits %.1f%%  faults %llu: first touch %llu, mapped %llu, late %llu, read %llu\n",
-	       100 * hits(&s), (unsigned long long)s.faults, (unsigned long long)s.zero_faults,
-	       (unsigned long long)s.soft_faults, (unsigned long long)s.late_faults,
-	       (unsigned long long)s.hard_faults);
-	printf("  prefetch: %llu blocks, %.1f%% used; %.1f%% of transfer time hidden\n",
-	       (unsigned long long)s.prefetched, 100 * stats_accuracy(&s), 100 * stats_hidden(&s));
+	printf("  hits %s  faults %llu: first touch %llu, mapped %llu, late %llu, read %llu\n",
+	       percent(stats_hits(&s), part), (unsigned long long)s.faults,
+	       (unsigned long long)s.zero_faults, (unsigned long long)s.soft_faults,
+	       (unsigned long long)s.late_faults, (unsigned long long)s.hard_faults);
+	printf("  prefetch: %llu blocks, %s used; %s of transfer time hidden\n",
+	       (unsigned long long)s.prefetched, percent(stats_accuracy(&s), part),
+	       percent(stats_hidden(&s), hidden));
 	if (s.bad_blocks)
 		printf("  bad blocks: %llu\n", (unsigned long long)s.bad_blocks);
 	if (pool->last_error[0])
@@ -187,38 +191,47 @@ static int watch(double seconds)
 	}
 }
 
-int cmd_stat(int argc, char **argv)
+static int take_seconds(double *seconds, const char *text)
 {
-	struct pools pools;
-	double seconds = 0;
 	char *end;
-	int option, ret;
 
-	opterr = 0;
-	while ((option = getopt_long(argc, argv, ":w:h", options, NULL)) != -1) {
-		switch (option) {
-		case 'j':
-			json_errors = true;
-			break;
-		case 'w':
-			seconds = strtod(optarg, &end);
-			if (end == optarg || *end || !(seconds >= 0.01 && seconds <= 86400))
-				return fail(EXIT_USAGE, "--watch: '%s' is not a number of seconds "
-							"from 0.01 to 86400", optarg);
-			break;
-		case 'h':
-			return help();
-		case ':':
-			return fail(EXIT_USAGE, "%s needs a value: see `kvtier stat --help`",
-				    argv[optind - 1]);
-		default:
-			return fail(EXIT_USAGE, "unknown option '%s': see `kvtier stat --help`",
-				    argv[optind - 1]);
-		}
+	*seconds = strtod(text, &end);
+	if (end != text && !*end && *seconds >= 0.01 && *seconds <= 86400)
+		return 0;
+	return fail(EXIT_USAGE, "--watch: '%s' is not a number of seconds from 0.01 to 86400",
+		    text);
+}
+
+/* 0, an exit code, or -1: help was asked for. */
+static int parse(double *seconds, int argc, char **argv)
+{
+	static const char letters[] = ":w:h";
+	int found, ret;
+
+	option_json(argc, argv, letters, options);
+	while ((found = getopt_long(argc, argv, letters, options, NULL)) != -1) {
+		if (found == 'h')
+			return -1;
+		if (found == '?' || found == ':')
+			return option_bad(EXIT_USAGE, found, argv, options);
+		ret = found == 'w' ? take_seconds(seconds, optarg) : 0;
+		if (ret)
+			return ret;
 	}
 	if (optind < argc)
 		return fail(EXIT_USAGE, "unexpected argument '%s': see `kvtier stat --help`",
 			    argv[optind]);
+	return 0;
+}
+
+int cmd_stat(int argc, char **argv)
+{
+	struct pools pools;
+	double seconds = 0;
+	int ret = parse(&seconds, argc, argv);
+
+	if (ret)
+		return ret < 0 ? help() : ret;
 	if (seconds > 0)
 		return watch(seconds);
 	ret = show_once(&pools, NULL);

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -29,13 +30,17 @@ int find_program(const char *command, char *path, size_t len)
 	const char *dirs = getenv("PATH"), *end;
 	int ret, denied = 0;
 
+	if (!*command)
+		return -ENOENT;
 	if (strchr(command, '/')) {
 		snprintf(path, len, "%s", command);
 		return check_file(path);
 	}
-	for (dirs = dirs ? dirs : "/usr/local/bin:/usr/bin:/bin"; *dirs; dirs = *end ? end + 1 : end) {
+	for (dirs = dirs ? dirs : "/usr/local/bin:/usr/bin:/bin"; *dirs;
+	     dirs = *end ? end + 1 : end) {
 		end = strchrnul(dirs, ':');
-		snprintf(path, len, "%.*s/%s", (int)(end - dirs), dirs, command);
+		snprintf(path, len, "%.*s/%s", end > dirs ? (int)(end - dirs) : 1,
+			 end > dirs ? dirs : ".", command);
 		ret = check_file(path);
 		if (!ret)
 			return 0;
@@ -71,8 +76,9 @@ static int check_program(const char *path, int depth)
 	int fd = open(path, O_RDONLY | O_CLOEXEC), ret;
 	ssize_t n;
 
+	/* Executable but unreadable: let exec decide. */
 	if (fd < 0)
-		return errno == EACCES ? 1 : -errno; /* executable but unreadable: let exec decide */
+		return errno == EACCES ? 1 : -errno;
 	n = read(fd, &head, sizeof(head) - 1);
 	if (n >= 2 && !memcmp(head.text, "#!", 2))
 		ret = check_script(head.text + 2, depth);
@@ -108,4 +114,24 @@ static int check_script(char *line, int depth)
 int is_dynamic(const char *path)
 {
 	return check_program(path, 0);
+}
+
+bool has_text(const char *path, const char *text)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	struct stat st;
+	void *map;
+	bool found;
+
+	if (fd < 0)
+		return false;
+	map = fstat(fd, &st) || !st.st_size
+		      ? MAP_FAILED
+		      : mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+	close(fd);
+	if (map == MAP_FAILED)
+		return false;
+	found = memmem(map, (size_t)st.st_size, text, strlen(text)) != NULL;
+	munmap(map, (size_t)st.st_size);
+	return found;
 }

@@ -52,105 +52,83 @@ int host_io_uring(void)
 	return ret;
 }
 
-static int open_trial(const char *path)
+const char *host_io_uring_text(int error)
 {
-	char dir[4096], *slash;
-	struct stat st;
+	int disabled = host_sysctl("/proc/sys/kernel/io_uring_disabled");
 
-	snprintf(dir, sizeof(dir), "%s", path);
-	if (stat(dir, &st) || !S_ISDIR(st.st_mode)) {
-		slash = strrchr(dir, '/');
-		snprintf(slash ? slash + (slash == dir) : dir, 2, "%s", slash ? "" : ".");
-	}
-	return open(dir, O_RDWR | O_DIRECT | O_TMPFILE | O_CLOEXEC, 0600);
+	if ((error == -EPERM || error == -EACCES) && disabled > 0)
+		return "io_uring is forbidden here: run `sysctl -w kernel.io_uring_disabled=0` as "
+		       "root";
+	if (error == -EPERM || error == -EACCES)
+		return "io_uring is forbidden here by seccomp: allow the system call, as with "
+		       "`docker run --security-opt seccomp=unconfined`";
+	if (error == -ENOSYS)
+		return "this kernel has no io_uring: Linux 5.13 or newer with CONFIG_IO_URING is "
+		       "needed";
+	if (error == -ENOMEM)
+		return "io_uring gets no locked memory: run `ulimit -l 65536`, or as root";
+	return "io_uring does not work here: `kvtier doctor` says more";
 }
 
-int host_direct_io(const char *path)
+int host_sysctl(const char *path)
+{
+	int value = -1;
+	FILE *f = fopen(path, "re");
+
+	if (!f)
+		return -1;
+	if (fscanf(f, "%d", &value) != 1)
+		value = -1;
+	fclose(f);
+	return value;
+}
+
+/* As the library opens its file: unnamed, or with a name that is removed at once. */
+static int open_trial(const char *dir)
+{
+	const int flags = O_RDWR | O_DIRECT | O_CLOEXEC;
+	int fd = open(dir, flags | O_TMPFILE, 0600);
+	char name[4096];
+
+	if (fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR))
+		return fd;
+	if (snprintf(name, sizeof(name), "%s/kvtier-XXXXXX", dir) >= (int)sizeof(name)) {
+		errno = ENAMETOOLONG;
+		return -1;
+	}
+	fd = mkostemp(name, flags & ~O_RDWR);
+	if (fd >= 0)
+		unlink(name);
+	return fd;
+}
+
+static int write_and_read(int fd, char *out, char *in)
+{
+	ssize_t n;
+
+	memset(out, 0xa5, TRIAL_BYTES);
+	memset(in, 0, TRIAL_BYTES);
+	n = pwrite(fd, out, TRIAL_BYTES, 0);
+	if (n == TRIAL_BYTES)
+		n = pread(fd, in, TRIAL_BYTES, 0);
+	if (n < 0)
+		return -errno;
+	return n == TRIAL_BYTES && !memcmp(out, in, TRIAL_BYTES) ? 0 : -EIO;
+}
+
+int host_direct_io(const char *dir)
 {
 	char *buf = aligned_alloc(4096, 2 * TRIAL_BYTES);
-	int fd = open_trial(path), ret = 0;
+	int fd, ret;
 
-	if (!buf || fd < 0) {
-		ret = buf ? -errno : -ENOMEM;
-		goto out;
-	}
-	memset(buf, 0xa5, TRIAL_BYTES);
-	memset(buf + TRIAL_BYTES, 0, TRIAL_BYTES);
-	if (pwrite(fd, buf, TRIAL_BYTES, 0) != TRIAL_BYTES ||
-	    pread(fd, buf + TRIAL_BYTES, TRIAL_BYTES, 0) != TRIAL_BYTES)
-		ret = errno ? -errno : -EIO;
-	else if (memcmp(buf, buf + TRIAL_BYTES, TRIAL_BYTES))
-		ret = -EIO;
-out:
+	if (!buf)
+		return -ENOMEM;
+	fd = open_trial(dir);
+	ret = fd < 0 ? -errno : write_and_read(fd, buf, buf + TRIAL_BYTES);
 	if (fd >= 0)
 		close(fd);
 	free(buf);
 	return ret;
-}
-
-static uint64_t read_number(const char *path)
-{
-	unsigned long long n = 0;
-	FILE *f = fopen(path, "re");
-
-	if (!f)
-		return 0;
-	if (fscanf(f, "%llu", &n) != 1)
-		n = 0;
-	fclose(f);
-	return n;
-}
-
-static uint64_t mem_available(void)
-{
-	unsigned long long kib = 0;
-	char line[256];
-	FILE *f = fopen("/proc/meminfo", "re");
-
-	while (f && fgets(line, sizeof(line), f))
-		if (sscanf(line, "MemAvailable: %llu", &kib) == 1)
-			break;
-	if (f)
-		fclose(f);
-	return kib << 10;
-}
-
-/* Left in this process's memory cgroup; UINT64_MAX: no limit. */
-static uint64_t cgroup_left(void)
-{
-	char line[4096], path[4400], *rest;
-	uint64_t limit = 0, used = 0;
-	FILE *f = fopen("/proc/self/cgroup", "re");
-
-	while (f && fgets(line, sizeof(line), f)) {
-		line[strcspn(line, "\n")] = '\0';
-		rest = strstr(line, ":memory:");
-		if (rest) {
-			snprintf(path, sizeof(path), "/sys/fs/cgroup/memory%s/memory.limit_in_bytes",
-				 rest + 8);
-			limit = read_number(path);
-			snprintf(path, sizeof(path), "/sys/fs/cgroup/memory%s/memory.usage_in_bytes",
-				 rest + 8);
-			used = read_number(path);
-			break;
-		}
-		if (!strncmp(line, "0::", 3)) {
-			snprintf(path, sizeof(path), "/sys/fs/cgroup%s/memory.max", line + 3);
-			limit = read_number(path);
-			snprintf(path, sizeof(path), "/sys/fs/cgroup%s/memory.current", line + 3);
-			used = read_number(path);
-		}
-	}
-	if (f)
-		fclose(f);
-	return limit ? (limit > used ? limit - used : 0) : UINT64_MAX;
-}
-
-uint64_t host_memory(void)
-{
-	uint64_t available = mem_available(), left = cgroup_left();
-
-	return available < left ? available : left;
 }
 
 bool host_is_memory_fs(const char *path)

@@ -20,12 +20,21 @@ void host_uffd(struct host_uffd *uffd);
 
 /* 0, -EPERM, -ENOSYS, -ENOMEM, ... */
 int host_io_uring(void);
+/* What such an error means here, and what mends it. */
+const char *host_io_uring_text(int error);
 
-/* 0 when a file in @dir (or beside file @dir) can be written and read back with O_DIRECT. */
+/* What is in a file of one number below /proc/sys; -1: there is no such file. */
+int host_sysctl(const char *path);
+
+/* 0 when a file in @dir can be written and read back with O_DIRECT; leaves nothing there. */
 int host_direct_io(const char *dir);
 
-/* Bytes this process may use: MemAvailable, or what its cgroup leaves. */
+/* Bytes that are free for this process: MemAvailable, or what its cgroup leaves. */
 uint64_t host_memory(void);
+/* Bytes that it may ever have: of the host, or its cgroup's limit. */
+uint64_t host_memory_limit(void);
+/* Bytes of swap space. */
+uint64_t host_swap(void);
 
 /* A directory on a disk for the NVMe tier; NULL: none found. */
 const char *host_nvme_dir(char *buf, size_t len);

@@ -56,16 +56,33 @@ static int help(void)
 	printf("usage: kvtier [COMMAND] [ARGUMENT...]\n\n");
 	for (i = 0; i < NR_COMMANDS; i++)
 		printf("  %-8s %s\n", commands[i].name, commands[i].summary);
-	printf("\n  -h, --help     show this help; `kvtier COMMAND --help` for a command's\n"
-	       "  -V, --version  show the version\n");
+	printf("\nWithout a command, kvtier takes the options of `kvtier stat`.\n\n"
+	       "  -h, --help     show this help; `kvtier COMMAND --help` for a command's\n"
+	       "  -V, --version  show the version\n"
+	       "  --json         output and errors as JSON, in every command\n");
 	return 0;
+}
+
+/* An unknown command has no option table; --json still shapes its error. */
+static int unknown(int argc, char **argv)
+{
+	int i;
+
+	for (i = 2; i < argc && strcmp(argv[i], "--"); i++)
+		json_errors |= !strcmp(argv[i], "--json");
+	return fail(EXIT_USAGE, "there is no command '%s': see `kvtier --help`", argv[1]);
 }
 
 int main(int argc, char **argv)
 {
 	size_t i;
 
-	if (argc < 2 || !strcmp(argv[1], "--json"))
+	if (argc > 1 && !strcmp(argv[1], "--json")) {
+		json_errors = true;
+		argc--;
+		argv++;
+	}
+	if (argc < 2)
 		return cmd_stat(argc, argv);
 	if (!strcmp(argv[1], "-h") || !strcmp(argv[1], "--help"))
 		return help();
@@ -73,11 +90,13 @@ int main(int argc, char **argv)
 		printf("kvtier %s\n", kvt_version());
 		return 0;
 	}
+	if (argv[1][0] == '-')
+		return cmd_stat(argc, argv);
 	for (i = 0; i < NR_COMMANDS; i++) {
 		if (strcmp(argv[1], commands[i].name))
 			continue;
 		command_name = commands[i].full_name;
 		return commands[i].run(argc - 1, argv + 1);
 	}
-	return fail(EXIT_USAGE, "there is no command '%s': see `kvtier --help`", argv[1]);
+	return unknown(argc, argv);
 }

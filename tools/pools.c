@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +15,7 @@
 
 const char *const tier_names[KVTIER_NR_TIERS] = { "none", "dram", "cxl", "nvme" };
 
-/* Field 22 of /proc/PID/stat; 0: there is no such process. */
+/* Field 22 of /proc/PID/stat; 0: there is no such process, or it has ended. */
 static uint64_t start_time_of(uint32_t pid)
 {
 	unsigned long long ticks = 0;
@@ -27,12 +28,19 @@ static uint64_t start_time_of(uint32_t pid)
 	if (!f)
 		return 0;
 	p = fgets(line, sizeof(line), f) ? strrchr(line, ')') : NULL;
+	fclose(f);
+	if (!p || strlen(p) < 3 || p[2] == 'Z' || p[2] == 'X')
+		return 0;
 	for (i = 0; p && i < 20; i++)
 		p = strchr(p + 1, ' ');
 	if (p)
 		ticks = strtoull(p, NULL, 10);
-	fclose(f);
 	return ticks;
+}
+
+bool process_alive(uint32_t pid)
+{
+	return start_time_of(pid) != 0;
 }
 
 bool pool_alive(const struct kvt_stat_file *pool)
@@ -88,46 +96,98 @@ static int add(struct pools *pools, const struct kvt_stat_file *pool, const char
 	return 0;
 }
 
-static int is_pool_file(const struct dirent *entry)
+/* "<pid>-<number>.pool" or "run-<pid>-XXXXXX": the process that made it; 0: another file. */
+static uint32_t maker_of(const char *name, bool *session)
 {
-	const char *dot = strrchr(entry->d_name, '.');
+	const char *dot = strrchr(name, '.');
 
-	return dot && !strcmp(dot, ".pool");
+	*session = !strncmp(name, SESSION_PREFIX, strlen(SESSION_PREFIX));
+	if (*session)
+		return (uint32_t)strtoul(name + strlen(SESSION_PREFIX), NULL, 10);
+	return dot && !strcmp(dot, ".pool") ? (uint32_t)strtoul(name, NULL, 10) : 0;
 }
 
-static int read_one(struct pools *pools, const char *path,
-		    bool (*want)(const struct kvt_stat_file *, void *), void *arg)
+static int is_ours(const struct dirent *entry)
+{
+	bool session;
+
+	return maker_of(entry->d_name, &session) != 0;
+}
+
+/* Is any `kvtier run` at work, that would collect the pools of its processes? */
+static bool sweep_sessions(struct dirent **names, int nr, const char *dir)
+{
+	bool any = false, session;
+	char path[512];
+	int i;
+
+	for (i = 0; i < nr; i++) {
+		uint32_t pid = maker_of(names[i]->d_name, &session);
+
+		if (!session)
+			continue;
+		if (process_alive(pid))
+			any = true;
+		else if (snprintf(path, sizeof(path), "%s/%s", dir, names[i]->d_name) <
+			 (int)sizeof(path))
+			unlink(path);
+	}
+	return any;
+}
+
+struct reader {
+	struct pools *pools;
+	bool (*want)(const struct kvt_stat_file *pool, void *arg);
+	void *arg;
+	bool awaited; /* a `kvtier run` may still come for files without a process */
+};
+
+static int read_one(const struct reader *r, const char *path, uint32_t pid)
 {
 	struct kvt_stat_file pool;
+	bool known = copy_file(path, &pool);
 
-	if (!copy_file(path, &pool))
-		return 0;
-	if (want ? want(&pool, arg) : pool_alive(&pool))
-		return add(pools, &pool, path);
-	/* A closed one waits for the `kvtier run` that asked for it; a dead one for nobody. */
-	if (!pool.closed && !pool_alive(&pool))
+	if (known && (r->want ? r->want(&pool, r->arg) : pool_alive(&pool)))
+		return add(r->pools, &pool, path);
+	/* A process killed while it made its pool leaves a file that says nothing. */
+	if (!r->awaited && (known ? !pool_alive(&pool) : !process_alive(pid)))
 		unlink(path);
 	return 0;
 }
 
+static int read_all(struct reader *r, struct dirent **names, int nr, const char *dir)
+{
+	char path[512];
+	bool session;
+	int i, ret = 0;
+
+	r->awaited = sweep_sessions(names, nr, dir);
+	for (i = 0; i < nr && !ret; i++) {
+		uint32_t pid = maker_of(names[i]->d_name, &session);
+
+		if (!session && snprintf(path, sizeof(path), "%s/%s", dir, names[i]->d_name) <
+					(int)sizeof(path))
+			ret = read_one(r, path, pid);
+	}
+	return ret;
+}
+
 int pools_read(struct pools *pools, bool (*want)(const struct kvt_stat_file *, void *), void *arg)
 {
-	char dir[256], path[512];
+	struct reader r = { .pools = pools, .want = want, .arg = arg };
 	struct dirent **names;
-	int nr, i, ret = 0;
+	char dir[256];
+	int nr, i, ret;
 
 	memset(pools, 0, sizeof(*pools));
 	if (kvt_stat_dir(dir, sizeof(dir)))
 		return -ENAMETOOLONG;
-	nr = scandir(dir, &names, is_pool_file, versionsort);
+	nr = scandir(dir, &names, is_ours, versionsort);
 	if (nr < 0)
 		return errno == ENOENT ? 0 : -errno;
-	for (i = 0; i < nr; i++) {
-		if (!ret && snprintf(path, sizeof(path), "%s/%s", dir, names[i]->d_name) <
-				    (int)sizeof(path))
-			ret = read_one(pools, path, want, arg);
+	ret = read_all(&r, names, nr, dir);
+	for (i = 0; i < nr; i++)
 		free(names[i]);
-	}
 	free(names);
 	return ret;
 }
@@ -141,16 +201,28 @@ void pools_free(struct pools *pools)
 
 double stats_hidden(const struct kvtier_stats *s)
 {
-	if (!s->transfer_ns || s->fault_wait_ns >= s->transfer_ns)
-		return s->transfer_ns ? 0 : 1;
+	if (!s->transfer_ns)
+		return NAN;
+	if (s->fault_wait_ns >= s->transfer_ns)
+		return 0;
 	return 1 - (double)s->fault_wait_ns / (double)s->transfer_ns;
+}
+
+double stats_hits(const struct kvtier_stats *s)
+{
+	uint64_t touched = s->prefetch_used + s->hard_faults + s->zero_faults + s->soft_faults;
+	uint64_t waited = s->hard_faults + s->late_faults;
+
+	if (!touched)
+		return NAN;
+	return touched > waited ? 1 - (double)waited / (double)touched : 0;
 }
 
 double stats_accuracy(const struct kvtier_stats *s)
 {
 	uint64_t known = s->prefetch_used + s->prefetch_wasted;
 
-	return known ? (double)s->prefetch_used / (double)known : 1;
+	return known ? (double)s->prefetch_used / (double)known : NAN;
 }
 
 static cJSON *tier_json(const struct kvtier_tier_stats *t)
@@ -208,6 +280,7 @@ cJSON *pool_json(const struct kvt_stat_file *pool)
 
 	cJSON_AddStringToObject(o, "name", pool->name);
 	cJSON_AddNumberToObject(o, "pid", pool->pid);
+	cJSON_AddBoolToObject(o, "tiered", true);
 	cJSON_AddBoolToObject(o, "closed", pool->closed);
 	cJSON_AddStringToObject(o, "pager", pool->pager);
 	cJSON_AddBoolToObject(o, "uffd_move", pool->uffd_move);
@@ -222,6 +295,8 @@ cJSON *pool_json(const struct kvt_stat_file *pool)
 	cJSON_AddNumberToObject(o, "arena_bytes", (double)pool->arena_bytes);
 	cJSON_AddStringToObject(o, "nvme_path", pool->nvme_path);
 	add_counters(o, s);
+	/* cJSON writes a NaN as null. */
+	cJSON_AddNumberToObject(o, "hit_fraction", stats_hits(s));
 	cJSON_AddNumberToObject(o, "hidden_fraction", stats_hidden(s));
 	cJSON_AddNumberToObject(o, "prefetch_accuracy", stats_accuracy(s));
 	cJSON_AddStringToObject(o, "last_error", pool->last_error);

@@ -16,21 +16,31 @@ struct pools {
 	size_t nr;
 };
 
-/* What a pool's process is doing. */
+/* False: the pool is closed, or its process is gone. */
 bool pool_alive(const struct kvt_stat_file *pool);
 
 /*
- * All pools for which @want is true (NULL: all that are alive); files whose
- * process is gone and that nobody wants are removed.  Returns 0 or -errno.
+ * All pools for which @want is true (NULL: all that are alive); files that no
+ * process and no `kvtier run` has a use for any more are removed.  Returns 0 or
+ * -errno.
  */
 int pools_read(struct pools *pools, bool (*want)(const struct kvt_stat_file *, void *), void *arg);
 void pools_free(struct pools *pools);
 
 cJSON *pool_json(const struct kvt_stat_file *pool);
 
-/* Part of the time that blocks were being read in which no thread waited: 0 to 1. */
+/* Is there a process @pid that has not ended? */
+bool process_alive(uint32_t pid);
+/* Session files are named SESSION_PREFIX<pid of kvtier run>-XXXXXX. */
+#define SESSION_PREFIX "run-"
+
+/* The next three are from 0 to 1, or NaN when nothing has happened yet. */
+
+/* Part of the time that blocks were being read in which no thread waited. */
 double stats_hidden(const struct kvtier_stats *s);
-/* Part of the blocks read ahead that were then used: 0 to 1. */
+/* Part of the blocks that were touched without waiting for NVMe. */
+double stats_hits(const struct kvtier_stats *s);
+/* Part of the blocks read ahead that were then used. */
 double stats_accuracy(const struct kvtier_stats *s);
 
 extern const char *const tier_names[KVTIER_NR_TIERS];

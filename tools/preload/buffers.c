@@ -11,20 +11,36 @@
 
 #define BUFFERS_MAX 64
 
+enum kind {
+	FREE,
+	PLAIN, /* memory that the engine's allocator gave */
+	POOL,
+	INHERITED, /* a pool of the process that forked this one: not mapped here */
+};
+
 struct buffer {
-	_Atomic(char *) addr; /* NULL: free entry; read without the lock by known() */
+	_Atomic(char *) addr; /* read without the lock by known() */
+	enum kind kind;
 	size_t bytes;
-	struct kvt_pool *pool; /* NULL: plain memory */
-	struct kvt_cache cache;
+	struct kvt_pool *pool;
 	uint64_t block_bytes;
-	bool fresh; /* nobody has cleared it yet */
+	uint64_t least; /* DRAM that the pool needs to work */
+	uint64_t cxl_bytes;
+	uint64_t nvme_bytes;
+};
+
+/* Of all pools together. */
+struct sums {
+	uint64_t bytes;
+	uint64_t least;
+	uint64_t cxl_bytes;
+	uint64_t nvme_bytes;
+	uint64_t plain_bytes; /* of the buffers that are no pools */
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards what follows */
 static struct buffer buffers[BUFFERS_MAX];
-static pid_t owner;
-
-static atomic_uint nr_buffers;
+static atomic_uint nr_buffers; /* entries from here on were never used; never goes down */
 
 /*
  * Without the lock: free() of anything else must cost nothing, and is called
@@ -32,154 +48,240 @@ static atomic_uint nr_buffers;
  */
 static bool known(const void *addr)
 {
-	int i;
+	unsigned int nr = atomic_load_explicit(&nr_buffers, memory_order_relaxed), i;
 
-	if (!addr || !atomic_load_explicit(&nr_buffers, memory_order_relaxed))
-		return false;
-	for (i = 0; i < BUFFERS_MAX; i++)
+	for (i = 0; i < nr; i++)
 		if (atomic_load_explicit(&buffers[i].addr, memory_order_relaxed) == addr)
-			return true;
+			return addr != NULL;
 	return false;
 }
 
 static struct buffer *find(const void *addr)
 {
-	int i;
+	unsigned int i;
 
-	for (i = 0; i < BUFFERS_MAX; i++)
-		if (buffers[i].addr == addr)
+	for (i = 0; i < atomic_load(&nr_buffers); i++)
+		if (buffers[i].kind != FREE && buffers[i].addr == addr)
 			return &buffers[i];
 	return NULL;
 }
 
-static void sum_up(uint64_t *plain, uint64_t *pooled)
+static struct buffer *find_free(void)
 {
-	int i;
+	unsigned int i;
 
-	*plain = *pooled = 0;
-	for (i = 0; i < BUFFERS_MAX; i++) {
-		if (!buffers[i].addr)
-			continue;
-		if (buffers[i].pool)
-			*pooled += buffers[i].bytes;
-		else
-			*plain += buffers[i].bytes;
-	}
+	for (i = 0; i < BUFFERS_MAX; i++)
+		if (buffers[i].kind == FREE)
+			return &buffers[i];
+	return NULL;
 }
 
-static uint64_t share(uint64_t budget, uint64_t bytes, uint64_t all)
+/* @addr becomes visible to known() last. */
+static void put(struct buffer *b, const struct buffer *new, char *addr)
 {
-	return (uint64_t)((double)budget * (double)bytes / (double)all);
+	unsigned int index = (unsigned int)(b - buffers);
+
+	*b = *new;
+	atomic_store(&b->addr, addr);
+	if (index >= atomic_load(&nr_buffers))
+		atomic_store(&nr_buffers, index + 1);
 }
 
-/* Give every pool its part of @budget, @all being the size of all pools. */
-static int divide(uint64_t budget, uint64_t all)
+static void take_out(struct buffer *b)
 {
-	int i, ret = 0;
+	atomic_store(&b->addr, NULL);
+	memset(b, 0, sizeof(*b));
+}
+
+static void add_to(struct sums *s, const struct buffer *b)
+{
+	if (b->kind == PLAIN)
+		s->plain_bytes += b->bytes;
+	if (b->kind != POOL)
+		return;
+	s->bytes += b->bytes;
+	s->least += b->least;
+	s->cxl_bytes += b->cxl_bytes;
+	s->nvme_bytes += b->nvme_bytes;
+}
+
+static struct sums sum_up(void)
+{
+	struct sums s = { 0 };
+	unsigned int i;
+
+	for (i = 0; i < BUFFERS_MAX; i++)
+		add_to(&s, &buffers[i]);
+	return s;
+}
+
+/* What the plain buffers leave to the pools. */
+static uint64_t pool_budget(const struct sums *s)
+{
+	uint64_t dram = kvt_settings()->dram_bytes;
+
+	return dram > s->plain_bytes ? dram - s->plain_bytes : 0;
+}
+
+static uint64_t share(const struct buffer *b, const struct sums *all)
+{
+	double spare = (double)(pool_budget(all) - all->least);
+	double part = (double)(b->bytes - b->least) / (double)(all->bytes - all->least);
+
+	return all->bytes > all->least ? b->least + (uint64_t)(spare * part) : b->least;
+}
+
+/* Give every pool its part; @all may hold one that is still to come. */
+static int divide(const struct sums *all)
+{
+	unsigned int i;
+	int ret = 0;
 
 	for (i = 0; i < BUFFERS_MAX && !ret; i++)
-		if (buffers[i].pool)
-			ret = kvt_pool_resize(buffers[i].pool, share(budget, buffers[i].bytes, all));
+		if (buffers[i].kind == POOL)
+			ret = kvt_pool_resize(buffers[i].pool, share(&buffers[i], all));
 	return ret;
 }
 
-static bool shares_suffice(uint64_t budget, uint64_t all)
+static void divide_anew(void)
 {
-	int i;
+	struct sums now = sum_up();
 
-	for (i = 0; i < BUFFERS_MAX; i++) {
-		const struct buffer *b = &buffers[i];
+	if (now.bytes && now.least <= pool_budget(&now))
+		divide(&now);
+}
 
-		if (b->pool && share(budget, b->bytes, all) <
-				       kvt_cache_dram_min(&b->cache, b->block_bytes))
-			return false;
+static uint64_t least_of(const struct kvt_cache *cache, uint64_t block, uint64_t bytes)
+{
+	uint64_t least = kvt_cache_dram_min(cache, block);
+
+	return least < bytes ? least : bytes;
+}
+
+/* The block size for the part that @b will get: smaller ones need less to work. */
+static void choose_block(struct buffer *b, const struct kvt_cache *cache, const struct sums *others)
+{
+	double part = (double)b->bytes / (double)(others->bytes + b->bytes);
+	uint64_t mine = (uint64_t)((double)pool_budget(others) * part);
+
+	b->block_bytes = kvt_settings()->block_bytes;
+	if (!b->block_bytes) {
+		b->block_bytes = kvt_cache_block_bytes(cache, mine);
+		while (b->block_bytes > KVT_BLOCK_MIN &&
+		       least_of(cache, b->block_bytes, b->bytes) > mine)
+			b->block_bytes >>= 1;
 	}
+	b->least = least_of(cache, b->block_bytes, b->bytes);
+}
+
+static uint64_t smaller(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+/* What the others left of the budgets that are not divided anew; false: nothing. */
+static bool take_rest(struct buffer *b, const struct sums *others)
+{
+	const struct kvt_settings *s = kvt_settings();
+
+	if (s->cxl_bytes > others->cxl_bytes)
+		b->cxl_bytes = smaller(s->cxl_bytes - others->cxl_bytes, b->bytes);
+	if (!s->nvme_bytes) /* as much as needed */
+		return true;
+	if (s->nvme_bytes <= others->nvme_bytes)
+		return false;
+	b->nvme_bytes = smaller(s->nvme_bytes - others->nvme_bytes, b->bytes + b->least);
 	return true;
 }
 
-static struct kvt_pool *create(const struct kvt_cache *cache, size_t bytes, uint64_t dram,
-			       uint64_t block)
+static struct kvt_pool *create(const struct buffer *b, uint64_t dram)
 {
 	const struct kvt_settings *s = kvt_settings();
 	struct kvt_config c = KVT_CONFIG_INIT;
 	struct kvt_pool *pool;
 
-	(void)cache;
-	c.bytes = bytes;
+	c.bytes = b->bytes;
 	c.dram_bytes = dram;
-	c.block_bytes = block;
-	c.cxl_node = s->cxl_node;
-	c.cxl_bytes = s->cxl_bytes;
+	c.block_bytes = b->block_bytes;
+	c.cxl_node = b->cxl_bytes ? s->cxl_node : -1;
+	c.cxl_bytes = b->cxl_bytes;
 	c.nvme_path = s->nvme_path;
-	c.nvme_bytes = s->nvme_bytes;
+	c.nvme_bytes = b->nvme_bytes;
 	if (kvt_pool_create(&c, &pool)) {
-		kvt_tell(1, "refused: %s", kvt_error_detail());
+		kvt_refuse("%s", kvt_error_detail());
 		return NULL;
 	}
 	return pool;
 }
 
-static unsigned long long kib(uint64_t bytes)
+static unsigned long long mib(uint64_t bytes)
 {
-	return (unsigned long long)(bytes + 1023) >> 10;
+	return (bytes + (1 << 20) - 1) >> 20;
 }
 
-/* Under the lock: the new pool in @b, after the others have made room. */
-static bool add_pool(struct buffer *b, uint64_t budget, uint64_t pooled)
+static bool budgets_suffice(struct buffer *b, const struct sums *others, const struct sums *all)
 {
-	const struct kvt_settings *s = kvt_settings();
-	uint64_t all = pooled + b->bytes, mine = share(budget, b->bytes, all), least;
+	if (all->least > pool_budget(all)) {
+		kvt_refuse(
+			"a KV cache of %lluM does not work with --dram %lluM: one layer's keys and "
+			"values and the blocks on the move must fit; give `--dram %lluM` or more",
+			mib(b->bytes), (unsigned long long)kvt_settings()->dram_bytes >> 20,
+			mib(all->least + all->plain_bytes));
+		return false;
+	}
+	if (!take_rest(b, others)) {
+		kvt_refuse("a KV cache of %lluM comes when others have taken all NVMe space; give "
+			   "--nvme PATH:SIZE a larger SIZE",
+			   mib(b->bytes));
+		return false;
+	}
+	return true;
+}
 
-	b->block_bytes = s->block_bytes ? s->block_bytes : kvt_cache_block_bytes(&b->cache, mine);
-	least = kvt_cache_dram_min(&b->cache, b->block_bytes);
-	if (mine < least || !shares_suffice(budget, all)) {
-		kvt_tell(1, "refused: a KV cache of %llu KiB gets %llu KiB of DRAM, but one layer's keys "
-			    "and values and the blocks on the move need %llu KiB; give `--dram %lluK` "
-			    "or more", kib(b->bytes), kib(mine), kib(least),
-			 kib(pooled ? (uint64_t)((double)least / (double)b->bytes * (double)all) :
-				      least));
+/* The pools that are there shrink first, so that the budget is never exceeded. */
+static bool make_pool(struct buffer *b, const struct kvt_cache *cache)
+{
+	struct sums others = sum_up(), all;
+
+	choose_block(b, cache, &others);
+	all = others;
+	add_to(&all, b);
+	if (!budgets_suffice(b, &others, &all))
 		return false;
-	}
-	if (pooled && divide(budget, all)) {
-		kvt_tell(1, "refused: the other caches could not make room: %s", kvt_error_detail());
-		divide(budget, pooled);
-		return false;
-	}
-	b->pool = create(&b->cache, b->bytes, mine, b->block_bytes);
-	if (!b->pool && pooled)
-		divide(budget, pooled);
+	if (divide(&all))
+		kvt_refuse("the other caches could not make room: %s", kvt_error_detail());
+	else
+		b->pool = create(b, share(b, &all));
+	if (!b->pool)
+		divide_anew();
 	return b->pool != NULL;
-}
-
-static void forget_parents(void)
-{
-	if (owner == getpid())
-		return;
-	memset(buffers, 0, sizeof(buffers));
-	atomic_store(&nr_buffers, 0);
-	owner = getpid();
 }
 
 void *kvt_buffer_add(const struct kvt_cache *cache, size_t bytes, bool *plain)
 {
-	const struct kvt_settings *s = kvt_settings();
-	struct buffer *b, new = { .bytes = bytes, .cache = *cache, .fresh = true };
-	uint64_t plain_bytes, pooled;
+	struct buffer new = { .kind = POOL, .bytes = bytes };
+	struct buffer *entry, *stale;
 	void *addr = NULL;
+	struct sums now;
 
 	pthread_mutex_lock(&lock);
-	forget_parents();
-	sum_up(&plain_bytes, &pooled);
-	b = find(NULL);
-	*plain = plain_bytes + pooled + bytes <= s->dram_bytes;
-	if (*plain || !b)
+	now = sum_up();
+	*plain = now.plain_bytes + now.bytes + bytes <= kvt_settings()->dram_bytes;
+	if (*plain)
 		goto unlock;
-	if (!add_pool(&new, s->dram_bytes > plain_bytes ? s->dram_bytes - plain_bytes : 0, pooled))
+	entry = find_free();
+	if (!entry) {
+		kvt_refuse("a process can have %d KV caches at once", BUFFERS_MAX);
 		goto unlock;
-	new.addr = addr = kvt_pool_addr(new.pool);
-	*b = new;
-	atomic_fetch_add(&nr_buffers, 1);
-	kvt_tell(0, "pool %d %zu", getpid(), bytes);
+	}
+	if (!make_pool(&new, cache))
+		goto unlock;
+	addr = kvt_pool_addr(new.pool);
+	stale = find(addr);
+	if (stale) /* the parent's pool was there, which this process never had */
+		take_out(stale);
+	put(entry, &new, addr);
+	kvt_tell("pool %d %zu", getpid(), bytes);
 unlock:
 	pthread_mutex_unlock(&lock);
 	return addr;
@@ -187,46 +289,36 @@ unlock:
 
 void kvt_buffer_add_plain(void *addr, size_t bytes)
 {
-	struct buffer *b;
+	const struct buffer new = { .kind = PLAIN, .bytes = bytes };
+	struct buffer *entry;
 
 	pthread_mutex_lock(&lock);
-	forget_parents();
-	b = find(NULL);
-	if (b) {
-		*b = (struct buffer){ .addr = addr, .bytes = bytes };
-		atomic_fetch_add(&nr_buffers, 1);
-	}
-	kvt_tell(0, "plain %d %zu", getpid(), bytes);
+	entry = find_free();
+	if (entry)
+		put(entry, &new, addr);
+	kvt_tell("plain %d %zu", getpid(), bytes);
 	pthread_mutex_unlock(&lock);
 }
 
 bool kvt_buffer_remove(void *addr)
 {
-	const struct kvt_settings *s;
-	struct kvt_pool *pool = NULL;
-	uint64_t plain, pooled;
-	bool inherited;
-	struct buffer *b;
+	struct buffer *b, old = { .kind = FREE };
 
 	if (!known(addr))
 		return false;
 	pthread_mutex_lock(&lock);
-	inherited = owner != getpid();
 	b = find(addr);
 	if (b) {
-		pool = b->pool;
-		memset(b, 0, sizeof(*b));
-		atomic_fetch_sub(&nr_buffers, 1);
+		old.kind = b->kind;
+		old.pool = b->pool;
+		take_out(b);
 	}
-	if (pool && !inherited) {
-		kvt_pool_destroy(pool);
-		s = kvt_settings();
-		sum_up(&plain, &pooled);
-		if (pooled && s->dram_bytes > plain)
-			divide(s->dram_bytes - plain, pooled);
-	}
+	if (old.kind == POOL)
+		kvt_pool_destroy(old.pool);
+	if (old.kind == POOL || old.kind == PLAIN)
+		divide_anew();
 	pthread_mutex_unlock(&lock);
-	return pool != NULL;
+	return old.kind == POOL || old.kind == INHERITED;
 }
 
 bool kvt_buffer_zero(void *addr)
@@ -237,11 +329,35 @@ bool kvt_buffer_zero(void *addr)
 	if (!known(addr))
 		return false;
 	pthread_mutex_lock(&lock);
-	b = owner == getpid() ? find(addr) : NULL;
-	if (b && b->pool) {
-		zeroed = b->fresh || !kvt_discard(b->pool, 0, kvt_pool_bytes(b->pool));
-		b->fresh = false;
-	}
+	b = find(addr);
+	if (b && b->kind == POOL) /* blocks that were never touched cost nothing */
+		zeroed = !kvt_discard(b->pool, 0, kvt_pool_bytes(b->pool));
 	pthread_mutex_unlock(&lock);
 	return zeroed;
+}
+
+/* fork() copies the lock and the entries, but no pool: its memory is not there. */
+static void before_fork(void)
+{
+	pthread_mutex_lock(&lock);
+}
+
+static void after_fork(void)
+{
+	pthread_mutex_unlock(&lock);
+}
+
+static void after_fork_in_child(void)
+{
+	unsigned int i;
+
+	for (i = 0; i < BUFFERS_MAX; i++)
+		if (buffers[i].kind == POOL)
+			buffers[i].kind = INHERITED;
+	pthread_mutex_unlock(&lock);
+}
+
+__attribute__((constructor)) static void watch_forks(void)
+{
+	pthread_atfork(before_fork, after_fork, after_fork_in_child);
 }

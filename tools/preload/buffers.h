@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The KV buffers of this process and how they share its DRAM budget.
+ * The KV buffers of this process and how they share its budgets.
  *
  * A buffer that fits beside the others is plain memory; one that does not is a
- * pool, and the pools divide what is left in proportion to their sizes.
+ * pool.  Each pool gets the least that it works with, and the pools divide the
+ * rest of the DRAM budget in proportion to their sizes.  CXL memory and NVMe
+ * space go to whoever comes first, as far as they last.
  */
 #ifndef KVT_PRELOAD_BUFFERS_H
 #define KVT_PRELOAD_BUFFERS_H

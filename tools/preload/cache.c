@@ -28,12 +28,12 @@ static int layer_of(const char *name)
 	return end == l + 2 || n < 0 || n >= LAYERS_MAX ? -1 : (int)n;
 }
 
-bool kvt_is_cache(const struct ggml_context *ctx, struct kvt_cache *cache)
+bool kvt_is_cache(const struct ggml_context *ctx, const void *caller, struct kvt_cache *cache)
 {
-	first_fn first = (first_fn)kvt_engine_symbol("ggml_get_first_tensor");
-	next_fn next = (next_fn)kvt_engine_symbol("ggml_get_next_tensor");
-	name_fn name = (name_fn)kvt_engine_symbol("ggml_get_name");
-	nbytes_fn nbytes = (nbytes_fn)kvt_engine_symbol("ggml_nbytes");
+	first_fn first = (first_fn)kvt_engine_symbol("ggml_get_first_tensor", caller);
+	next_fn next = (next_fn)kvt_engine_symbol("ggml_get_next_tensor", caller);
+	name_fn name = (name_fn)kvt_engine_symbol("ggml_get_name", caller);
+	nbytes_fn nbytes = (nbytes_fn)kvt_engine_symbol("ggml_nbytes", caller);
 	struct ggml_tensor *t;
 	uint64_t *layers;
 
@@ -65,8 +65,9 @@ bool kvt_is_cache(const struct ggml_context *ctx, struct kvt_cache *cache)
 uint64_t kvt_cache_dram_min(const struct kvt_cache *cache, uint64_t block_bytes)
 {
 	uint64_t least = cache->layer_bytes + kvt_dram_bytes_min(block_bytes);
+	uint64_t whole = (cache->bytes + block_bytes - 1) & ~(block_bytes - 1);
 
-	return least < cache->bytes ? least : cache->bytes;
+	return least < whole ? least : whole;
 }
 
 uint64_t kvt_cache_block_bytes(const struct kvt_cache *cache, uint64_t dram_bytes)

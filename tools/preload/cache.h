@@ -15,10 +15,10 @@ struct kvt_cache {
 };
 
 /* True when the context's tensors are named cache_*; fills in @cache. */
-bool kvt_is_cache(const struct ggml_context *ctx, struct kvt_cache *cache);
+bool kvt_is_cache(const struct ggml_context *ctx, const void *caller, struct kvt_cache *cache);
 
 /*
- * Least DRAM: attention sweeps a layer's keys and values once per head, so they
+ * Least DRAM of a pool: attention sweeps a layer's keys and values once per head, so they
  * must fit together; plus what the pager needs to move.
  */
 uint64_t kvt_cache_dram_min(const struct kvt_cache *cache, uint64_t block_bytes);

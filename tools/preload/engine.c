@@ -12,42 +12,59 @@ struct search {
 	void *found;
 };
 
-static int look_into(struct dl_phdr_info *info, size_t size, void *arg)
+static void look_into(struct search *s, const char *object)
 {
-	struct search *s = arg;
-	void *handle;
+	void *handle = dlopen(object, RTLD_LAZY | RTLD_NOLOAD);
 
-	(void)size;
-	if (!info->dlpi_name || !strstr(info->dlpi_name, "ggml"))
-		return 0;
-	handle = dlopen(info->dlpi_name, RTLD_LAZY | RTLD_NOLOAD);
 	if (!handle)
-		return 0;
+		return;
 	s->found = dlsym(handle, s->name);
 	dlclose(handle);
 	if (s->found == s->own)
 		s->found = NULL;
+}
+
+static int look_into_each(struct dl_phdr_info *info, size_t size, void *arg)
+{
+	struct search *s = arg;
+
+	(void)size;
+	if (info->dlpi_name && info->dlpi_name[0])
+		look_into(s, info->dlpi_name);
 	return s->found != NULL;
 }
 
-static void *search_objects(const char *name, void *own)
+/*
+ * The caller's own library and what it links comes first: there may be two
+ * engines in a process.  Of a program, only what comes after this library is
+ * asked; last, any library at all.
+ */
+void *kvt_engine_symbol(const char *name, const void *caller)
 {
-	struct search s = { .name = name, .own = own };
+	struct search s = { .name = name };
+	Dl_info self, from;
 
-	dl_iterate_phdr(look_into, &s);
+	s.own = dlsym(RTLD_DEFAULT, name);
+	if (!dladdr(s.own, &self) || !dladdr((void *)look_into, &from) ||
+	    self.dli_fbase != from.dli_fbase)
+		s.own = NULL;
+	if (dladdr(caller, &from) && from.dli_fname)
+		look_into(&s, from.dli_fname);
+	if (!s.found)
+		s.found = dlsym(RTLD_NEXT, name);
+	if (!s.found)
+		dl_iterate_phdr(look_into_each, &s);
 	return s.found;
 }
 
-void *kvt_next_symbol(const char *name)
+static int is_ggml(struct dl_phdr_info *info, size_t size, void *arg)
 {
-	void *found = dlsym(RTLD_NEXT, name);
-
-	return found ? found : search_objects(name, dlsym(RTLD_DEFAULT, name));
+	(void)size;
+	(void)arg;
+	return info->dlpi_name && strstr(info->dlpi_name, "ggml");
 }
 
-void *kvt_engine_symbol(const char *name)
+bool kvt_engine_loaded(void)
 {
-	void *found = dlsym(RTLD_DEFAULT, name);
-
-	return found ? found : search_objects(name, NULL);
+	return dl_iterate_phdr(is_ggml, NULL);
 }

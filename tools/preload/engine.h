@@ -6,6 +6,7 @@
 #ifndef KVT_PRELOAD_ENGINE_H
 #define KVT_PRELOAD_ENGINE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 struct ggml_context;
@@ -13,10 +14,13 @@ struct ggml_tensor;
 struct ggml_backend_buffer;
 struct ggml_backend_buffer_type;
 
-/* The next definition of @name behind this library's own; NULL: there is none. */
-void *kvt_next_symbol(const char *name);
+/*
+ * The engine's definition of @name, as the code at @caller would have found it
+ * without this library; NULL: there is none.
+ */
+void *kvt_engine_symbol(const char *name, const void *caller);
 
-/* The engine's definition of a function that this library does not interpose. */
-void *kvt_engine_symbol(const char *name);
+/* Is a shared ggml library loaded now?  Safe while the process ends. */
+bool kvt_engine_loaded(void);
 
 #endif

@@ -3,9 +3,11 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "settings.h"
@@ -43,33 +45,56 @@ const struct kvt_settings *kvt_settings(void)
 	return present ? &settings : NULL;
 }
 
-static void append(const char *line, size_t len)
+static void append(const char *line, size_t len, bool first_only)
 {
 	int fd = open(settings.session, O_WRONLY | O_APPEND | O_CLOEXEC);
+	struct stat st;
 
 	if (fd < 0)
 		return;
-	if (write(fd, line, len) < 0)
+	if (first_only && (fstat(fd, &st) || st.st_size))
+		len = 0;
+	if (len && write(fd, line, len) < 0)
 		fprintf(stderr, "kvtier: cannot write to %s\n", settings.session);
 	close(fd);
 }
 
-void kvt_tell(int loud, const char *fmt, ...)
+void kvt_tell(const char *fmt, ...)
 {
-	char line[512];
+	char line[128];
 	va_list args;
 	int n;
 
+	if (!kvt_settings() || !settings.session)
+		return;
 	va_start(args, fmt);
 	n = vsnprintf(line, sizeof(line) - 1, fmt, args);
 	va_end(args);
-	if (n < 0)
+	if (n < 0 || n > (int)sizeof(line) - 2)
 		return;
-	if (n > (int)sizeof(line) - 2)
-		n = (int)sizeof(line) - 2;
-	if (loud)
-		fprintf(stderr, "kvtier: %s\n", line);
 	line[n++] = '\n';
-	if (settings.session)
-		append(line, (size_t)n);
+	append(line, (size_t)n, false);
+}
+
+void kvt_refuse(const char *fmt, ...)
+{
+	char line[640];
+	va_list args;
+
+	va_start(args, fmt);
+	vsnprintf(line, sizeof(line), fmt, args);
+	va_end(args);
+	fprintf(stderr, "kvtier: %s\n", line);
+	kvt_tell("refused %d", (int)getpid());
+}
+
+/* One such line is enough, however many processes a script starts. */
+__attribute__((constructor)) static void tell_loaded(void)
+{
+	char line[32];
+
+	if (!kvt_settings() || !settings.session)
+		return;
+	snprintf(line, sizeof(line), "loaded %d\n", (int)getpid());
+	append(line, strlen(line), true);
 }

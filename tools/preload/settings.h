@@ -19,7 +19,9 @@ struct kvt_settings {
 /* NULL: this process was not started by `kvtier run`. */
 const struct kvt_settings *kvt_settings(void);
 
-/* Tell `kvtier run`, and the user if @loud. */
-__attribute__((format(printf, 2, 3))) void kvt_tell(int loud, const char *fmt, ...);
+/* Tell `kvtier run`: a line of its session's file, "WORD PID [BYTES]". */
+__attribute__((format(printf, 1, 2))) void kvt_tell(const char *fmt, ...);
+/* Tell the user why an allocation fails, and `kvtier run` that one did. */
+__attribute__((format(printf, 1, 2))) void kvt_refuse(const char *fmt, ...);
 
 #endif

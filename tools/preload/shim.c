@@ -7,11 +7,13 @@
  * posix_memalign() on the same thread.  Only that allocation is replaced.
  */
 #define _GNU_SOURCE
+#include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "buffers.h"
 #include "cache.h"
@@ -30,19 +32,39 @@ typedef void (*free_fn)(void *);
 /* The cache whose memory this thread is being asked for; NULL: none. */
 static __thread const struct kvt_cache *wanted;
 
+static atomic_bool met_ggml;
+
+static void meet_ggml(void)
+{
+	if (kvt_settings() && !atomic_exchange(&met_ggml, true))
+		kvt_tell("ggml %d", (int)getpid());
+}
+
+/* An engine that made no context is still worth telling from no engine at all. */
+__attribute__((destructor)) static void look_back(void)
+{
+	if (kvt_settings() && kvt_engine_loaded())
+		meet_ggml();
+}
+
 EXPORT struct ggml_backend_buffer *
 ggml_backend_alloc_ctx_tensors_from_buft(struct ggml_context *ctx,
 					 struct ggml_backend_buffer_type *type)
 {
-	alloc_fn next = (alloc_fn)kvt_next_symbol("ggml_backend_alloc_ctx_tensors_from_buft");
+	const void *caller = __builtin_return_address(0);
+	alloc_fn next =
+		(alloc_fn)kvt_engine_symbol("ggml_backend_alloc_ctx_tensors_from_buft", caller);
 	struct ggml_backend_buffer *buffer;
 	struct kvt_cache cache;
 
 	if (!next)
 		abort();
-	if (kvt_settings() && kvt_is_cache(ctx, &cache))
+	meet_ggml();
+	if (kvt_settings() && kvt_is_cache(ctx, caller, &cache))
 		wanted = &cache;
 	buffer = next(ctx, type);
+	if (wanted && buffer)
+		kvt_tell("elsewhere %d", (int)getpid());
 	wanted = NULL;
 	return buffer;
 }
@@ -53,7 +75,7 @@ static int real_memalign(void **ptr, size_t alignment, size_t bytes)
 	memalign_fn f = atomic_load_explicit(&next, memory_order_relaxed);
 
 	if (!f) {
-		f = (memalign_fn)kvt_next_symbol("posix_memalign");
+		f = (memalign_fn)dlsym(RTLD_NEXT, "posix_memalign");
 		atomic_store(&next, f);
 	}
 	return f(ptr, alignment, bytes);
@@ -90,7 +112,7 @@ static void real_free(void *ptr)
 
 	if (!f && !asking) {
 		asking = 1;
-		f = (free_fn)kvt_next_symbol("free");
+		f = (free_fn)dlsym(RTLD_NEXT, "free");
 		asking = 0;
 		atomic_store(&next, f);
 	}
@@ -106,15 +128,16 @@ EXPORT void free(void *ptr)
 		real_free(ptr);
 }
 
-/* Engines zero a new cache byte by byte; a new pool reads as zeroes already. */
+/* Engines zero a new cache byte by byte; a pool just drops what it holds, if anything. */
 EXPORT void ggml_backend_buffer_clear(struct ggml_backend_buffer *buffer, uint8_t value)
 {
-	base_fn base = (base_fn)kvt_engine_symbol("ggml_backend_buffer_get_base");
+	const void *caller = __builtin_return_address(0);
+	base_fn base = (base_fn)kvt_engine_symbol("ggml_backend_buffer_get_base", caller);
 	clear_fn next;
 
 	if (!value && base && kvt_buffer_zero(base(buffer)))
 		return;
-	next = (clear_fn)kvt_next_symbol("ggml_backend_buffer_clear");
+	next = (clear_fn)kvt_engine_symbol("ggml_backend_buffer_clear", caller);
 	if (!next)
 		abort();
 	next(buffer, value);

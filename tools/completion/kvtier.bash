@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: MIT
+# shellcheck shell=bash
+#
+# Completion of kvtier's commands, options and paths.
+
+# The subcommand on the line; empty: none yet.
+_kvtier_command()
+{
+	local i
+
+	for ((i = 1; i < COMP_CWORD; i++)); do
+		case ${COMP_WORDS[i]} in
+		run | stat | doctor)
+			echo "${COMP_WORDS[i]}"
+			return
+			;;
+		esac
+	done
+}
+
+# Where the words of the command that `kvtier run` starts begin; 0: not yet.
+_kvtier_engine_at()
+{
+	local i
+
+	for ((i = 2; i < COMP_CWORD; i++)); do
+		case ${COMP_WORDS[i]} in
+		--) echo $((i + 1)) && return ;;
+		--dram | --cxl | --nvme | --block | --stats) i=$((i + 1)) ;;
+		-*) ;;
+		*) echo "$i" && return ;;
+		esac
+	done
+	echo 0
+}
+
+_kvtier_run()
+{
+	local at
+
+	at=$(_kvtier_engine_at)
+	if [[ $at -gt 0 ]] && declare -F _command_offset >/dev/null; then
+		_command_offset "$at"
+		return
+	fi
+	case $before in
+	--nvme | --stats) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
+	--block) mapfile -t COMPREPLY < <(compgen -W "64K 128K 256K 512K 1M 2M" -- "$word") ;;
+	--dram | --cxl) ;;
+	*)
+		mapfile -t COMPREPLY < <(compgen -W "--dram --cxl --nvme --block --stats --json \
+			-h --help --" -- "$word")
+		[[ $word == -* ]] || mapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(compgen -c -- "$word")
+		;;
+	esac
+}
+
+_kvtier()
+{
+	local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]} words
+
+	COMPREPLY=()
+	case $(_kvtier_command) in
+	run)
+		_kvtier_run
+		return
+		;;
+	stat) words="--json -w --watch -h --help" ;;
+	doctor) words="--nvme --json -h --help" ;;
+	*) words="run stat doctor --json -h --help -V --version" ;;
+	esac
+	case $before in
+	-w | --watch) words="1 2 5 10" ;;
+	--nvme)
+		mapfile -t COMPREPLY < <(compgen -f -- "$word")
+		return
+		;;
+	esac
+	mapfile -t COMPREPLY < <(compgen -W "$words" -- "$word")
+}
+
+complete -o filenames -o bashdefault -F _kvtier kvtier
