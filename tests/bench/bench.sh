@@ -223,7 +223,7 @@ engine_rounds() # SUFFIX MODEL
 part_engine()
 {
 	dd if=/dev/urandom of="$work/raw" bs=1M count=512 conv=fsync status=none
-	prompt=4080 gen=14 ctx=4096
+	prompt=2032 gen=14 ctx=2048
 	say "engine: 32 layers of 32 over 8 heads, $prompt tokens decoded once"
 	"$B/mkmodel" --layers 32 --heads 32 --kv-heads 8 --head-dim 128 --embd 256 --ffn 256 \
 		-o "$work/gqa.gguf"
