@@ -180,12 +180,15 @@ static int init_blocks(struct kvt_user *u, const struct kvt_config *c)
 	return kvt_slots_init(&u->slots, (uint32_t)(c->nvme_bytes >> u->pool.block_shift));
 }
 
-/* Copying into new pages needs one frame for the moment that both exist. */
-static uint32_t dram_frames(const struct kvt_user *u, uint64_t bytes)
+/*
+ * Copying into new pages needs one frame for the moment that both exist; a pool
+ * that never evicts cannot set one aside and exceeds its budget by it then.
+ */
+static uint32_t dram_frames(const struct kvt_user *u, const struct kvt_config *c)
 {
-	uint32_t frames = (uint32_t)(bytes >> u->pool.block_shift);
+	uint32_t frames = (uint32_t)(c->dram_bytes >> u->pool.block_shift);
 
-	return u->uffd.can_move || frames == u->nr_blocks ? frames : frames - 1;
+	return u->uffd.can_move || frames == u->nr_blocks || !c->nvme_path ? frames : frames - 1;
 }
 
 static int init_arenas(struct kvt_user *u, const struct kvt_config *c)
@@ -195,7 +198,7 @@ static int init_arenas(struct kvt_user *u, const struct kvt_config *c)
 	int ret;
 
 	ret = kvt_arena_init(&u->arena[KVTIER_TIER_DRAM], u->pool.block_bytes, u->nr_blocks,
-			     dram_frames(u, c->dram_bytes), -1);
+			     dram_frames(u, c), -1);
 	if (!ret && cxl)
 		ret = kvt_arena_init(&u->arena[KVTIER_TIER_CXL], u->pool.block_bytes, cxl, cxl,
 				     c->cxl_node);

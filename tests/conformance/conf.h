@@ -78,6 +78,7 @@ extern const struct conf_case conf_checkpoint_cases[];
 extern const struct conf_case conf_event_cases[];
 extern const struct conf_case conf_process_cases[];
 extern const struct conf_case conf_syscall_cases[];
+extern const struct conf_case conf_cxl_cases[];
 extern const struct conf_case conf_argument_cases[];
 
 /*
