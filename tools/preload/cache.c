@@ -8,7 +8,7 @@
 
 #define LAYERS_MAX 4096
 /* At most this part of the budget for the tensors' last blocks. */
-#define TAIL_SHARE 5
+#define TAIL_SHARE 3
 
 typedef struct ggml_tensor *(*first_fn)(const struct ggml_context *);
 typedef struct ggml_tensor *(*next_fn)(const struct ggml_context *, struct ggml_tensor *);
