@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Checkpoint, adopt, release: sealed blocks that outlive their pool, in slots that a
+ * reservation of the store keeps (slot.c).
+ */
+#include <linux/capability.h>
+#include <linux/slab.h>
+#include <linux/sort.h>
+#include <linux/uaccess.h>
+
+#include "kvtier.h"
+
+/* ---- checkpoint --------------------------------------------------------------- */
+
+static int collect_block(struct kvt_pool *pool, u64 nr, struct kvtier_slot *slot, u32 *unit)
+{
+	struct kvt_block *block = kvt_block_peek(pool, nr);
+	int ret = 0;
+
+	if (!block)
+		return -EBUSY; /* empty, so not sealed */
+	if (kvt_block_lock_interruptible(block))
+		return -EINTR;
+	if (test_bit(KVT_BLOCK_BAD, &block->flags))
+		ret = -EIO;
+	else if (!test_bit(KVT_BLOCK_SEALED, &block->flags) || kvt_block_unsaved(block))
+		ret = -EBUSY;
+	else
+		ret = kvt_slot_try_share(pool->store, block->unit);
+	if (!ret) {
+		*unit = block->unit;
+		*slot = (struct kvtier_slot){
+			.block = nr,
+			.slot = block->unit / kvt_units(pool),
+			.generation = block->generation,
+			.crc32c = block->crc,
+		};
+	}
+	kvt_block_unlock(pool, block);
+	return ret;
+}
+
+static void put_units(struct kvt_pool *pool, const u32 *units, u64 nr)
+{
+	while (nr)
+		kvt_slot_put(pool->store, units[--nr], kvt_units(pool));
+}
+
+/* Hold the slots of a range of sealed blocks, until put_units(). */
+static int collect(struct kvt_pool *pool, u64 first, u64 nr, struct kvtier_slot *slots, u32 *units)
+{
+	u64 i;
+	int ret = 0;
+
+	for (i = 0; i < nr; i++) {
+		ret = collect_block(pool, first + i, &slots[i], &units[i]);
+		if (ret)
+			break;
+		cond_resched();
+	}
+	if (ret)
+		put_units(pool, units, i);
+	return ret;
+}
+
+/* Every block must be sealed before anything is written. */
+static int check_sealed(struct kvt_pool *pool, u64 first, u64 nr)
+{
+	u64 i;
+
+	for (i = first; i < first + nr; i++) {
+		struct kvt_block *block = kvt_block_peek(pool, i);
+
+		if (!block || !test_bit(KVT_BLOCK_SEALED, &block->flags))
+			return block && test_bit(KVT_BLOCK_BAD, &block->flags) ? -EIO : -EBUSY;
+	}
+	return 0;
+}
+
+static int save_and_collect(struct kvt_pool *pool, u64 first, u64 nr, struct kvtier_slot *slots,
+			    u32 *units)
+{
+	const struct kvt_op op = { .op = KVTIER_OP_WRITEBACK };
+	int ret;
+
+	ret = check_sealed(pool, first, nr);
+	if (!ret)
+		ret = kvt_range_run(pool, &op, first, nr);
+	return ret ? ret : collect(pool, first, nr, slots, units);
+}
+
+static int reserve(struct kvt_pool *pool, struct kvtier_checkpoint *arg,
+		   const struct kvtier_slot *slots, const u32 *units, u64 nr)
+{
+	int ret;
+
+	ret = kvt_store_flush(pool->store);
+	if (ret)
+		return ret == -ETIMEDOUT ? ret : -EIO;
+	memcpy(arg->store, pool->store->uuid, sizeof(arg->store));
+	if (copy_to_user(u64_to_user_ptr(arg->slots), slots, nr * sizeof(*slots)))
+		return -EFAULT;
+	ret = kvt_reserve(pool->store, arg->key, units, nr, pool->block_shift);
+	if (!ret)
+		arg->nr = nr;
+	return ret;
+}
+
+int kvt_checkpoint(struct kvt_pool *pool, struct kvtier_checkpoint *arg)
+{
+	u64 first = arg->offset >> pool->block_shift, nr = arg->length >> pool->block_shift;
+	struct kvtier_slot *slots;
+	u32 *units;
+	int ret = -ENOMEM;
+
+	if (!(pool->flags & KVTIER_POOL_KEEP) || arg->nr < nr)
+		return -EINVAL;
+	slots = kvmalloc_array(nr, sizeof(*slots), GFP_KERNEL_ACCOUNT);
+	units = kvmalloc_array(nr, sizeof(*units), GFP_KERNEL_ACCOUNT);
+	if (slots && units) {
+		ret = save_and_collect(pool, first, nr, slots, units);
+		if (!ret) {
+			ret = reserve(pool, arg, slots, units, nr);
+			put_units(pool, units, nr);
+		}
+	}
+	kvfree(units);
+	kvfree(slots);
+	return ret;
+}
+
+/* ---- adopt ------------------------------------------------------------------------ */
+
+static int by_block(const void *a, const void *b)
+{
+	const struct kvtier_slot *x = a, *y = b;
+
+	return x->block < y->block ? -1 : x->block > y->block;
+}
+
+static int by_slot(const void *a, const void *b)
+{
+	const struct kvtier_slot *x = a, *y = b;
+
+	return x->slot < y->slot ? -1 : x->slot > y->slot;
+}
+
+static int check_slots(struct kvt_pool *pool, struct kvtier_slot *slots, u32 nr)
+{
+	u32 i;
+
+	for (i = 0; i < nr; i++) {
+		if (slots[i].flags || slots[i].block >= pool->nr_blocks ||
+		    slots[i].slot >= pool->store->nr_units / kvt_units(pool))
+			return -EINVAL;
+	}
+	sort(slots, nr, sizeof(*slots), by_slot, NULL);
+	for (i = 1; i < nr; i++) {
+		if (slots[i].slot == slots[i - 1].slot && slots[i].crc32c != slots[i - 1].crc32c)
+			return -EINVAL;
+	}
+	sort(slots, nr, sizeof(*slots), by_block, NULL);
+	for (i = 1; i < nr; i++) {
+		if (slots[i].block == slots[i - 1].block)
+			return -EINVAL;
+	}
+	return 0;
+}
+
+static u32 unit_of(struct kvt_pool *pool, const struct kvtier_slot *slot)
+{
+	return (u32)(slot->slot * kvt_units(pool));
+}
+
+/* Are all slots reserved under this key?  On a store on hold an administrator says so. */
+static int check_reserved(struct kvt_pool *pool, const u8 *key, const struct kvtier_slot *slots,
+			  u32 nr)
+{
+	u32 *units;
+	u32 i;
+	int ret = 0;
+
+	for (i = 0; i < nr && !ret; i++)
+		ret = kvt_reserved(pool->store, key, unit_of(pool, &slots[i]), pool->block_shift);
+	if (ret != -ENOENT || !READ_ONCE(pool->store->hold) || !capable(CAP_SYS_ADMIN))
+		return ret;
+	units = kvmalloc_array(nr, sizeof(*units), GFP_KERNEL_ACCOUNT);
+	if (!units)
+		return -ENOMEM;
+	for (i = 0; i < nr; i++)
+		units[i] = unit_of(pool, &slots[i]);
+	ret = kvt_reserve_again(pool->store, key, units, nr, pool->block_shift);
+	kvfree(units);
+	return ret;
+}
+
+static int adopt_owned(struct kvt_pool *pool, struct kvt_block *block,
+		       const struct kvtier_slot *slot)
+{
+	u32 unit = unit_of(pool, slot);
+	int ret;
+
+	if (kvt_block_state(block) != KVTIER_BLOCK_EMPTY)
+		return -EEXIST;
+	if (!kvt_charge(&pool->share[KVTIER_TIER_NVME]))
+		return -ENOSPC;
+	ret = kvt_slot_try_share(pool->store, unit);
+	if (ret) {
+		kvt_uncharge(&pool->share[KVTIER_TIER_NVME]);
+		return ret;
+	}
+	block->unit = unit;
+	block->crc = slot->crc32c;
+	block->generation = slot->generation;
+	set_bit(KVT_BLOCK_SEALED, &block->flags);
+	return 0;
+}
+
+static int adopt_one(struct kvt_pool *pool, const struct kvtier_slot *slot)
+{
+	struct kvt_block *block = kvt_block_get(pool, slot->block);
+	int ret;
+
+	if (!block)
+		return -ENOMEM;
+	if (kvt_block_lock_interruptible(block))
+		return -EINTR;
+	ret = adopt_owned(pool, block, slot);
+	kvt_block_unlock(pool, block);
+	return ret;
+}
+
+static void abandon(struct kvt_pool *pool, const struct kvtier_slot *slots, u32 nr)
+{
+	struct kvt_block *block;
+
+	while (nr) {
+		block = kvt_block_peek(pool, slots[--nr].block);
+		kvt_block_lock(block);
+		kvt_empty(pool, slots[nr].block, block);
+		kvt_block_unlock(pool, block);
+	}
+}
+
+static int adopt_slots(struct kvt_pool *pool, const struct kvtier_slot *slots, u32 nr)
+{
+	u32 i;
+	int ret = 0;
+
+	for (i = 0; i < nr && !ret; i++) {
+		ret = adopt_one(pool, &slots[i]);
+		cond_resched();
+	}
+	if (ret)
+		abandon(pool, slots, i - 1);
+	return ret;
+}
+
+int kvt_adopt(struct kvt_pool *pool, struct kvtier_adopt *arg)
+{
+	struct kvtier_slot *slots;
+	int ret;
+
+	if (!(pool->flags & KVTIER_POOL_KEEP) || arg->nr > KVTIER_ARRAY_MAX)
+		return -EINVAL;
+	if (memcmp(arg->store, pool->store->uuid, sizeof(arg->store)))
+		return -ENODEV;
+	if (!arg->nr)
+		return 0;
+	slots = vmemdup_user(u64_to_user_ptr(arg->slots), arg->nr * sizeof(*slots));
+	if (IS_ERR(slots))
+		return PTR_ERR(slots);
+	ret = check_slots(pool, slots, arg->nr);
+	if (!ret)
+		ret = check_reserved(pool, arg->key, slots, arg->nr);
+	if (!ret)
+		ret = adopt_slots(pool, slots, arg->nr);
+	kvfree(slots);
+	return ret;
+}
+
+int kvt_release(struct kvt_pool *pool, const struct kvtier_release *arg)
+{
+	return pool->store ? kvt_unreserve(pool->store, arg->key) : -ENOENT;
+}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Clones.  Within a pool a clone shares the frame, if there is one, and the slot, if
+ * it is good; from pool to pool it shares the slot, so a dirty source is written
+ * first.  Who writes to a block that shares its frame gets a copy (move.c,
+ * kvt_unshare); who writes back a block that shares its slot gets another slot.
+ */
+#include <linux/delay.h>
+#include <linux/sched/signal.h>
+
+#include "kvtier.h"
+#include "trace.h"
+
+static int check_pools(struct kvt_pool *dst, u64 dst_nr, struct kvt_pool *src, u64 src_nr,
+		       u64 nr)
+{
+	if (dst == src && dst_nr < src_nr + nr && src_nr < dst_nr + nr)
+		return -EINVAL;
+	if ((dst->flags | src->flags) & KVTIER_POOL_PINNABLE)
+		return -EOPNOTSUPP;
+	if (dst->block_shift != src->block_shift)
+		return -EXDEV;
+	if (dst != src && (!dst->store || dst->store != src->store))
+		return -EXDEV;
+	return 0;
+}
+
+static int check_blocks(struct kvt_pool *dst, u64 dst_nr, struct kvt_pool *src, u64 src_nr,
+			u64 nr)
+{
+	struct kvt_block *from, *to;
+	u64 i;
+
+	for (i = 0; i < nr; i++) {
+		from = kvt_block_peek(src, src_nr + i);
+		to = kvt_block_peek(dst, dst_nr + i);
+		if (to && (to->pins || test_bit(KVT_BLOCK_STALLED, &to->flags)))
+			return -EBUSY;
+		if (from && test_bit(KVT_BLOCK_BAD, &from->flags))
+			return -EIO;
+		if (!(i % 1024))
+			cond_resched();
+	}
+	return 0;
+}
+
+/* Own both, without an order between pools to keep. */
+static int own_both(struct kvt_pool *src, struct kvt_block *from, struct kvt_block *to)
+{
+	int ret;
+
+	for (;;) {
+		ret = kvt_block_lock_interruptible(from);
+		if (ret || kvt_block_try(to))
+			return ret;
+		kvt_block_unlock(src, from);
+		if (signal_pending(current))
+			return -EINTR;
+		cond_resched();
+		usleep_range(20, 100);
+	}
+}
+
+static int share_slot(struct kvt_pool *dst, struct kvt_block *from, struct kvt_block *to)
+{
+	int ret;
+
+	if (!kvt_charge(&dst->share[KVTIER_TIER_NVME]))
+		return -ENOSPC;
+	ret = kvt_slot_try_share(dst->store, from->unit);
+	if (ret) {
+		kvt_uncharge(&dst->share[KVTIER_TIER_NVME]);
+		return ret;
+	}
+	to->unit = from->unit;
+	to->crc = from->crc;
+	return 0;
+}
+
+/* Within a pool: the frame too, mapped read-only from now on. */
+static int share_frame(struct kvt_pool *pool, u64 src_nr, struct kvt_block *from, u64 dst_nr,
+		       struct kvt_block *to)
+{
+	int ret;
+
+	if (!kvt_frame_shared(pool, from->frame)) {
+		ret = kvt_isolate(pool, src_nr, from);
+		if (ret)
+			return ret;
+	}
+	if (kvt_block_unsaved(from) || share_slot(pool, from, to))
+		set_bit(KVT_BLOCK_DIRTY, &to->flags);
+	kvt_frame_share(pool, from, dst_nr, to);
+	return 0;
+}
+
+/* From pool to pool: what the slot does not hold is written to it first. */
+static int save_source(struct kvt_pool *src, u64 nr, struct kvt_block *from)
+{
+	struct kvt_move move = { .nr = nr, .block = from };
+	int ret;
+
+	if (!kvt_block_unsaved(from))
+		return 0;
+	if (!kvt_frame_shared(src, from->frame)) {
+		ret = kvt_isolate(src, nr, from);
+		if (ret)
+			return ret;
+		move.isolated = true;
+	}
+	ret = kvt_save_start(src, &move, false);
+	return ret ? ret : kvt_save_finish(src, &move);
+}
+
+static int clone_content(struct kvt_pool *dst, u64 dst_nr, struct kvt_block *to,
+			 struct kvt_pool *src, u64 src_nr, struct kvt_block *from)
+{
+	int ret;
+
+	if (dst == src && from->frame)
+		return share_frame(src, src_nr, from, dst_nr, to);
+	ret = save_source(src, src_nr, from);
+	return ret ? ret : share_slot(dst, from, to);
+}
+
+static int clone_owned(struct kvt_pool *dst, u64 dst_nr, struct kvt_block *to,
+		       struct kvt_pool *src, u64 src_nr, struct kvt_block *from)
+{
+	int ret;
+
+	if (test_bit(KVT_BLOCK_BAD, &from->flags))
+		return -EIO;
+	ret = kvt_empty(dst, dst_nr, to);
+	if (ret || kvt_block_state(from) == KVTIER_BLOCK_EMPTY)
+		return ret;
+	ret = clone_content(dst, dst_nr, to, src, src_nr, from);
+	if (ret)
+		return ret;
+	if (test_bit(KVT_BLOCK_SEALED, &from->flags))
+		set_bit(KVT_BLOCK_SEALED, &to->flags);
+	to->generation++;
+	return 0;
+}
+
+static int clone_one(struct kvt_pool *dst, u64 dst_nr, struct kvt_pool *src, u64 src_nr)
+{
+	struct kvt_block *from = kvt_block_peek(src, src_nr);
+	struct kvt_block *to = kvt_block_peek(dst, dst_nr);
+	int ret;
+
+	if (!from && !to)
+		return 0; /* both were never touched */
+	from = kvt_block_get(src, src_nr);
+	to = kvt_block_get(dst, dst_nr);
+	if (!from || !to)
+		return -ENOMEM;
+	ret = own_both(src, from, to);
+	if (ret)
+		return ret;
+	ret = clone_owned(dst, dst_nr, to, src, src_nr, from);
+	kvt_block_unlock(dst, to);
+	kvt_block_unlock(src, from);
+	return ret;
+}
+
+int kvt_clone(struct kvt_pool *dst, u64 dst_nr, struct kvt_pool *src, u64 src_nr, u64 nr,
+	      u64 *done)
+{
+	int ret;
+
+	*done = 0;
+	ret = check_pools(dst, dst_nr, src, src_nr, nr);
+	if (!ret)
+		ret = check_blocks(dst, dst_nr, src, src_nr, nr);
+	while (!ret && *done < nr) {
+		ret = clone_one(dst, dst_nr + *done, src, src_nr + *done);
+		if (!ret)
+			++*done;
+		cond_resched();
+	}
+	return ret;
+}

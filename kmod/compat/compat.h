@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* What differs between the kernels that kvtier supports, 6.1 to 6.18.  Only here. */
+#ifndef KVT_COMPAT_H
+#define KVT_COMPAT_H
+
+#include <linux/device.h>
+#include <linux/fs.h>
+#include <linux/mm.h>
+#include <linux/mempolicy.h>
+#include <linux/memcontrol.h>
+#include <linux/version.h>
+#include <linux/pagemap.h>
+
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 7, 0)
+#include <linux/io_uring/cmd.h>
+#else
+#include <linux/io_uring.h>
+#endif
+
+#include "bdev.h"
+
+#define KVT_KERNEL(a, b) (LINUX_VERSION_CODE >= KERNEL_VERSION(a, b, 0))
+
+/* class_create() lost its owner in 6.4. */
+static inline struct class *kvt_class_create(const char *name)
+{
+#if KVT_KERNEL(6, 4)
+	return class_create(name);
+#else
+	return class_create(THIS_MODULE, name);
+#endif
+}
+
+/* Class attributes' show and store got a const class in 6.4. */
+#if KVT_KERNEL(6, 4)
+#define KVT_CLASS_CONST const
+#else
+#define KVT_CLASS_CONST
+#endif
+
+static inline void kvt_vma_set_flags(struct vm_area_struct *vma, unsigned long flags)
+{
+#if KVT_KERNEL(6, 3)
+	vm_flags_set(vma, flags);
+#else
+	vma->vm_flags |= flags;
+#endif
+}
+
+static inline void kvt_vma_clear_flags(struct vm_area_struct *vma, unsigned long flags)
+{
+#if KVT_KERNEL(6, 3)
+	vm_flags_clear(vma, flags);
+#else
+	vma->vm_flags &= ~flags;
+#endif
+}
+
+/* Let go of the lock under which a fault was called; only before VM_FAULT_RETRY. */
+static inline void kvt_release_fault_lock(struct vm_fault *vmf)
+{
+#if KVT_KERNEL(6, 4)
+	release_fault_lock(vmf);
+#else
+	mmap_read_unlock(vmf->vma->vm_mm);
+#endif
+}
+
+/*
+ * Before 6.18 the core maps one page of a folio below PMD size at a fault; then
+ * map.c inserts the whole block itself.
+ */
+#define KVT_CORE_MAPS_FOLIO KVT_KERNEL(6, 18)
+
+/*
+ * A ->map_pages that maps nothing makes the core call ->fault under the VMA lock,
+ * from 6.6 on.  Before that it would only cost time.
+ */
+#define KVT_WANTS_MAP_PAGES KVT_KERNEL(6, 6)
+
+#ifdef CONFIG_NUMA
+#if KVT_KERNEL(6, 7)
+#define KVT_GET_POLICY_ARGS \
+	struct vm_area_struct *vma, unsigned long addr, pgoff_t *ilx
+#define kvt_get_policy_ilx() (*ilx = 0)
+#else
+#define KVT_GET_POLICY_ARGS struct vm_area_struct *vma, unsigned long addr
+#define kvt_get_policy_ilx() ((void)0)
+#endif
+#endif
+
+static inline struct mem_cgroup *kvt_memcg_of_current(void)
+{
+#ifdef CONFIG_MEMCG
+	return get_mem_cgroup_from_mm(current->mm);
+#else
+	return NULL;
+#endif
+}
+
+static inline void kvt_memcg_put(struct mem_cgroup *memcg)
+{
+#ifdef CONFIG_MEMCG
+	if (memcg)
+		mem_cgroup_put(memcg);
+#endif
+}
+
+/* What a 16-byte io_uring command carries. */
+static inline const void *kvt_uring_payload(struct io_uring_cmd *cmd)
+{
+#if KVT_KERNEL(6, 6)
+	return io_uring_sqe_cmd(cmd->sqe);
+#else
+	return cmd->cmd;
+#endif
+}
+
+/* Complete a command; 6.18 dropped the second result. */
+static inline void kvt_uring_done(struct io_uring_cmd *cmd, int result, unsigned int issue_flags)
+{
+#if KVT_KERNEL(6, 18)
+	io_uring_cmd_done(cmd, result, issue_flags);
+#else
+	io_uring_cmd_done(cmd, result, 0, issue_flags);
+#endif
+}
+
+#endif

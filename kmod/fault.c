@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A touch of a block that is not mapped, or not as it is needed: bring it into
+ * memory (frame.c, move.c), then give its folio to the core, which maps it.
+ *
+ * If that may take long, the lock under which the fault was called is let go first
+ * and the fault is tried again afterwards, so that other threads can map and unmap
+ * memory while this one waits for a disk.
+ */
+#include <linux/file.h>
+#include <linux/pagemap.h>
+
+#include "kvtier.h"
+#include "trace.h"
+
+/* What a touch had to wait for; see struct kvtier_stats. */
+enum kind { SOFT, HARD, LATE, ZERO, NR_KINDS };
+
+static const enum kvt_counter counters[NR_KINDS] = {
+	[SOFT] = KVT_SOFT_FAULTS,
+	[HARD] = KVT_HARD_FAULTS,
+	[LATE] = KVT_LATE_FAULTS,
+	[ZERO] = KVT_ZERO_FAULTS,
+};
+
+static void account(struct kvt_pool *pool, u64 nr, struct kvt_block *block, enum kind kind)
+{
+	kvt_count(pool, KVT_FAULTS);
+	kvt_count(pool, counters[kind]);
+	trace_kvtier_fault(pool->id, nr, kind);
+	if ((kind == HARD || kind == LATE) && pool->flags & KVTIER_POOL_FAULT_EVENTS)
+		kvt_event(pool, kind == HARD ? KVTIER_EVENT_FAULT : KVTIER_EVENT_LATE, 0, nr, 1,
+			  block->generation);
+}
+
+/* Why a touch of this block can never succeed as it is, or 0. */
+static int refusal(const struct kvt_block *block, bool write)
+{
+	if (test_bit(KVT_BLOCK_BAD, &block->flags))
+		return -EIO;
+	if (write && test_bit(KVT_BLOCK_SEALED, &block->flags))
+		return -EPERM;
+	return 0;
+}
+
+static bool ready(struct kvt_pool *pool, const struct kvt_block *block, bool write)
+{
+	return block->frame && !(write && kvt_frame_shared(pool, block->frame));
+}
+
+/* Make it ready; the caller owns the block. */
+static int bring(struct kvt_pool *pool, u64 nr, struct kvt_block *block, bool write)
+{
+	int ret = refusal(block, write);
+
+	if (!ret && !block->frame)
+		ret = kvt_fetch(pool, nr, block, KVTIER_TIER_NONE, TASK_KILLABLE);
+	if (!ret && !ready(pool, block, write))
+		ret = kvt_unshare(pool, nr, block, TASK_KILLABLE);
+	if (ret == -ENOSPC) {
+		/* The touch that follows must not wait for room once more. */
+		block->error = -ENOSPC;
+		kvt_event(pool, KVTIER_EVENT_PRESSURE, -ENOSPC, nr, 1, block->generation);
+	}
+	return ret;
+}
+
+static enum kind kind_of(struct kvt_pool *pool, const struct kvt_block *block, bool was_busy)
+{
+	if (block->frame)
+		return was_busy ? LATE : SOFT;
+	return block->unit == KVT_NO_UNIT ? ZERO : HARD;
+}
+
+/* The block's owner afterwards; -EINTR: a fatal signal came first. */
+static int bring_and_own(struct kvt_pool *pool, u64 nr, struct kvt_block *block, bool write,
+			 bool first)
+{
+	bool busy = !kvt_block_try(block);
+	bool moving = busy && test_bit(KVT_BLOCK_MOVING, &block->flags);
+	bool waits = moving || (!READ_ONCE(block->frame) && READ_ONCE(block->unit) != KVT_NO_UNIT);
+	enum kind kind;
+	int ret;
+
+	if (waits)
+		kvt_span_begin(&pool->fault_wait);
+	ret = busy ? kvt_block_lock_killable(block) : 0;
+	if (!ret) {
+		kind = kind_of(pool, block, moving);
+		if (first && !refusal(block, write))
+			account(pool, nr, block, kind);
+		ret = bring(pool, nr, block, write);
+		if (ret)
+			kvt_block_unlock(pool, block);
+	}
+	if (waits)
+		kvt_span_end(&pool->fault_wait);
+	return ret;
+}
+
+/* Hand the block's folio to the core, and let go of the block. */
+static vm_fault_t map(struct kvt_pool *pool, struct kvt_block *block, struct vm_fault *vmf)
+{
+	struct folio *folio = block->frame->folio;
+	unsigned long sub = vmf->pgoff & ((1UL << pool->order) - 1);
+#if !KVT_CORE_MAPS_FOLIO
+	vm_fault_t ret;
+#endif
+
+	folio_get(folio);
+	folio_lock(folio);
+	if (!kvt_frame_shared(pool, block->frame))
+		folio->index = (vmf->pgoff >> pool->order) << pool->order;
+	if (pool->flags & KVTIER_POOL_PINNABLE && vmf->vma->vm_flags & VM_WRITE)
+		kvt_set_dirty(block);
+	set_bit(KVT_BLOCK_MAPPED, &block->flags);
+	trace_kvtier_map(pool->id, vmf->pgoff >> pool->order, block->frame->tier);
+#if !KVT_CORE_MAPS_FOLIO
+	if (kvt_inserts_blocks(pool) && !(vmf->flags & FAULT_FLAG_WRITE)) {
+		ret = kvt_insert_block(pool, vmf, folio);
+		folio_unlock(folio);
+		folio_put(folio);
+		kvt_block_unlock(pool, block);
+		return ret;
+	}
+#endif
+	kvt_block_unlock(pool, block);
+	vmf->page = folio_page(folio, sub);
+	return VM_FAULT_LOCKED;
+}
+
+/* With the fault's lock let go of; the caller's mapping may be gone afterwards. */
+static vm_fault_t bring_unlocked(struct kvt_pool *pool, u64 nr, struct kvt_block *block,
+				 struct vm_fault *vmf)
+{
+	bool write = vmf->flags & FAULT_FLAG_WRITE;
+	struct file *file;
+
+	if (vmf->flags & FAULT_FLAG_RETRY_NOWAIT)
+		return VM_FAULT_RETRY;
+	file = get_file(vmf->vma->vm_file);
+	kvt_release_fault_lock(vmf);
+	if (!bring_and_own(pool, nr, block, write, true))
+		kvt_block_unlock(pool, block);
+	fput(file);
+	return VM_FAULT_RETRY;
+}
+
+static vm_fault_t bring_locked(struct kvt_pool *pool, u64 nr, struct kvt_block *block,
+			       struct vm_fault *vmf)
+{
+	bool write = vmf->flags & FAULT_FLAG_WRITE;
+	int ret;
+
+	/* Has the touch before this one waited for room in vain? */
+	if (vmf->flags & FAULT_FLAG_TRIED && cmpxchg(&block->error, -ENOSPC, 0) == -ENOSPC)
+		return VM_FAULT_SIGBUS;
+	ret = bring_and_own(pool, nr, block, write, !(vmf->flags & FAULT_FLAG_TRIED));
+	if (!ret)
+		return map(pool, block, vmf);
+	if (ret == -EINTR)
+		return VM_FAULT_NOPAGE; /* the signal is handled on the way out */
+	return ret == -ENOMEM ? VM_FAULT_OOM : VM_FAULT_SIGBUS;
+}
+
+vm_fault_t kvt_fault(struct vm_fault *vmf)
+{
+	struct kvt_pool *pool = vmf->vma->vm_private_data;
+	bool write = vmf->flags & FAULT_FLAG_WRITE;
+	u64 nr = vmf->pgoff >> pool->order;
+	struct kvt_block *block;
+
+	if (nr >= pool->nr_blocks)
+		return VM_FAULT_SIGBUS;
+	block = kvt_block_get(pool, nr);
+	if (!block)
+		return VM_FAULT_OOM;
+	if (kvt_block_try(block)) {
+		if (refusal(block, write)) {
+			kvt_block_unlock(pool, block);
+			return VM_FAULT_SIGBUS;
+		}
+		if (ready(pool, block, write)) {
+			if (!(vmf->flags & FAULT_FLAG_TRIED) &&
+			    !test_bit(KVT_BLOCK_MAPPED, &block->flags))
+				account(pool, nr, block, SOFT);
+			return map(pool, block, vmf);
+		}
+		kvt_block_unlock(pool, block);
+	}
+	if (fault_flag_allow_retry_first(vmf->flags))
+		return bring_unlocked(pool, nr, block, vmf);
+	return bring_locked(pool, nr, block, vmf);
+}

@@ -1,0 +1,571 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the files of the module share: the structs of a pool, a block, a frame and
+ * a store, the locks that guard them, and what each file offers to the others.
+ *
+ * A touch goes fault.c -> frame.c (a place in memory) -> move.c (its content) ->
+ * map.c (the page table entry).  An operation goes ioctl.c or uring.c -> range.c ->
+ * move.c.  Below move.c are io.c (NVMe) and copy.c (memory to memory).
+ *
+ * Owners and locks
+ * ----------------
+ * A block has at most one owner at a time: who holds its bit KVT_BLOCK_BUSY
+ * (block.c).  The owner may sleep and do I/O.  All fields of a block are read and
+ * changed by its owner alone, but for what its comment says.  Who owns one block
+ * and wants another takes it with kvt_block_try(), or takes them in ascending
+ * order of their numbers; who owns a resident block never waits for a frame that
+ * another owner of a resident block would have to give.
+ *
+ * Order, outermost first:
+ *
+ *   mmap_lock or VMA lock
+ *     block owner (BUSY)
+ *       folio lock
+ *         i_mmap_rwsem, page table locks     (inside unmap_mapping_range)
+ *       pool->lru_lock
+ *       store->lock
+ *       pool->event_lock
+ *
+ * User memory is never touched by the owner of a block: it might be pool memory.
+ */
+#ifndef KVTIER_KMOD_H
+#define KVTIER_KMOD_H
+
+#include <linux/bio.h>
+#include <linux/device.h>
+#include <linux/fs.h>
+#include <linux/kref.h>
+#include <linux/list.h>
+#include <linux/mm.h>
+#include <linux/mutex.h>
+#include <linux/nodemask.h>
+#include <linux/spinlock.h>
+#include <linux/types.h>
+#include <linux/wait.h>
+#include <linux/workqueue.h>
+#include <linux/xarray.h>
+
+#include <linux/kvtier.h>
+
+#include "compat/compat.h"
+
+#define KVT_UNIT_SHIFT KVTIER_SHIFT_MIN /* stores are divided into units of 64 KiB */
+#define KVT_NO_UNIT (~0U)
+#define KVT_STORES_MAX 64
+#define KVT_CHUNK_SHIFT 6 /* blocks are allocated 64 at a time, on first use */
+#define KVT_CHUNK_BLOCKS (1U << KVT_CHUNK_SHIFT)
+#define KVT_BATCH 32 /* blocks that one operation moves at a time */
+
+struct kvt_event_ring;
+struct kvt_frame;
+struct kvt_group;
+struct kvt_io;
+struct kvt_pool;
+struct kvt_store;
+
+/* Bits of kvt_block.flags. */
+enum kvt_block_bit {
+	KVT_BLOCK_BUSY, /* has an owner */
+	KVT_BLOCK_MOVING, /* its owner moves it: what a query shows */
+	KVT_BLOCK_SEALED,
+	KVT_BLOCK_DIRTY, /* set under the folio lock too, by a store (map.c) */
+	KVT_BLOCK_BAD, /* content lost, see .error */
+	KVT_BLOCK_STALLED, /* a read that was given up may still arrive (cleared by it) */
+	KVT_BLOCK_MAPPED, /* at least one page table may map it */
+};
+
+/* One block of a pool.  Owner: see above.  40 bytes, since there are many. */
+struct kvt_block {
+	unsigned long flags; /* enum kvt_block_bit; atomic bit operations */
+	struct kvt_frame *frame; /* NULL: not resident */
+	u64 generation; /* also grows under the folio lock, with DIRTY */
+	u32 unit; /* first unit of its slot, or KVT_NO_UNIT */
+	u32 crc; /* of its slot's content */
+	u32 next; /* next of the ring of blocks that share the frame; pool->lru_lock */
+	u16 pins;
+	s16 error; /* of a BAD block; -ENOSPC: a touch has waited for room in vain */
+};
+
+/*
+ * Memory that holds one block's content, or that of several clones of a block in
+ * one pool (then it is mapped read-only).  A frame that is in no block is on
+ * pool->spare.  The folio's own reference belongs to the frame; every other one is
+ * a page table's, or somebody's who pinned it.
+ */
+struct kvt_frame {
+	struct folio *folio;
+	struct list_head lru; /* pool->share[tier].{active,cold,spare}; pool->lru_lock */
+	u32 block; /* a block that has it; pool->lru_lock */
+	u32 sharers; /* how many have it; grows only by an owner of one; pool->lru_lock */
+	s16 node;
+	u8 tier;
+	u8 heat; /* 0 cold to 255 (scan.c); racy by design */
+	bool is_cold; /* on the cold list; pool->lru_lock */
+	u32 placed; /* share->placements when it was; pool->lru_lock */
+};
+
+/* What a pool may use and uses of one tier; counts are blocks. */
+struct kvt_share {
+	u64 budget; /* pool->budget_lock to change */
+	u64 nodes; /* bit per node or store, 0: all of the tier */
+	atomic64_t used; /* frames or slots, charged before they are allocated */
+	atomic64_t peak;
+	/* The frames in memory; pool->lru_lock. */
+	struct list_head active; /* least recently placed first */
+	struct list_head cold; /* in the order of the hints */
+	struct list_head spare; /* allocated and charged, in no block */
+	u32 nr_active, nr_cold, nr_spare;
+	u32 placements; /* frames that were given to blocks so far; wraps */
+};
+
+/* Counters of a pool, in the order of struct kvtier_stats; see stat.c. */
+enum kvt_counter {
+	KVT_FAULTS, KVT_SOFT_FAULTS, KVT_HARD_FAULTS, KVT_LATE_FAULTS, KVT_ZERO_FAULTS,
+	KVT_WP_FAULTS, KVT_PREFETCHED, KVT_PREFETCH_USED, KVT_PREFETCH_WASTED,
+	KVT_PROMOTED, KVT_DEMOTED, KVT_WRITTEN, KVT_CLEAN_DROPS, KVT_CRC_ERRORS,
+	KVT_BAD_BLOCKS, /* a gauge */
+	KVT_ENOSPC,
+	KVT_DMA_COPIES, KVT_CPU_COPIES, KVT_DMA_ERRORS, KVT_UNMAPS, KVT_PINNED_BUSY,
+	KVT_NR_COUNTERS
+};
+
+/* Time during which at least one of something was under way. */
+struct kvt_span {
+	spinlock_t lock; /* also taken in I/O completion: irq-safe */
+	u32 nr;
+	u64 since, total;
+};
+
+struct kvt_tier_counters {
+	atomic64_t bytes_in, bytes_out, io_errors;
+	struct kvt_span read, write;
+};
+
+struct kvt_pool {
+	struct kref ref; /* the file, I/O and commands that are under way */
+	u32 id;
+	u32 flags; /* KVTIER_POOL_* */
+	char name[KVTIER_NAME_BYTES];
+	u64 bytes;
+	u64 nr_blocks;
+	u32 block_shift;
+	u32 order; /* of a frame: block_shift - PAGE_SHIFT */
+	unsigned long deadline; /* jiffies */
+	struct inode *inode;
+	struct address_space *mapping;
+	struct kvt_block **chunks; /* set once each, with cmpxchg */
+	struct kvt_share share[KVTIER_NR_TIERS];
+	spinlock_t lru_lock;
+	atomic64_t nr_pinned; /* blocks with pins */
+	wait_queue_head_t room; /* woken when a frame became free or a block became idle */
+	struct kvt_store *store; /* NULL without NVMe */
+	struct mem_cgroup *memcg; /* charged for frames; NULL without memcg */
+	struct mutex budget_lock; /* changes of budgets */
+	struct workqueue_struct *wq; /* NOWAIT operations and commands */
+	bool dying; /* is being released: keep nothing */
+
+	struct mutex vma_lock; /* vmas */
+	struct list_head vmas; /* struct kvt_vma, map.c */
+
+	spinlock_t event_lock; /* ring */
+	struct kvt_event_ring *events;
+	wait_queue_head_t event_wait;
+
+	atomic64_t counter[KVT_NR_COUNTERS];
+	struct kvt_tier_counters io[KVTIER_NR_TIERS];
+	struct kvt_span fault_wait;
+
+	atomic_t nr_sealed_dirty; /* a hint for write-back; may lag */
+	u32 scan_hand; /* scan.c */
+	u32 scrub_hand;
+
+	struct list_head link; /* kvt_pools; kvt_pools_lock */
+	struct device *dev; /* /sys/class/kvtier/pool<id> */
+};
+
+extern struct list_head kvt_pools;
+extern struct mutex kvt_pools_lock; /* outermost: never taken by the owner of a block */
+
+static inline u64 kvt_block_bytes(const struct kvt_pool *pool)
+{
+	return 1ULL << pool->block_shift;
+}
+
+static inline u32 kvt_units(const struct kvt_pool *pool) /* units of a slot */
+{
+	return 1U << (pool->block_shift - KVT_UNIT_SHIFT);
+}
+
+static inline void kvt_count(struct kvt_pool *pool, enum kvt_counter which)
+{
+	atomic64_inc(&pool->counter[which]);
+}
+
+/* ---- pool.c: a pool's life ------------------------------------------------- */
+
+int kvt_pool_create(struct file *file, struct kvtier_pool_create *arg);
+void kvt_pool_release(struct kvt_pool *pool); /* last close: gives everything back */
+void kvt_pool_put(struct kvt_pool *pool);
+struct kvt_pool *kvt_pool_of(struct file *file); /* NULL if the file is no pool (yet) */
+int kvt_pool_set_budget(struct kvt_pool *pool, enum kvtier_tier tier, u64 bytes);
+
+/* ---- block.c: the table of blocks, and who owns one ------------------------- */
+
+struct kvt_block *kvt_block_get(struct kvt_pool *pool, u64 nr); /* NULL: ENOMEM */
+struct kvt_block *kvt_block_peek(struct kvt_pool *pool, u64 nr); /* NULL: never used */
+void kvt_block_lock(struct kvt_block *block);
+int kvt_block_lock_killable(struct kvt_block *block); /* -EINTR on a fatal signal */
+int kvt_block_lock_interruptible(struct kvt_block *block);
+bool kvt_block_try(struct kvt_block *block);
+void kvt_block_unlock(struct kvt_pool *pool, struct kvt_block *block);
+enum kvtier_block_state kvt_block_state(const struct kvt_block *block);
+bool kvt_block_unsaved(const struct kvt_block *block); /* its slot does not hold it */
+void kvt_block_info(struct kvt_pool *pool, u64 nr, struct kvtier_block_info *info);
+int kvt_block_table_init(struct kvt_pool *pool);
+void kvt_block_table_exit(struct kvt_pool *pool);
+int kvt_block_init(void);
+void kvt_block_exit(void);
+
+/* ---- tier.c: nodes and limits of the host ----------------------------------- */
+
+/* One per tier of memory.  kvt_tier_lock guards what administrators change. */
+struct kvt_tier {
+	const char *name; /* "dram", "cxl" */
+	nodemask_t nodes; /* usable now */
+	u64 limit; /* bytes that pools may claim in all; 0: the default */
+	u64 claimed; /* by the budgets of pools */
+	u32 watermark_low, watermark_high; /* percent of a budget kept free; 0: off */
+	u64 bandwidth; /* bytes a second, measured by copies; racy */
+	struct device *dev;
+};
+
+extern struct kvt_tier kvt_tiers[KVTIER_NR_TIERS];
+extern struct mutex kvt_tier_lock; /* inside kvt_pools_lock and pool->budget_lock */
+
+int kvt_tier_init(void);
+void kvt_tier_exit(void);
+int kvt_tier_claim(enum kvtier_tier tier, u64 bytes); /* -ENOSPC over the limit */
+void kvt_tier_unclaim(enum kvtier_tier tier, u64 bytes);
+int kvt_tier_check_nodes(enum kvtier_tier tier, u64 nodes); /* -ENODEV */
+u64 kvt_tier_node_bits(enum kvtier_tier tier);
+u64 kvt_tier_free(enum kvtier_tier tier);
+u64 kvt_tier_limit(enum kvtier_tier tier);
+u64 kvt_tier_capacity(enum kvtier_tier tier);
+/* Add or remove a node; removing moves away what pools have there (-EBUSY: cannot). */
+int kvt_tier_set_nodes(enum kvtier_tier tier, const nodemask_t *nodes);
+
+/* ---- frame.c: frames within a pool's budgets --------------------------------- */
+
+bool kvt_charge(struct kvt_share *share); /* one block; false: over the budget */
+void kvt_uncharge(struct kvt_share *share);
+/* A frame of exactly @tier if budget and memory allow it now: else NULL. */
+struct kvt_frame *kvt_frame_try(struct kvt_pool *pool, enum kvtier_tier tier);
+/*
+ * A frame of @tier (NONE: DRAM, then CXL), making room if need be and waiting up to
+ * the pool's deadline.  ERR_PTR: -ENOSPC, -ENODEV, -EINTR (fatal or any signal, as
+ * @state says: TASK_KILLABLE, TASK_INTERRUPTIBLE, TASK_UNINTERRUPTIBLE).
+ */
+struct kvt_frame *kvt_frame_get(struct kvt_pool *pool, enum kvtier_tier tier, int state);
+void kvt_frame_put(struct kvt_pool *pool, struct kvt_frame *frame); /* one in no block */
+void kvt_frame_forget(struct kvt_pool *pool, struct kvt_frame *frame); /* never reuse it */
+void kvt_frame_zero(struct kvt_pool *pool, struct kvt_frame *frame);
+/* Give an unshared frame to a block, whose owner the caller is; the block has none. */
+void kvt_frame_attach(struct kvt_pool *pool, u64 nr, struct kvt_block *block,
+		      struct kvt_frame *frame);
+/* Take the block's frame away (unmapped); returns it if no other block has it, else NULL. */
+struct kvt_frame *kvt_frame_detach(struct kvt_pool *pool, u64 nr, struct kvt_block *block);
+/* Let @block have the frame of @from too (owner of both; same pool). */
+void kvt_frame_share(struct kvt_pool *pool, struct kvt_block *from, u64 nr,
+		     struct kvt_block *block);
+bool kvt_frame_shared(struct kvt_pool *pool, struct kvt_frame *frame);
+void kvt_frame_set_cold(struct kvt_pool *pool, struct kvt_frame *frame, bool cold);
+void kvt_frame_swap(struct kvt_pool *pool, struct kvt_frame *frame, struct kvt_frame *to);
+u64 kvt_frames_drop_spare(struct kvt_pool *pool, u64 max); /* how many were freed */
+int kvt_frame_init(void);
+void kvt_frame_exit(void);
+
+/* ---- map.c: page tables ------------------------------------------------------- */
+
+int kvt_map_init(void);
+void kvt_map_exit(void);
+int kvt_map_pool(struct kvt_pool *pool); /* make its inode */
+void kvt_unmap_pool(struct kvt_pool *pool);
+int kvt_mmap(struct file *file, struct vm_area_struct *vma);
+vm_fault_t kvt_mkwrite(struct vm_fault *vmf);
+/* Take blocks out of all page tables (owner of them). */
+void kvt_unmap(struct kvt_pool *pool, u64 nr, u64 blocks);
+/*
+ * Unmap a resident, unshared block and make sure that nobody else holds its pages;
+ * what was written reaches DIRTY.  -EBUSY: held.  From 0 on the owner alone can get
+ * at the frame, until the block's owner lets go of it.
+ */
+int kvt_isolate(struct kvt_pool *pool, u64 nr, struct kvt_block *block);
+int kvt_isolate_try(struct kvt_pool *pool, u64 nr, struct kvt_block *block); /* never waits */
+int kvt_isolate_group(struct kvt_pool *pool, const struct kvt_group *group);
+/* Make later stores to an unshared block visible as DIRTY, keeping it mapped. */
+void kvt_write_protect(struct kvt_pool *pool, struct kvt_block *block);
+bool kvt_is_our_vma(const struct vm_area_struct *vma, const struct kvt_pool *pool);
+#if !KVT_CORE_MAPS_FOLIO
+bool kvt_inserts_blocks(struct kvt_pool *pool);
+vm_fault_t kvt_insert_block(struct kvt_pool *pool, struct vm_fault *vmf, struct folio *folio);
+#endif
+struct kvt_vma {
+	struct list_head link;
+	struct vm_area_struct *vma;
+};
+
+/* ---- fault.c -------------------------------------------------------------------- */
+
+vm_fault_t kvt_fault(struct vm_fault *vmf);
+
+/* ---- move.c: the steps of a block's life; all need the block's owner ------------- */
+
+struct kvt_move { /* one block on its way, in a batch */
+	u64 nr;
+	struct kvt_block *block;
+	struct kvt_frame *frame; /* where it is fetched to */
+	struct kvt_io *io;
+	u32 unit, crc; /* of the slot it is saved to */
+	bool isolated; /* in no page table, and not shared */
+	bool leaves; /* its frame is dropped once it is saved */
+	int error;
+};
+
+#define KVT_GROUP_MAX 32
+
+struct kvt_group { /* the blocks that share a frame, owned */
+	u32 nr;
+	u64 at[KVT_GROUP_MAX];
+	struct kvt_block *block[KVT_GROUP_MAX];
+};
+
+/* A store to the block: its content is another from now on. */
+void kvt_set_dirty(struct kvt_block *block);
+void kvt_set_bad(struct kvt_pool *pool, u64 nr, struct kvt_block *block, int error);
+/* Start and finish bringing an EMPTY, COLD or COLD_OPEN block into its move's frame. */
+int kvt_fetch_start(struct kvt_pool *pool, struct kvt_move *move);
+int kvt_fetch_finish(struct kvt_pool *pool, struct kvt_move *move);
+/* Both, for one block; makes room; @state as in kvt_frame_get(). */
+int kvt_fetch(struct kvt_pool *pool, u64 nr, struct kvt_block *block, enum kvtier_tier tier,
+	      int state);
+/* Start and finish writing a resident block to its slot, if it is not saved. */
+int kvt_save_start(struct kvt_pool *pool, struct kvt_move *move, bool background);
+int kvt_save_finish(struct kvt_pool *pool, struct kvt_move *move);
+void kvt_drop(struct kvt_pool *pool, struct kvt_move *move); /* free a saved block's frame */
+/* Move a resident block to another frame. */
+int kvt_migrate(struct kvt_pool *pool, u64 nr, struct kvt_block *block, struct kvt_frame *to);
+/* Give a block that shares its frame one of its own, for writing. */
+int kvt_unshare(struct kvt_pool *pool, u64 nr, struct kvt_block *block, int state);
+struct kvt_frame *kvt_leave_group(struct kvt_pool *pool, u64 nr, struct kvt_block *block);
+int kvt_group_lock(struct kvt_pool *pool, u64 nr, struct kvt_block *block,
+		   struct kvt_group *group);
+void kvt_group_unlock(struct kvt_pool *pool, struct kvt_group *group);
+int kvt_seal(struct kvt_pool *pool, u64 nr, struct kvt_block *block);
+int kvt_empty(struct kvt_pool *pool, u64 nr, struct kvt_block *block); /* discard */
+void kvt_put_slot(struct kvt_pool *pool, struct kvt_block *block);
+void kvt_put_unit(struct kvt_pool *pool, u32 unit); /* a slot that was charged to the pool */
+
+/* ---- evict.c: victims --------------------------------------------------------------- */
+
+/* Free up to @want frames of a tier; returns how many were. Owner of no resident block,
+ * or of blocks that it took with kvt_block_try(). */
+u32 kvt_evict(struct kvt_pool *pool, enum kvtier_tier tier, u32 want);
+void kvt_hint_cold(struct kvt_pool *pool, struct kvt_block *block);
+/* Give back slots of blocks that are in memory too; -ENOSPC: not as many as wanted. */
+int kvt_reclaim_slots(struct kvt_pool *pool, u64 want);
+/* Move away what a pool has on a node that left the tier; -EBUSY: something is held. */
+int kvt_evict_node(struct kvt_pool *pool, enum kvtier_tier tier, int node);
+u64 kvt_shrink_count(void);
+u64 kvt_shrink_scan(u64 nr);
+
+/* ---- range.c, clone.c, checkpoint.c ---------------------------------------------------- */
+
+struct kvt_op {
+	u32 op, tier, flags;
+};
+int kvt_range_check(struct kvt_pool *pool, const struct kvt_op *op); /* of all ranges */
+int kvt_range_later(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u64 nr);
+int kvt_range_run(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u64 nr);
+int kvt_clone(struct kvt_pool *dst, u64 dst_nr, struct kvt_pool *src, u64 src_nr, u64 nr,
+	      u64 *done);
+int kvt_checkpoint(struct kvt_pool *pool, struct kvtier_checkpoint *arg);
+int kvt_adopt(struct kvt_pool *pool, struct kvtier_adopt *arg);
+int kvt_release(struct kvt_pool *pool, const struct kvtier_release *arg);
+
+/* ---- event.c, stat.c ----------------------------------------------------------------------- */
+
+int kvt_event_init(struct kvt_pool *pool);
+void kvt_event_exit(struct kvt_pool *pool);
+void kvt_event(struct kvt_pool *pool, u32 type, int error, u64 nr, u64 blocks, u64 generation);
+void kvt_event_node(struct kvt_pool *pool, u32 tier, s32 node);
+ssize_t kvt_event_read(struct file *file, char __user *to, size_t bytes, loff_t *pos);
+__poll_t kvt_event_poll(struct file *file, struct poll_table_struct *wait);
+void kvt_counters(struct kvt_pool *pool, struct kvtier_stats *stats); /* all but .blocks */
+void kvt_stats(struct kvt_pool *pool, struct kvtier_stats *stats);
+void kvt_span_init(struct kvt_span *span);
+void kvt_span_begin(struct kvt_span *span);
+void kvt_span_end(struct kvt_span *span);
+u64 kvt_span_ns(struct kvt_span *span);
+
+/* ---- store.c, header.c, slot.c, reserve.c: block devices that hold slots (also store.h) ---- */
+
+#define KVT_STRIPE_MAX 8
+
+/* The slots of one key. */
+struct kvt_reservation {
+	struct list_head link; /* store->reservations */
+	u8 key[KVTIER_KEY_BYTES];
+	struct xarray slots; /* kvt_slot_index(unit) -> log2 of the slot's bytes */
+};
+
+/* What a device has to do, so that no thread waits for a request that it cannot get. */
+struct kvt_queue {
+	atomic_t requests; /* under way, estimated */
+	u32 limit; /* above this a worker submits */
+	u32 request_bytes; /* what one request moves at most */
+};
+
+/* How fast one direction is while it is busy. */
+struct kvt_meter {
+	spinlock_t lock; /* in I/O completion: irq-safe */
+	u64 bytes; /* moved since .since */
+	u64 since; /* of the span's nanoseconds */
+	u64 rate; /* bytes a second, moving average; read without the lock */
+};
+
+struct kvt_store {
+	struct kref ref; /* being attached, pools, I/O; the last one closes the devices */
+	u32 id;
+	u32 nr_devices;
+	struct kvt_bdev device[KVT_STRIPE_MAX]; /* compat/bdev.h: open, exclusive */
+	struct kvt_queue queue[KVT_STRIPE_MAX];
+	struct workqueue_struct *wq; /* submits what might have to wait for the device */
+	u64 nr_units; /* of data, over all devices */
+	u8 uuid[KVTIER_UUID_BYTES];
+	bool hold; /* written to only after the administrator lifts it; reserve_lock */
+	bool closed; /* being attached or detached: no new pools; kvt_stores_lock */
+
+	struct mutex reserve_lock; /* the next two; outside .lock and the lock of .extra */
+	struct list_head reservations;
+	bool marked; /* the headers say that there are reservations */
+
+	struct xarray extra; /* kvt_slot_index(unit) -> users - 1 of a slot that has several */
+
+	spinlock_t lock; /* the next six */
+	unsigned long *used; /* bit per unit */
+	unsigned long *first; /* bit per unit with which a slot begins */
+	u64 nr_used; /* units */
+	u32 hand; /* where the next search begins */
+	u64 claimed; /* bytes of pools' budgets */
+	u32 nr_pools;
+
+	atomic_t reads; /* of blocks, under way: write-back gives way to them */
+	wait_queue_head_t quiet; /* reads became 0 */
+	struct kvt_span read, write;
+	struct kvt_meter read_meter, write_meter;
+	atomic64_t bytes_read, bytes_written, io_errors;
+	atomic64_t stalled; /* I/O that was given up and is still under way */
+	struct list_head link; /* kvt_stores_lock */
+	struct device *dev; /* /sys/class/kvtier/store<id> */
+	struct work_struct remove; /* takes .dev away: the last of the store */
+};
+
+static inline u64 kvt_store_bytes(const struct kvt_store *store)
+{
+	return store->nr_units << KVT_UNIT_SHIFT;
+}
+
+/* The store for a pool that accepts @stores (0: any): that with the most room; holds a
+ * reference and claims @bytes.  ERR_PTR(-ENODEV, -ENOSPC). */
+struct kvt_store *kvt_store_get(u64 stores, u64 bytes);
+void kvt_store_put(struct kvt_store *store, u64 bytes); /* of a pool: gives the claim back */
+int kvt_store_claim(struct kvt_store *store, u64 bytes); /* more, for a larger budget */
+void kvt_store_unclaim(struct kvt_store *store, u64 bytes);
+u64 kvt_store_bits(void);
+u64 kvt_store_free(void); /* bytes that new pools may claim, of the store with the most */
+int kvt_store_flush(struct kvt_store *store); /* what was written is durable */
+int kvt_store_init(struct class *class); /* class attributes: attach_store, format_store */
+void kvt_store_exit(void); /* before the class goes */
+
+/* -ENOSPC; -EROFS: on hold, for which users have no errno: tell them ENOSPC. */
+int kvt_slot_alloc(struct kvt_store *store, u32 units, u32 *unit);
+/* One more user of a slot, for one who is a user; -ENOMEM. */
+int kvt_slot_try_share(struct kvt_store *store, u32 unit);
+void kvt_slot_put(struct kvt_store *store, u32 unit, u32 units); /* cannot fail */
+bool kvt_slot_shared(struct kvt_store *store, u32 unit);
+
+/*
+ * Reservations of checkpoints: all of @units or none, durably known.  A slot counts
+ * once per key.  All may sleep and do I/O.  @shift is the pool's block_shift.
+ */
+int kvt_reserve(struct kvt_store *store, u8 key[KVTIER_KEY_BYTES], const u32 *units, u32 nr,
+		u32 shift); /* zero key: a new one, returned in it; else -ENOENT */
+int kvt_reserved(struct kvt_store *store, const u8 *key, u32 unit, u32 shift); /* or -ENOENT */
+/* Again, on a store on hold (else -ENOENT).  -EINVAL: no such slot, or it overlaps others. */
+int kvt_reserve_again(struct kvt_store *store, const u8 *key, const u32 *units, u32 nr, u32 shift);
+int kvt_unreserve(struct kvt_store *store, const u8 *key); /* -ENOENT */
+
+/* ---- io.c: one block to or from its slot --------------------------------------------------- */
+
+enum kvt_io_kind { KVT_IO_READ, KVT_IO_WRITE, KVT_IO_BACKGROUND };
+
+/*
+ * Start the transfer; never sleeps for long, and NULL means no memory.  The io holds
+ * a reference to pool, store and folio until the device is done, whatever the caller
+ * does.
+ */
+struct kvt_io *kvt_io_start(struct kvt_pool *pool, u64 nr, u32 unit, struct folio *folio,
+			    enum kvt_io_kind kind);
+/*
+ * Wait for it, up to the pool's deadline from its start: 0, what the device said, or
+ * -ETIMEDOUT; then the io goes on alone and, when the device lets go, frees @frame (of
+ * a read; it is in no block) and, if @give_up_slot, one use of the slot (of a write).
+ * Consumes @io.  The device itself never says -ETIMEDOUT: that becomes -EIO.
+ */
+int kvt_io_finish(struct kvt_io *io, struct kvt_frame *frame, bool give_up_slot);
+int kvt_io_init(void);
+void kvt_io_exit(void);
+
+/* ---- copy.c: memory to memory ---------------------------------------------------------------- */
+
+/*
+ * Copy a block's folio; by a DMA engine where there is one and @bytes reach the
+ * threshold, else by the CPU.  0; -EHWPOISON: the source has lost bytes; 1: a device
+ * may still write to @to, which the caller must never use again.
+ */
+int kvt_copy(struct kvt_pool *pool, struct folio *to, struct folio *from, u64 bytes);
+int kvt_copy_init(void);
+void kvt_copy_exit(void);
+
+/* ---- scan.c, writeback.c: workers --------------------------------------------------------------- */
+
+int kvt_worker_init(void);
+void kvt_worker_exit(void);
+/* Sample the accessed bits of a pool's mappings into its frames' heat. */
+void kvt_scan_pool(struct kvt_pool *pool);
+void kvt_writeback_pool(struct kvt_pool *pool, u64 max_bytes);
+
+/* ---- policy, sysfs.c, uring.c, trace.c ------------------------------------------------------------ */
+
+/* What an administrator may change; plain loads, any value is safe. */
+struct kvt_policy {
+	u32 dma_threshold; /* bytes; a copy of at least these goes to a DMA engine */
+	u32 dma_timeout_ms;
+	u32 scan_period_ms; /* 0: no sampling */
+	u64 writeback_rate; /* bytes a second and store; 0: no background write-back */
+	u32 writeback_depth; /* writes at a time */
+	u32 max_deadline_ms; /* pools may not ask for more */
+};
+extern struct kvt_policy kvt_policy;
+
+int kvt_sysfs_init(void);
+void kvt_sysfs_exit(void);
+extern struct class *kvt_class;
+int kvt_sysfs_add_pool(struct kvt_pool *pool);
+void kvt_sysfs_remove_pool(struct kvt_pool *pool);
+
+int kvt_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags);
+extern const struct file_operations kvt_fops;
+long kvt_ioctl(struct file *file, unsigned int cmd, unsigned long arg);
+
+#endif

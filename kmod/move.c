@@ -1,0 +1,495 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The steps of a block's life.  Each needs the block's owner and leaves the block in
+ * one of the states of <linux/kvtier.h>, whether it succeeds or fails.
+ *
+ *   fetch    slot (or zeroes) -> frame
+ *   save     frame -> slot, staying resident
+ *   drop     give the frame back; its slot has the content
+ *   migrate  frame -> frame of another node or tier
+ *   unshare  a frame of its own for a block that shares one
+ *
+ * Transfers with a store have a start and a finish, so that many can be under way.
+ */
+#include <linux/crc32c.h>
+#include <linux/highmem.h>
+#include <linux/pagemap.h>
+
+#include "kvtier.h"
+#include "trace.h"
+
+/* CRC32C of a block as <linux/kvtier.h> defines it. */
+static u32 folio_crc(struct kvt_pool *pool, struct folio *folio)
+{
+	u32 crc = ~0U, i;
+
+	for (i = 0; i < 1U << pool->order; i++) {
+		void *page = kmap_local_page(folio_page(folio, i));
+
+		crc = crc32c(crc, page, PAGE_SIZE);
+		kunmap_local(page);
+		if (!(i % 64))
+			cond_resched();
+	}
+	return ~crc;
+}
+
+void kvt_set_dirty(struct kvt_block *block)
+{
+	if (!test_and_set_bit(KVT_BLOCK_DIRTY, &block->flags))
+		block->generation++;
+}
+
+void kvt_set_bad(struct kvt_pool *pool, u64 nr, struct kvt_block *block, int error)
+{
+	if (test_and_set_bit(KVT_BLOCK_BAD, &block->flags))
+		return;
+	block->error = error;
+	kvt_count(pool, KVT_BAD_BLOCKS);
+	kvt_event(pool, KVTIER_EVENT_BAD_BLOCK, error, nr, 1, block->generation);
+}
+
+/* Give back a slot that a block of this pool had or was to have. */
+void kvt_put_unit(struct kvt_pool *pool, u32 unit)
+{
+	kvt_slot_put(pool->store, unit, kvt_units(pool));
+	kvt_uncharge(&pool->share[KVTIER_TIER_NVME]);
+}
+
+void kvt_put_slot(struct kvt_pool *pool, struct kvt_block *block)
+{
+	if (block->unit == KVT_NO_UNIT)
+		return;
+	kvt_put_unit(pool, block->unit);
+	block->unit = KVT_NO_UNIT;
+	block->crc = 0;
+}
+
+/* ---- fetch ------------------------------------------------------------------- */
+
+static void fetched(struct kvt_pool *pool, struct kvt_move *move)
+{
+	move->block->error = 0;
+	kvt_frame_attach(pool, move->nr, move->block, move->frame);
+	move->frame = NULL;
+}
+
+int kvt_fetch_start(struct kvt_pool *pool, struct kvt_move *move)
+{
+	struct kvt_block *block = move->block;
+
+	if (block->unit == KVT_NO_UNIT) {
+		kvt_frame_zero(pool, move->frame);
+		kvt_set_dirty(block);
+		fetched(pool, move);
+		return 0;
+	}
+	set_bit(KVT_BLOCK_MOVING, &block->flags);
+	move->io = kvt_io_start(pool, move->nr, block->unit, move->frame->folio, KVT_IO_READ);
+	if (move->io)
+		return 0;
+	kvt_frame_put(pool, move->frame);
+	move->frame = NULL;
+	return -ENOMEM;
+}
+
+static int verify(struct kvt_pool *pool, struct kvt_move *move)
+{
+	if (folio_crc(pool, move->frame->folio) == move->block->crc)
+		return 0;
+	kvt_count(pool, KVT_CRC_ERRORS);
+	atomic64_inc(&pool->io[KVTIER_TIER_NVME].io_errors);
+	pr_err_ratelimited("pool%u: block %llu is not what was written to store%u (checksum)\n",
+			   pool->id, move->nr, pool->store->id);
+	return -EILSEQ;
+}
+
+int kvt_fetch_finish(struct kvt_pool *pool, struct kvt_move *move)
+{
+	struct kvt_block *block = move->block;
+	int ret;
+
+	if (!move->io)
+		return 0; /* it was empty */
+	ret = kvt_io_finish(move->io, move->frame, false);
+	move->io = NULL;
+	if (ret == -ETIMEDOUT)
+		move->frame = NULL; /* until the device is done with it */
+	if (!ret)
+		ret = verify(pool, move);
+	trace_kvtier_promote(pool->id, move->nr, ret);
+	if (!ret) {
+		atomic64_add(kvt_block_bytes(pool), &pool->io[KVTIER_TIER_NVME].bytes_out);
+		atomic64_add(kvt_block_bytes(pool), &pool->io[move->frame->tier].bytes_in);
+		kvt_count(pool, KVT_PROMOTED);
+		fetched(pool, move);
+		return 0;
+	}
+	kvt_set_bad(pool, move->nr, block, ret);
+	if (move->frame)
+		kvt_frame_put(pool, move->frame);
+	move->frame = NULL;
+	return ret == -ETIMEDOUT ? ret : -EIO;
+}
+
+int kvt_fetch(struct kvt_pool *pool, u64 nr, struct kvt_block *block, enum kvtier_tier tier,
+	      int state)
+{
+	struct kvt_move move = { .nr = nr, .block = block };
+	int ret;
+
+	move.frame = kvt_frame_get(pool, tier, state);
+	if (IS_ERR(move.frame))
+		return PTR_ERR(move.frame);
+	ret = kvt_fetch_start(pool, &move);
+	return ret ? ret : kvt_fetch_finish(pool, &move);
+}
+
+/* ---- save ---------------------------------------------------------------------- */
+
+/* A block with which this one shares its frame may be in a slot already: have that too. */
+static bool borrow_slot(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
+{
+	struct kvt_share *share = &pool->share[KVTIER_TIER_NVME];
+	struct kvt_block *other;
+	bool charged = block->unit != KVT_NO_UNIT || kvt_charge(share), done = false;
+	u32 old = block->unit;
+	u64 at;
+
+	if (!charged)
+		return false;
+	spin_lock(&pool->lru_lock); /* nobody leaves the ring, so nobody's slot is given back */
+	for (at = block->next; !done && at != nr; at = other->next) {
+		other = kvt_block_peek(pool, at);
+		if (other->unit == KVT_NO_UNIT || test_bit(KVT_BLOCK_DIRTY, &other->flags) ||
+		    kvt_slot_try_share(pool->store, other->unit))
+			continue;
+		block->unit = other->unit;
+		block->crc = other->crc;
+		clear_bit(KVT_BLOCK_DIRTY, &block->flags);
+		done = true;
+	}
+	spin_unlock(&pool->lru_lock);
+	if (done && old != KVT_NO_UNIT)
+		kvt_slot_put(pool->store, old, kvt_units(pool));
+	else if (!done && old == KVT_NO_UNIT)
+		kvt_uncharge(share);
+	return done;
+}
+
+/* The slot to write to: its own if nothing else needs what is there, else a new one. */
+static int take_unit(struct kvt_pool *pool, struct kvt_move *move)
+{
+	struct kvt_block *block = move->block;
+	int ret;
+
+	if (block->unit != KVT_NO_UNIT && !kvt_slot_shared(pool->store, block->unit)) {
+		move->unit = block->unit;
+		return 0;
+	}
+	while (!kvt_charge(&pool->share[KVTIER_TIER_NVME])) {
+		if (kvt_reclaim_slots(pool, 1))
+			return -ENOSPC;
+	}
+	ret = kvt_slot_alloc(pool->store, kvt_units(pool), &move->unit);
+	if (!ret)
+		return 0;
+	kvt_uncharge(&pool->share[KVTIER_TIER_NVME]);
+	kvt_count(pool, KVT_ENOSPC);
+	return -ENOSPC;
+}
+
+static void untake_unit(struct kvt_pool *pool, struct kvt_move *move)
+{
+	if (move->unit != move->block->unit)
+		kvt_put_unit(pool, move->unit);
+}
+
+static int write_start(struct kvt_pool *pool, struct kvt_move *move, bool background)
+{
+	int ret = take_unit(pool, move);
+
+	if (ret)
+		return ret;
+	set_bit(KVT_BLOCK_MOVING, &move->block->flags);
+	if (move->isolated) {
+		folio_clear_dirty(move->block->frame->folio);
+		clear_bit(KVT_BLOCK_DIRTY, &move->block->flags);
+	} else {
+		kvt_write_protect(pool, move->block);
+	}
+	move->crc = folio_crc(pool, move->block->frame->folio);
+	move->io = kvt_io_start(pool, move->nr, move->unit, move->block->frame->folio,
+				background ? KVT_IO_BACKGROUND : KVT_IO_WRITE);
+	if (move->io)
+		return 0;
+	set_bit(KVT_BLOCK_DIRTY, &move->block->flags);
+	untake_unit(pool, move);
+	return -ENOMEM;
+}
+
+int kvt_save_start(struct kvt_pool *pool, struct kvt_move *move, bool background)
+{
+	struct kvt_block *block = move->block;
+	int ret;
+
+	if (!kvt_block_unsaved(block))
+		return 0;
+	if (!pool->store)
+		return -ENODEV;
+	if (!kvt_frame_shared(pool, block->frame))
+		return write_start(pool, move, background);
+	if (borrow_slot(pool, move->nr, block))
+		return 0;
+	/* Written at once, so that the next of them finds it. */
+	ret = write_start(pool, move, background);
+	return ret ? ret : kvt_save_finish(pool, move);
+}
+
+static void saved(struct kvt_pool *pool, struct kvt_move *move)
+{
+	struct kvt_block *block = move->block;
+
+	if (test_bit(KVT_BLOCK_SEALED, &block->flags))
+		atomic_dec_if_positive(&pool->nr_sealed_dirty);
+	spin_lock(&pool->lru_lock); /* borrow_slot() looks at both */
+	swap(block->unit, move->unit);
+	block->crc = move->crc;
+	spin_unlock(&pool->lru_lock);
+	if (move->unit != block->unit && move->unit != KVT_NO_UNIT)
+		kvt_put_unit(pool, move->unit);
+	kvt_count(pool, KVT_WRITTEN);
+	atomic64_add(kvt_block_bytes(pool), &pool->io[KVTIER_TIER_NVME].bytes_in);
+}
+
+/* The block stays as it was, dirty; what its slot holds now is not known. */
+static void not_saved(struct kvt_pool *pool, struct kvt_move *move, int error)
+{
+	struct kvt_block *block = move->block;
+	bool own = move->unit == block->unit;
+
+	set_bit(KVT_BLOCK_DIRTY, &block->flags);
+	if (error == -ETIMEDOUT && own)
+		block->unit = KVT_NO_UNIT; /* the device may write to it yet */
+	else if (error != -ETIMEDOUT)
+		untake_unit(pool, move);
+	kvt_event(pool, KVTIER_EVENT_IO_ERROR, error, move->nr, 1, block->generation);
+	if (error == -ENOSPC)
+		kvt_count(pool, KVT_ENOSPC);
+}
+
+int kvt_save_finish(struct kvt_pool *pool, struct kvt_move *move)
+{
+	int ret;
+
+	if (!move->io)
+		return 0; /* there was nothing to write, or it is written */
+	ret = kvt_io_finish(move->io, NULL, true);
+	move->io = NULL;
+	trace_kvtier_writeback(pool->id, move->nr, ret);
+	if (!ret) {
+		saved(pool, move);
+		return 0;
+	}
+	not_saved(pool, move, ret);
+	return ret == -ETIMEDOUT || ret == -ENOSPC ? ret : -EIO;
+}
+
+void kvt_drop(struct kvt_pool *pool, struct kvt_move *move)
+{
+	struct kvt_block *block = move->block;
+	struct kvt_frame *frame;
+
+	/* One that shared its frame when it was to be isolated is still mapped. */
+	if (move->isolated)
+		frame = kvt_frame_detach(pool, move->nr, block);
+	else
+		frame = kvt_leave_group(pool, move->nr, block);
+	kvt_count(pool, KVT_DEMOTED);
+	trace_kvtier_demote(pool->id, move->nr, KVTIER_TIER_NVME);
+	if (frame) {
+		atomic64_add(kvt_block_bytes(pool), &pool->io[frame->tier].bytes_out);
+		kvt_frame_put(pool, frame);
+	}
+}
+
+/* ---- shared frames ----------------------------------------------------------------- */
+
+/*
+ * Leave a shared frame: the block has none afterwards.  Returns the frame if the
+ * others have left it too meanwhile; then nothing maps it.
+ */
+struct kvt_frame *kvt_leave_group(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
+{
+	struct folio *folio = block->frame->folio;
+	struct kvt_frame *frame;
+
+	folio_get(folio);
+	folio_lock(folio);
+	kvt_unmap(pool, nr, 1);
+	frame = kvt_frame_detach(pool, nr, block);
+	folio_unlock(folio);
+	folio_put(folio);
+	return frame;
+}
+
+/* Own all blocks of a frame; the caller owns the first and lets go of the others. */
+int kvt_group_lock(struct kvt_pool *pool, u64 nr, struct kvt_block *block,
+		   struct kvt_group *group)
+{
+	struct kvt_block *other;
+	u64 at;
+
+	group->nr = 1;
+	group->at[0] = nr;
+	group->block[0] = block;
+	spin_lock(&pool->lru_lock);
+	for (at = block->next; at != nr; at = other->next) {
+		other = kvt_block_peek(pool, at);
+		if (group->nr == KVT_GROUP_MAX || !kvt_block_try(other))
+			break;
+		group->at[group->nr] = at;
+		group->block[group->nr++] = other;
+	}
+	spin_unlock(&pool->lru_lock);
+	if (at == nr)
+		return 0;
+	kvt_group_unlock(pool, group);
+	return -EBUSY;
+}
+
+void kvt_group_unlock(struct kvt_pool *pool, struct kvt_group *group)
+{
+	while (group->nr > 1)
+		kvt_block_unlock(pool, group->block[--group->nr]);
+}
+
+int kvt_unshare(struct kvt_pool *pool, u64 nr, struct kvt_block *block, int state)
+{
+	struct kvt_frame *own = kvt_frame_get(pool, KVTIER_TIER_NONE, state);
+	struct kvt_frame *left;
+	int ret;
+
+	if (IS_ERR(own))
+		return PTR_ERR(own);
+	/* Nobody can write to a shared frame, so its content stands still. */
+	ret = kvt_copy(pool, own->folio, block->frame->folio, kvt_block_bytes(pool));
+	if (ret) {
+		if (ret > 0)
+			kvt_frame_forget(pool, own);
+		else
+			kvt_frame_put(pool, own);
+		return -EIO;
+	}
+	left = kvt_leave_group(pool, nr, block);
+	kvt_frame_attach(pool, nr, block, own);
+	if (left)
+		kvt_frame_put(pool, left);
+	return 0;
+}
+
+/* ---- migrate -------------------------------------------------------------------------- */
+
+static int migrate_group(struct kvt_pool *pool, struct kvt_group *group, struct kvt_frame *to)
+{
+	struct kvt_block *block = group->block[0];
+	struct kvt_frame *frame = block->frame;
+	u64 bytes = kvt_block_bytes(pool);
+	int ret;
+
+	ret = kvt_isolate_group(pool, group);
+	if (ret)
+		return ret;
+	set_bit(KVT_BLOCK_MOVING, &block->flags);
+	ret = kvt_copy(pool, to->folio, frame->folio, bytes);
+	trace_kvtier_migrate(pool->id, group->at[0], frame->tier, to->tier, ret);
+	if (ret)
+		return ret;
+	atomic64_add(bytes, &pool->io[frame->tier].bytes_out);
+	atomic64_add(bytes, &pool->io[to->tier].bytes_in);
+	kvt_frame_swap(pool, frame, to);
+	return 0;
+}
+
+/* Consumes @to.  -EBUSY: held, or one that shares the frame is. */
+int kvt_migrate(struct kvt_pool *pool, u64 nr, struct kvt_block *block, struct kvt_frame *to)
+{
+	struct kvt_group group;
+	int ret;
+
+	ret = kvt_group_lock(pool, nr, block, &group);
+	if (!ret) {
+		ret = migrate_group(pool, &group, to);
+		kvt_group_unlock(pool, &group);
+	}
+	if (ret > 0)
+		kvt_frame_forget(pool, to);
+	else
+		kvt_frame_put(pool, to);
+	if (ret == -EHWPOISON)
+		pr_err_ratelimited("pool%u: memory error in block %llu\n", pool->id, nr);
+	return ret == 0 || ret == -EBUSY ? ret : -EIO;
+}
+
+/* ---- seal, discard ------------------------------------------------------------------------ */
+
+int kvt_seal(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
+{
+	int ret = 0;
+
+	if (test_bit(KVT_BLOCK_BAD, &block->flags))
+		return -EIO;
+	if (!block->frame && block->unit == KVT_NO_UNIT)
+		return -ENODATA;
+	if (test_bit(KVT_BLOCK_SEALED, &block->flags))
+		return 0;
+	/* A shared frame is read-only already. */
+	if (block->frame && !kvt_frame_shared(pool, block->frame))
+		ret = kvt_isolate(pool, nr, block);
+	if (ret)
+		return ret;
+	set_bit(KVT_BLOCK_SEALED, &block->flags);
+	if (kvt_block_unsaved(block))
+		atomic_inc(&pool->nr_sealed_dirty);
+	return 0;
+}
+
+/* The frame of a block that is to be empty; -EBUSY: held. */
+static int discard_frame(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
+{
+	struct kvt_frame *frame;
+	int ret;
+
+	if (kvt_frame_shared(pool, block->frame)) {
+		frame = kvt_leave_group(pool, nr, block);
+	} else {
+		ret = kvt_isolate(pool, nr, block);
+		if (ret)
+			return ret;
+		frame = kvt_frame_detach(pool, nr, block);
+	}
+	if (frame)
+		kvt_frame_put(pool, frame);
+	return 0;
+}
+
+int kvt_empty(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
+{
+	int ret;
+
+	if (block->pins || test_bit(KVT_BLOCK_STALLED, &block->flags))
+		return -EBUSY;
+	if (kvt_block_state(block) == KVTIER_BLOCK_EMPTY)
+		return 0;
+	ret = block->frame ? discard_frame(pool, nr, block) : 0;
+	if (ret)
+		return ret;
+	kvt_put_slot(pool, block);
+	if (test_and_clear_bit(KVT_BLOCK_BAD, &block->flags))
+		atomic64_dec(&pool->counter[KVT_BAD_BLOCKS]);
+	clear_bit(KVT_BLOCK_SEALED, &block->flags);
+	clear_bit(KVT_BLOCK_DIRTY, &block->flags);
+	block->error = 0;
+	block->generation++;
+	return 0;
+}

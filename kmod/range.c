@@ -1,0 +1,494 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Range operations, as the table in <linux/kvtier.h> says.  A range is worked on in
+ * batches: own the blocks in ascending order, take them out of the page tables
+ * together, start all transfers, finish them, let go.
+ */
+#include <linux/delay.h>
+#include <linux/sched/signal.h>
+#include <linux/slab.h>
+
+#include "kvtier.h"
+#include "trace.h"
+
+static bool has(const struct kvt_pool *pool, enum kvtier_tier tier)
+{
+	return READ_ONCE(pool->share[tier].budget) != 0;
+}
+
+int kvt_range_check(struct kvt_pool *pool, const struct kvt_op *op)
+{
+	if (op->op < KVTIER_OP_PROMOTE || op->op > KVTIER_OP_COLD)
+		return -EINVAL;
+	if (op->flags & ~KVTIER_OP_NOWAIT || op->tier >= KVTIER_NR_TIERS)
+		return -EINVAL;
+	if (op->op == KVTIER_OP_PROMOTE)
+		return op->tier == KVTIER_TIER_NVME ? -EINVAL : 0;
+	if (op->op == KVTIER_OP_DEMOTE)
+		return op->tier == KVTIER_TIER_DRAM ? -EINVAL : 0;
+	return op->tier == KVTIER_TIER_NONE ? 0 : -EINVAL;
+}
+
+/* ---- before anything changes --------------------------------------------------- */
+
+static int check_tiers(struct kvt_pool *pool, const struct kvt_op *op)
+{
+	if (op->tier != KVTIER_TIER_NONE)
+		return has(pool, op->tier) ? 0 : -ENODEV;
+	if (op->op == KVTIER_OP_WRITEBACK)
+		return pool->store ? 0 : -ENODEV;
+	if (op->op == KVTIER_OP_DEMOTE)
+		return pool->store || has(pool, KVTIER_TIER_CXL) ? 0 : -ENODEV;
+	if (op->op == KVTIER_OP_SEAL && pool->flags & KVTIER_POOL_PINNABLE)
+		return -EOPNOTSUPP;
+	return 0;
+}
+
+static u64 frames_of(struct kvt_pool *pool, enum kvtier_tier tier)
+{
+	if (tier != KVTIER_TIER_NONE)
+		return READ_ONCE(pool->share[tier].budget);
+	return READ_ONCE(pool->share[KVTIER_TIER_DRAM].budget) +
+	       READ_ONCE(pool->share[KVTIER_TIER_CXL].budget);
+}
+
+static int check_room(struct kvt_pool *pool, const struct kvt_op *op, u64 fresh)
+{
+	u64 pinned = atomic64_read(&pool->nr_pinned);
+	u64 frames = frames_of(pool, op->tier);
+
+	if (op->op == KVTIER_OP_PROMOTE && pinned + fresh > frames)
+		return -ENOSPC;
+	if (op->op == KVTIER_OP_PIN && pool->nr_blocks > frames &&
+	    pinned + fresh + KVTIER_FRAMES_MIN > frames)
+		return -ENOSPC;
+	return 0;
+}
+
+static int check_block(const struct kvt_block *block, u32 op)
+{
+	switch (op) {
+	case KVTIER_OP_SEAL:
+		return !block || kvt_block_state(block) == KVTIER_BLOCK_EMPTY ? -ENODATA : 0;
+	case KVTIER_OP_DISCARD:
+		return block && block->pins ? -EBUSY : 0;
+	case KVTIER_OP_PIN:
+		return block && block->pins == U16_MAX ? -EINVAL : 0;
+	case KVTIER_OP_UNPIN:
+		return !block || !block->pins ? -EINVAL : 0;
+	}
+	return 0;
+}
+
+static int check_blocks(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u64 nr)
+{
+	u64 i, fresh = 0;
+	int ret = 0;
+
+	for (i = first; !ret && i < first + nr; i++) {
+		struct kvt_block *block = kvt_block_peek(pool, i);
+
+		if (block && op->op == KVTIER_OP_SEAL) { /* its state must not be seen half */
+			ret = kvt_block_lock_interruptible(block);
+			if (ret)
+				return ret;
+			ret = check_block(block, op->op);
+			kvt_block_unlock(pool, block);
+		} else {
+			ret = check_block(block, op->op);
+		}
+		if (op->op == KVTIER_OP_PIN)
+			fresh += !block || !block->pins;
+		else if (op->op == KVTIER_OP_PROMOTE)
+			fresh += block && !block->pins &&
+				 kvt_block_state(block) != KVTIER_BLOCK_EMPTY;
+		if (!(i % 1024))
+			cond_resched();
+	}
+	return ret ? ret : check_room(pool, op, fresh);
+}
+
+/* ---- promote, pin ---------------------------------------------------------------- */
+
+/* 0: the block may be brought in, or is in. */
+static int fetchable(const struct kvt_block *block)
+{
+	if (!test_bit(KVT_BLOCK_BAD, &block->flags))
+		return 0;
+	return block->error == -ETIMEDOUT ? -ETIMEDOUT : -EIO;
+}
+
+/* Move a resident block to the tier that was asked for; its owner lets go meanwhile. */
+static int change_tier(struct kvt_pool *pool, u64 nr, struct kvt_block *block,
+		       enum kvtier_tier tier)
+{
+	struct kvt_frame *to;
+	int ret = 0;
+
+	if (tier == KVTIER_TIER_NONE || !block->frame || block->frame->tier == tier)
+		return 0;
+	if (block->pins)
+		return -EBUSY;
+	to = kvt_frame_try(pool, tier);
+	if (!to) {
+		/* Waiting for room while owning a resident block could wait for itself. */
+		kvt_block_unlock(pool, block);
+		to = kvt_frame_get(pool, tier, TASK_INTERRUPTIBLE);
+		kvt_block_lock(block);
+		if (IS_ERR(to))
+			return PTR_ERR(to);
+	}
+	if (block->frame && block->frame->tier != tier && !block->pins)
+		ret = kvt_migrate(pool, nr, block, to);
+	else
+		kvt_frame_put(pool, to);
+	return ret;
+}
+
+static int bring_one(struct kvt_pool *pool, const struct kvt_op *op, u64 nr,
+		     struct kvt_block *block)
+{
+	int ret = fetchable(block);
+
+	if (!ret && block->frame)
+		ret = change_tier(pool, nr, block, op->tier);
+	if (!ret && !block->frame &&
+	    (op->op == KVTIER_OP_PIN || block->unit != KVT_NO_UNIT))
+		ret = kvt_fetch(pool, nr, block, op->tier, TASK_INTERRUPTIBLE);
+	if (!ret && op->op == KVTIER_OP_PIN) {
+		if (block->pins == U16_MAX)
+			ret = -EINVAL;
+		else if (!block->pins++)
+			atomic64_inc(&pool->nr_pinned);
+	}
+	return ret;
+}
+
+static int bring_alone(struct kvt_pool *pool, const struct kvt_op *op, u64 nr)
+{
+	struct kvt_block *block = kvt_block_get(pool, nr);
+	int ret;
+
+	if (!block)
+		return -ENOMEM;
+	ret = kvt_block_lock_interruptible(block);
+	if (ret)
+		return ret;
+	ret = bring_one(pool, op, nr, block);
+	kvt_block_unlock(pool, block);
+	return ret;
+}
+
+static struct kvt_frame *frame_without_waiting(struct kvt_pool *pool, enum kvtier_tier tier)
+{
+	enum kvtier_tier t = tier == KVTIER_TIER_NONE ? KVTIER_TIER_DRAM : tier;
+	struct kvt_frame *frame = kvt_frame_try(pool, t);
+
+	if (!frame && tier == KVTIER_TIER_NONE)
+		frame = kvt_frame_try(pool, KVTIER_TIER_CXL);
+	if (!frame && kvt_evict(pool, t, 1))
+		frame = kvt_frame_try(pool, t);
+	return frame;
+}
+
+/* Start the read of a block that is in its slot; the move owns it then.  Never waits. */
+static bool bring_start(struct kvt_pool *pool, const struct kvt_op *op, struct kvt_move *move)
+{
+	struct kvt_block *block = kvt_block_peek(pool, move->nr);
+
+	if (!block || !kvt_block_try(block))
+		return false;
+	if (!block->frame && block->unit != KVT_NO_UNIT && !fetchable(block)) {
+		move->frame = frame_without_waiting(pool, op->tier);
+		if (move->frame) {
+			move->block = block;
+			move->error = kvt_fetch_start(pool, move);
+			return true;
+		}
+	}
+	kvt_block_unlock(pool, block);
+	return false;
+}
+
+/* The reads of a batch go side by side; whatever that left undone, one by one. */
+static int bring_batch(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u32 nr,
+		       int *error)
+{
+	struct kvt_move *moves = kcalloc(nr, sizeof(*moves), GFP_KERNEL);
+	int ret = 0, one;
+	u32 i;
+
+	for (i = 0; moves && i < nr; i++) {
+		moves[i].nr = first + i;
+		bring_start(pool, op, &moves[i]);
+	}
+	for (i = 0; moves && i < nr; i++) {
+		if (!moves[i].block)
+			continue;
+		if (!moves[i].error)
+			moves[i].error = kvt_fetch_finish(pool, &moves[i]);
+		kvt_block_unlock(pool, moves[i].block);
+	}
+	kfree(moves);
+	for (i = 0; i < nr && ret != -EINTR; i++) {
+		one = bring_alone(pool, op, first + i);
+		if (one == -EINTR)
+			ret = -EINTR;
+		else if (one && !*error)
+			*error = one;
+	}
+	return ret;
+}
+
+/* ---- demote, write-back ------------------------------------------------------------- */
+
+static int to_cxl(struct kvt_pool *pool, const struct kvt_op *op, struct kvt_move *move,
+		  bool *done)
+{
+	struct kvt_block *block = move->block;
+	struct kvt_frame *to;
+
+	*done = false;
+	if (op->tier == KVTIER_TIER_NVME || !has(pool, KVTIER_TIER_CXL))
+		return 0;
+	if (block->frame->tier == KVTIER_TIER_CXL) {
+		*done = op->tier == KVTIER_TIER_CXL;
+		return 0;
+	}
+	to = kvt_frame_try(pool, KVTIER_TIER_CXL);
+	if (!to && op->tier == KVTIER_TIER_CXL && kvt_evict(pool, KVTIER_TIER_CXL, 1))
+		to = kvt_frame_try(pool, KVTIER_TIER_CXL);
+	if (!to)
+		return op->tier == KVTIER_TIER_CXL || !pool->store ? -ENOSPC : 0;
+	*done = true;
+	return kvt_migrate(pool, move->nr, block, to);
+}
+
+static int leave_start(struct kvt_pool *pool, const struct kvt_op *op, struct kvt_move *move)
+{
+	struct kvt_block *block = move->block;
+	bool done;
+	int ret;
+
+	if (block->pins)
+		return -EBUSY;
+	if (!block->frame)
+		return 0;
+	ret = to_cxl(pool, op, move, &done);
+	if (ret || done)
+		return ret;
+	if (!pool->store)
+		return -ENODEV;
+	if (!kvt_frame_shared(pool, block->frame)) {
+		ret = kvt_isolate(pool, move->nr, block);
+		if (ret)
+			return ret;
+		move->isolated = true;
+	}
+	move->leaves = true;
+	if (!kvt_block_unsaved(block))
+		kvt_count(pool, KVT_CLEAN_DROPS);
+	return kvt_save_start(pool, move, false);
+}
+
+static int writeback_start(struct kvt_pool *pool, const struct kvt_op *op, struct kvt_move *move)
+{
+	struct kvt_block *block = move->block;
+	int ret;
+
+	if (test_bit(KVT_BLOCK_BAD, &block->flags))
+		return -EIO;
+	if (!block->frame || !kvt_block_unsaved(block))
+		return 0;
+	/* Where stores are not tracked, it must be out of reach while it is written. */
+	if (pool->flags & KVTIER_POOL_PINNABLE) {
+		ret = kvt_isolate(pool, move->nr, block);
+		if (ret)
+			return ret;
+		move->isolated = true;
+	}
+	return kvt_save_start(pool, move, false);
+}
+
+static void save_end(struct kvt_pool *pool, struct kvt_move *move)
+{
+	if (!move->error)
+		move->error = kvt_save_finish(pool, move);
+	if (!move->error && move->leaves)
+		kvt_drop(pool, move);
+	kvt_block_unlock(pool, move->block);
+}
+
+/* Own as many of the batch as are there; fewer if a signal came. */
+static u32 own(struct kvt_pool *pool, struct kvt_move *moves, u64 first, u32 nr)
+{
+	u32 i;
+
+	for (i = 0; i < nr; i++) {
+		moves[i] = (struct kvt_move){ .nr = first + i };
+		moves[i].block = kvt_block_peek(pool, first + i);
+		if (moves[i].block && kvt_block_lock_interruptible(moves[i].block))
+			break;
+	}
+	return i;
+}
+
+/* One flush of the processors' TLBs for neighbours that all go. */
+static void unmap_together(struct kvt_pool *pool, const struct kvt_op *op, struct kvt_move *moves,
+			   u32 nr)
+{
+	u32 i, begin = 0;
+
+	for (i = 0; i <= nr; i++) {
+		if (i < nr && moves[i].block && moves[i].block->frame && !moves[i].block->pins &&
+		    !kvt_frame_shared(pool, moves[i].block->frame))
+			continue;
+		if (i > begin + 1)
+			kvt_unmap(pool, moves[begin].nr, i - begin);
+		begin = i + 1;
+	}
+}
+
+static int save_batch(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u32 nr,
+		      int *error)
+{
+	struct kvt_move *moves = kmalloc_array(nr, sizeof(*moves), GFP_KERNEL);
+	u32 i, owned;
+
+	if (!moves)
+		return -ENOMEM;
+	owned = own(pool, moves, first, nr);
+	if (op->op == KVTIER_OP_DEMOTE)
+		unmap_together(pool, op, moves, owned);
+	for (i = 0; i < owned; i++) {
+		if (!moves[i].block)
+			continue;
+		moves[i].error = op->op == KVTIER_OP_DEMOTE ?
+					 leave_start(pool, op, &moves[i]) :
+					 writeback_start(pool, op, &moves[i]);
+	}
+	for (i = 0; i < owned; i++) {
+		if (!moves[i].block)
+			continue;
+		save_end(pool, &moves[i]);
+		if (moves[i].error && !*error)
+			*error = moves[i].error;
+	}
+	kfree(moves);
+	return owned < nr ? -EINTR : 0;
+}
+
+/* ---- the others: one block at a time ---------------------------------------------------- */
+
+static int one_block(struct kvt_pool *pool, u32 op, u64 nr, struct kvt_block *block)
+{
+	switch (op) {
+	case KVTIER_OP_SEAL:
+		return kvt_seal(pool, nr, block);
+	case KVTIER_OP_DISCARD:
+		return kvt_empty(pool, nr, block);
+	case KVTIER_OP_UNPIN:
+		if (!block->pins)
+			return -EINVAL;
+		if (!--block->pins)
+			atomic64_dec(&pool->nr_pinned);
+		return 0;
+	case KVTIER_OP_COLD:
+		kvt_hint_cold(pool, block);
+		return 0;
+	}
+	return -EINVAL;
+}
+
+static int plain_batch(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u32 nr,
+		       int *error)
+{
+	struct kvt_block *block;
+	int ret;
+	u32 i;
+
+	for (i = 0; i < nr; i++) {
+		block = kvt_block_peek(pool, first + i);
+		if (!block)
+			continue;
+		/* What is to be undone later must not stop halfway. */
+		if (op->op == KVTIER_OP_UNPIN)
+			kvt_block_lock(block);
+		else if (kvt_block_lock_interruptible(block))
+			return -EINTR;
+		ret = one_block(pool, op->op, first + i, block);
+		kvt_block_unlock(pool, block);
+		if (ret && !*error)
+			*error = ret;
+	}
+	return 0;
+}
+
+static int run_batch(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u32 nr,
+		     int *error)
+{
+	switch (op->op) {
+	case KVTIER_OP_PROMOTE:
+	case KVTIER_OP_PIN:
+		return bring_batch(pool, op, first, nr, error);
+	case KVTIER_OP_DEMOTE:
+	case KVTIER_OP_WRITEBACK:
+		return save_batch(pool, op, first, nr, error);
+	default:
+		return plain_batch(pool, op, first, nr, error);
+	}
+}
+
+/* Pins are all or none: take back those that were made. */
+static void unpin(struct kvt_pool *pool, u64 first, u64 nr)
+{
+	const struct kvt_op op = { .op = KVTIER_OP_UNPIN };
+	int error = 0;
+
+	if (nr)
+		plain_batch(pool, &op, first, nr, &error);
+}
+
+static int pin(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u64 nr)
+{
+	const struct kvt_op fetch = { .op = KVTIER_OP_PROMOTE };
+	int ret = 0, ignored = 0;
+	u64 done;
+
+	for (done = 0; done < nr && !ret; done++) {
+		if (!(done % KVT_BATCH))
+			ret = bring_batch(pool, &fetch, first + done,
+					  min_t(u64, KVT_BATCH, nr - done), &ignored);
+		if (!ret)
+			ret = bring_alone(pool, op, first + done);
+		if (ret)
+			break;
+	}
+	if (ret)
+		unpin(pool, first, done);
+	return ret;
+}
+
+int kvt_range_run(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u64 nr)
+{
+	u64 done, now;
+	int error = 0, ret;
+
+	ret = check_tiers(pool, op);
+	if (!ret)
+		ret = check_blocks(pool, op, first, nr);
+	if (ret)
+		return ret;
+	if (op->op == KVTIER_OP_PIN)
+		return pin(pool, op, first, nr);
+	for (done = 0; done < nr; done += now) {
+		now = min_t(u64, KVT_BATCH, nr - done);
+		ret = run_batch(pool, op, first + done, now, &error);
+		if (!ret && signal_pending(current) && done + now < nr)
+			ret = -EINTR;
+		if (ret)
+			return ret;
+		cond_resched();
+	}
+	return error;
+}

@@ -1,0 +1,450 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Stores: opening their devices, attaching and detaching them, and how much of one
+ * each pool may claim.
+ */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/blkdev.h>
+#include <linux/slab.h>
+
+#include "store.h"
+
+#define KVT_STORE_WORKERS 4 /* that may block in submitting, per store */
+
+static LIST_HEAD(kvt_stores);
+static DECLARE_BITMAP(kvt_store_ids, KVT_STORES_MAX); /* until the last trace of a store is gone */
+static DEFINE_MUTEX(kvt_stores_lock); /* both, and .closed against new pools */
+static DECLARE_WAIT_QUEUE_HEAD(kvt_stores_gone); /* no number is taken */
+static struct workqueue_struct *kvt_store_wq; /* takes away what is in sysfs */
+
+static void kvt_store_id_put(u32 id)
+{
+	mutex_lock(&kvt_stores_lock);
+	clear_bit(id, kvt_store_ids);
+	mutex_unlock(&kvt_stores_lock);
+	wake_up_all(&kvt_stores_gone);
+}
+
+/* ---- one store's life --------------------------------------------------------------- */
+
+static void kvt_store_close(struct kvt_store *store)
+{
+	u32 i;
+
+	for (i = 0; i < store->nr_devices; i++)
+		kvt_bdev_close(&store->device[i]);
+}
+
+static void kvt_store_destroy(struct kvt_store *store)
+{
+	kvt_reserve_exit(store);
+	kvt_slot_exit(store);
+	kfree(store);
+}
+
+/* Waits for those who are in its files of sysfs; a detach is one, so it leaves this to a worker. */
+static void kvt_store_remove(struct work_struct *work)
+{
+	struct kvt_store *store = container_of(work, struct kvt_store, remove);
+	u32 id = store->id;
+
+	device_unregister(store->dev);
+	kvt_store_destroy(store);
+	kvt_store_id_put(id);
+}
+
+/* Nothing uses the devices any more. */
+static void kvt_store_release(struct kref *ref)
+{
+	struct kvt_store *store = container_of(ref, struct kvt_store, ref);
+
+	kvt_store_close(store);
+	destroy_workqueue(store->wq);
+	if (store->dev)
+		queue_work(kvt_store_wq, &store->remove);
+	else
+		kvt_store_destroy(store);
+}
+
+void kvt_store_unref(struct kvt_store *store)
+{
+	kref_put(&store->ref, kvt_store_release);
+}
+
+static void kvt_meter_init(struct kvt_meter *meter)
+{
+	spin_lock_init(&meter->lock);
+}
+
+static struct kvt_store *kvt_store_new(void)
+{
+	struct kvt_store *store = kzalloc(sizeof(*store), GFP_KERNEL);
+
+	if (!store)
+		return NULL;
+	store->wq = alloc_workqueue("kvtier_store", WQ_UNBOUND | WQ_MEM_RECLAIM,
+				    KVT_STORE_WORKERS);
+	if (!store->wq) {
+		kfree(store);
+		return NULL;
+	}
+	kref_init(&store->ref);
+	store->closed = true;
+	spin_lock_init(&store->lock);
+	init_waitqueue_head(&store->quiet);
+	kvt_span_init(&store->read);
+	kvt_span_init(&store->write);
+	kvt_meter_init(&store->read_meter);
+	kvt_meter_init(&store->write_meter);
+	xa_init(&store->extra);
+	kvt_reserve_init(store);
+	INIT_WORK(&store->remove, kvt_store_remove);
+	return store;
+}
+
+/* ---- its devices ---------------------------------------------------------------------- */
+
+static int kvt_store_check_device(struct kvt_store *store, u32 device)
+{
+	struct block_device *bdev = store->device[device].bdev;
+	u32 i;
+
+	for (i = 0; i < device; i++) {
+		if (store->device[i].bdev == bdev) {
+			pr_warn_ratelimited("%pg is named twice\n", bdev);
+			return -EINVAL;
+		}
+	}
+	if (bdev_is_zoned(bdev) || bdev_logical_block_size(bdev) > PAGE_SIZE) {
+		pr_warn_ratelimited("%pg cannot be a store: it is zoned, or its sectors are larger than %lu bytes\n",
+				    bdev, PAGE_SIZE);
+		return -EINVAL;
+	}
+	return 0;
+}
+
+static int kvt_store_open_device(struct kvt_store *store, const char *path)
+{
+	struct kvt_bdev *device = &store->device[store->nr_devices];
+	int error = kvt_bdev_open(device, path, store);
+
+	if (error) {
+		pr_warn_ratelimited("cannot open %s: %s (error %d)\n", path,
+				    error == -EBUSY ? "it is mounted or in use" :
+				    error == -EROFS ? "it is read-only" :
+				    error == -ENOTBLK ? "it is no block device" :
+							"see the error",
+				    error);
+		return error;
+	}
+	error = kvt_store_check_device(store, store->nr_devices);
+	if (!error) /* bios go past the page cache: what others wrote there has to be out */
+		error = sync_blockdev(device->bdev);
+	if (error) {
+		kvt_bdev_close(device);
+		return error;
+	}
+	invalidate_bdev(device->bdev);
+	kvt_io_measure(store, store->nr_devices++);
+	return 0;
+}
+
+static struct kvt_store *kvt_store_open(char **paths, u32 nr)
+{
+	struct kvt_store *store = kvt_store_new();
+	int error = 0;
+	u32 i;
+
+	if (!store)
+		return ERR_PTR(-ENOMEM);
+	for (i = 0; i < nr && !error; i++)
+		error = kvt_store_open_device(store, paths[i]);
+	if (error) {
+		kvt_store_unref(store);
+		return ERR_PTR(error);
+	}
+	return store;
+}
+
+int kvt_store_flush(struct kvt_store *store)
+{
+	int error = 0;
+	u32 i;
+
+	for (i = 0; i < store->nr_devices && !error; i++)
+		error = kvt_io_sync(store, i, REQ_OP_WRITE | REQ_PREFLUSH, 0, NULL);
+	return error;
+}
+
+/* ---- format, attach, detach -------------------------------------------------------------- */
+
+int kvt_store_format(char **paths, u32 nr, bool force)
+{
+	struct kvt_store *store = kvt_store_open(paths, nr);
+	int error;
+
+	if (IS_ERR(store))
+		return PTR_ERR(store);
+	error = kvt_header_format(store, force);
+	kvt_store_unref(store);
+	return error;
+}
+
+/* A copy of a store would be taken for it by who adopts. */
+static bool kvt_store_is_attached(const u8 *uuid)
+{
+	struct kvt_store *other;
+
+	list_for_each_entry(other, &kvt_stores, link)
+		if (!memcmp(other->uuid, uuid, sizeof(other->uuid)))
+			return true;
+	return false;
+}
+
+/* Take a number and enter it in the list, closed as it is. */
+static int kvt_store_enter(struct kvt_store *store)
+{
+	lockdep_assert_held(&kvt_stores_lock);
+
+	if (kvt_store_is_attached(store->uuid)) {
+		pr_warn_ratelimited("attach_store: store %pUb is attached already\n", store->uuid);
+		return -EEXIST;
+	}
+	store->id = find_first_zero_bit(kvt_store_ids, KVT_STORES_MAX);
+	if (store->id == KVT_STORES_MAX) {
+		pr_warn_ratelimited("attach_store: %u stores are attached already: detach one\n",
+				    KVT_STORES_MAX);
+		return -ENOSPC;
+	}
+	set_bit(store->id, kvt_store_ids);
+	list_add_tail(&store->link, &kvt_stores);
+	return 0;
+}
+
+/* What files of sysfs do may take kvt_stores_lock, so they come and go without it. */
+static int kvt_store_publish(struct kvt_store *store)
+{
+	int error;
+
+	flush_workqueue(kvt_store_wq); /* numbers of stores that are gone are free again */
+	mutex_lock(&kvt_stores_lock);
+	error = kvt_store_enter(store);
+	mutex_unlock(&kvt_stores_lock);
+	if (error)
+		return error;
+	error = kvt_store_sysfs_add(store);
+	mutex_lock(&kvt_stores_lock);
+	if (error)
+		list_del(&store->link);
+	else
+		store->closed = false;
+	mutex_unlock(&kvt_stores_lock);
+	if (error)
+		kvt_store_id_put(store->id);
+	return error;
+}
+
+static void kvt_store_announce(struct kvt_store *store)
+{
+	pr_info("store%u: %llu MiB on %u device(s), %pUb\n", store->id,
+		kvt_store_bytes(store) >> 20, store->nr_devices, store->uuid);
+	if (store->hold)
+		pr_info("store%u: on hold, since slots were reserved: adopt what is to be kept, then write 0 to its attribute hold\n",
+			store->id);
+}
+
+int kvt_store_attach(char **paths, u32 nr)
+{
+	struct kvt_store *store = kvt_store_open(paths, nr);
+	int error;
+	u32 i;
+
+	if (IS_ERR(store))
+		return PTR_ERR(store);
+	error = kvt_header_read(store);
+	for (i = 0; i < nr && !error; i++)
+		kvt_io_measure(store, i); /* they were sorted */
+	if (!error)
+		error = kvt_slot_init(store);
+	if (!error)
+		error = kvt_store_publish(store);
+	if (error) {
+		kvt_store_unref(store);
+		return error;
+	}
+	kvt_store_announce(store);
+	return 0;
+}
+
+/* Take it out of the list, if nothing uses it. */
+static int kvt_store_withdraw(struct kvt_store *store)
+{
+	int error = 0;
+
+	mutex_lock(&kvt_stores_lock);
+	if (store->closed) {
+		error = -ENODEV;
+	} else if (READ_ONCE(store->nr_pools) || atomic64_read(&store->stalled)) {
+		error = -EBUSY;
+	} else {
+		store->closed = true;
+		list_del(&store->link);
+	}
+	mutex_unlock(&kvt_stores_lock);
+	return error;
+}
+
+/* End being attached; what is under way ends the store. */
+static void kvt_store_retire(struct kvt_store *store)
+{
+	kvt_reserve_settle(store);
+	kvt_store_unref(store);
+}
+
+int kvt_store_detach(struct kvt_store *store)
+{
+	int error = kvt_store_withdraw(store);
+
+	if (error == -EBUSY)
+		pr_warn_ratelimited("store%u: cannot detach: %u pool(s) and %lld stalled transfer(s) use it\n",
+				    store->id, READ_ONCE(store->nr_pools),
+				    atomic64_read(&store->stalled));
+	if (!error)
+		kvt_store_retire(store);
+	return error;
+}
+
+/* ---- pools' claims ------------------------------------------------------------------------- */
+
+static u64 kvt_store_room(struct kvt_store *store)
+{
+	return kvt_store_bytes(store) - READ_ONCE(store->claimed);
+}
+
+static struct kvt_store *kvt_store_choose(u64 stores)
+{
+	struct kvt_store *store, *best = NULL;
+
+	lockdep_assert_held(&kvt_stores_lock);
+	list_for_each_entry(store, &kvt_stores, link) {
+		if (store->closed || (stores && !(stores & BIT_ULL(store->id))))
+			continue;
+		if (!best || kvt_store_room(store) > kvt_store_room(best))
+			best = store;
+	}
+	return best;
+}
+
+int kvt_store_claim(struct kvt_store *store, u64 bytes)
+{
+	int error = -ENOSPC;
+
+	spin_lock(&store->lock);
+	if (bytes <= kvt_store_room(store)) {
+		store->claimed += bytes;
+		error = 0;
+	}
+	spin_unlock(&store->lock);
+	return error;
+}
+
+void kvt_store_unclaim(struct kvt_store *store, u64 bytes)
+{
+	spin_lock(&store->lock);
+	store->claimed -= bytes;
+	spin_unlock(&store->lock);
+}
+
+struct kvt_store *kvt_store_get(u64 stores, u64 bytes)
+{
+	struct kvt_store *store;
+	int error;
+
+	mutex_lock(&kvt_stores_lock);
+	store = kvt_store_choose(stores);
+	error = store ? kvt_store_claim(store, bytes) : -ENODEV;
+	if (!error) {
+		kref_get(&store->ref);
+		spin_lock(&store->lock);
+		store->nr_pools++;
+		spin_unlock(&store->lock);
+	}
+	mutex_unlock(&kvt_stores_lock);
+	return error ? ERR_PTR(error) : store;
+}
+
+void kvt_store_put(struct kvt_store *store, u64 bytes)
+{
+	spin_lock(&store->lock);
+	store->claimed -= bytes;
+	store->nr_pools--;
+	spin_unlock(&store->lock);
+	kvt_store_unref(store);
+}
+
+u64 kvt_store_bits(void)
+{
+	struct kvt_store *store;
+	u64 bits = 0;
+
+	mutex_lock(&kvt_stores_lock);
+	list_for_each_entry(store, &kvt_stores, link)
+		if (!store->closed)
+			bits |= BIT_ULL(store->id);
+	mutex_unlock(&kvt_stores_lock);
+	return bits;
+}
+
+u64 kvt_store_free(void)
+{
+	struct kvt_store *store;
+	u64 bytes;
+
+	mutex_lock(&kvt_stores_lock);
+	store = kvt_store_choose(0);
+	bytes = store ? kvt_store_room(store) : 0;
+	mutex_unlock(&kvt_stores_lock);
+	return bytes;
+}
+
+/* ---- the module ------------------------------------------------------------------------------ */
+
+int kvt_store_init(struct class *class)
+{
+	int error;
+
+	kvt_store_wq = alloc_workqueue("kvtier_stores", 0, 0);
+	if (!kvt_store_wq)
+		return -ENOMEM;
+	error = kvt_store_sysfs_init(class);
+	if (error)
+		destroy_workqueue(kvt_store_wq);
+	return error;
+}
+
+static struct kvt_store *kvt_store_take_any(void)
+{
+	struct kvt_store *store;
+
+	mutex_lock(&kvt_stores_lock);
+	store = list_first_entry_or_null(&kvt_stores, struct kvt_store, link);
+	if (store) {
+		store->closed = true;
+		list_del(&store->link);
+	}
+	mutex_unlock(&kvt_stores_lock);
+	return store;
+}
+
+/* No pool is left, but a detach or a stalled write of a header may be under way. */
+void kvt_store_exit(void)
+{
+	struct kvt_store *store;
+
+	kvt_store_sysfs_exit();
+	while ((store = kvt_store_take_any()))
+		kvt_store_retire(store);
+	wait_event(kvt_stores_gone, bitmap_empty(kvt_store_ids, KVT_STORES_MAX));
+	destroy_workqueue(kvt_store_wq);
+}
