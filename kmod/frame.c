@@ -5,6 +5,8 @@
  * (spare): they cost neither an allocation of many pages nor, on kernels that zero
  * what they allocate, a pass over them.  They are never seen by another pool.
  */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
 #include <linux/highmem.h>
 #include <linux/page-flags.h>
 #include <linux/sched/mm.h>

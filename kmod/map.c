@@ -99,7 +99,9 @@ void kvt_unmap(struct kvt_pool *pool, u64 nr, u64 blocks)
 	kvt_count(pool, KVT_UNMAPS);
 }
 
-#define ISOLATE_TRIES 10
+/* A thread between finding a page and letting go of it may lose its processor meanwhile. */
+#define ISOLATE_TRIES 20
+#define ISOLATE_PATIENCE_US 100
 
 /* With the folio locked no fault is about to make an entry. */
 static bool take_alone(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
@@ -123,7 +125,7 @@ int kvt_isolate(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
 
 	for (try = 0; try < ISOLATE_TRIES; try++) {
 		if (try)
-			usleep_range(50, 200);
+			usleep_range(try * ISOLATE_PATIENCE_US / 2, try * ISOLATE_PATIENCE_US);
 		folio_lock(folio);
 		alone = take_alone(pool, nr, block);
 		folio_unlock(folio);

@@ -11,6 +11,8 @@
  *
  * Transfers with a store have a start and a finish, so that many can be under way.
  */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
 #include <linux/crc32c.h>
 #include <linux/highmem.h>
 #include <linux/pagemap.h>

@@ -7,6 +7,8 @@
  * The frames of pools are not movable by the core, so memory that holds one cannot
  * be taken offline (EBUSY) until its node was taken out of its tier.
  */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
 #include <linux/memory.h>
 #include <linux/node.h>
 #include <linux/nodemask.h>

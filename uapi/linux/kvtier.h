@@ -236,8 +236,9 @@
  * are held so (get_user_pages) does not move meanwhile: what would move it is
  * EBUSY.  Without KVTIER_POOL_PINNABLE every write is tracked, and a long-term pin
  * for writing (RDMA, vfio, CUDA, io_uring's registered buffers) is refused by the
- * call that asks for it.  With it they work, and every open block that was mapped
- * writable counts as dirty.  The user pager cannot refuse such pins; do not use
+ * call that asks for it.  With it they work, and every block that was mapped
+ * writable counts as dirty; since stores are not seen, such a pool can neither seal
+ * nor clone nor be cloned (EOPNOTSUPP).  The user pager cannot refuse such pins; do not use
  * them there.
  */
 
@@ -482,7 +483,7 @@ struct kvtier_pool_create {
  * Change one budget of a live pool.  Returns when the pool occupies no more than
  * the new one.  EINVAL below the least that KVTIER_IOC_POOL_CREATE takes; ENOSPC
  * when the other tiers cannot hold what has to leave, or the host has no more to
- * give; then the old budget stays.
+ * give, ENODEV for a tier that the pool was made without; then the old budget stays.
  */
 struct kvtier_pool_budget {
 	__u32 size;
@@ -583,16 +584,17 @@ struct kvtier_uring_cmd {
  * @length: bytes
  * @done: output: bytes cloned, from the start; @length on success
  *
- * Make the target's blocks hold the source's content, sharing frames and slots
- * until one side is written to.  Neither sees later writes to the other.  What
+ * Make the target's blocks hold the source's content, sharing slots, and within a
+ * pool frames, until one side is written to.  From pool to pool a source block that
+ * its slot does not hold is written there first.  Neither sees later writes to the other.  What
  * the target held is gone; an empty block clones to an empty one, a sealed one to
  * a sealed one.  The source must be readable, the target writable (EACCES).
  *
  * EINVAL: the ranges overlap in one pool.  EXDEV: different block sizes or stores.
- * EBUSY: a target block is pinned.  EIO: a source block is BAD.  These are found
- * before anything changes; later failures (ENOSPC, ETIMEDOUT) leave the first @done
- * bytes cloned and the rest as it was, but for the block at which it failed, which
- * may be empty.
+ * EBUSY: a target block is pinned.  EIO: a source block is BAD.  EOPNOTSUPP: a pool
+ * with KVTIER_POOL_PINNABLE.  These are found before anything changes; later failures
+ * (ENOSPC, ETIMEDOUT) leave the first @done bytes cloned and the rest as it was, but
+ * for the block at which it failed, which may be empty.
  */
 struct kvtier_clone {
 	__u32 size;
