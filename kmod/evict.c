@@ -421,6 +421,15 @@ static u64 drop_clean(struct kvt_pool *pool, u64 max)
 	return freed;
 }
 
+/* Tell the pool's owner, who may know better what can go; at most once a second. */
+static void press(struct kvt_pool *pool)
+{
+	if (time_before(jiffies, READ_ONCE(pool->pressed) + HZ))
+		return;
+	WRITE_ONCE(pool->pressed, jiffies);
+	kvt_event(pool, KVTIER_EVENT_PRESSURE, 0, 0, 0, 0);
+}
+
 u64 kvt_shrink_scan(u64 max)
 {
 	struct kvt_pool *pool;
@@ -431,7 +440,7 @@ u64 kvt_shrink_scan(u64 max)
 	list_for_each_entry(pool, &kvt_pools, link) {
 		if (freed >= max)
 			break;
-		kvt_event(pool, KVTIER_EVENT_PRESSURE, 0, 0, 0, 0);
+		press(pool);
 		freed += kvt_frames_drop_spare(pool, max - freed);
 		freed += drop_clean(pool, max - freed);
 		freed += kvt_frames_drop_spare(pool, max - freed);

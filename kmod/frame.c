@@ -104,12 +104,12 @@ static struct kvt_frame *frame_new(struct kvt_pool *pool, enum kvtier_tier tier)
 	return frame;
 }
 
-static bool poisoned(struct kvt_pool *pool, struct folio *folio)
+bool kvt_frame_poisoned(struct kvt_pool *pool, struct kvt_frame *frame)
 {
 	u32 i;
 
 	for (i = 0; i < 1U << pool->order; i++) {
-		if (PageHWPoison(folio_page(folio, i)))
+		if (PageHWPoison(folio_page(frame->folio, i)))
 			return true;
 	}
 	return false;
@@ -160,7 +160,7 @@ struct kvt_frame *kvt_frame_try(struct kvt_pool *pool, enum kvtier_tier tier)
 
 static bool reusable(struct kvt_pool *pool, struct kvt_frame *frame)
 {
-	return folio_ref_count(frame->folio) == 1 && !poisoned(pool, frame->folio) &&
+	return folio_ref_count(frame->folio) == 1 && !kvt_frame_poisoned(pool, frame) &&
 	       node_isset(frame->node, kvt_tiers[frame->tier].nodes) && !READ_ONCE(pool->dying);
 }
 

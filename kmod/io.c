@@ -160,7 +160,7 @@ static void kvt_io_clean(struct kvt_io *io)
 		kvt_frame_put(pool, io->frame);
 	}
 	if (io->give_up_slot)
-		kvt_slot_put(io->store, io->unit, kvt_units(pool));
+		kvt_put_unit(pool, io->unit);
 	kvt_io_free(io);
 }
 

@@ -176,6 +176,7 @@ struct kvt_pool {
 	struct kvt_span fault_wait;
 
 	atomic_t nr_sealed_dirty; /* a hint for write-back; may lag */
+	unsigned long pressed; /* jiffies of the last event of pressure; racy */
 	u32 scan_hand; /* scan.c */
 	u32 scrub_hand;
 
@@ -251,6 +252,7 @@ u64 kvt_tier_node_bits(enum kvtier_tier tier);
 u64 kvt_tier_free(enum kvtier_tier tier);
 u64 kvt_tier_limit(enum kvtier_tier tier);
 u64 kvt_tier_capacity(enum kvtier_tier tier);
+void kvt_tier_measure(enum kvtier_tier tier, u64 bytes, u64 ns); /* a copy into it */
 /* Add or remove a node; removing moves away what pools have there (-EBUSY: cannot). */
 int kvt_tier_set_nodes(enum kvtier_tier tier, const nodemask_t *nodes);
 
@@ -280,6 +282,7 @@ void kvt_frame_share(struct kvt_pool *pool, struct kvt_block *from, u64 nr,
 bool kvt_frame_shared(struct kvt_pool *pool, struct kvt_frame *frame);
 void kvt_frame_set_cold(struct kvt_pool *pool, struct kvt_frame *frame, bool cold);
 void kvt_frame_swap(struct kvt_pool *pool, struct kvt_frame *frame, struct kvt_frame *to);
+bool kvt_frame_poisoned(struct kvt_pool *pool, struct kvt_frame *frame);
 u64 kvt_frames_drop_spare(struct kvt_pool *pool, u64 max); /* how many were freed */
 int kvt_frame_init(void);
 void kvt_frame_exit(void);
@@ -491,6 +494,7 @@ void kvt_store_exit(void); /* before the class goes */
 int kvt_slot_alloc(struct kvt_store *store, u32 units, u32 *unit);
 /* One more user of a slot, for one who is a user; -ENOMEM. */
 int kvt_slot_try_share(struct kvt_store *store, u32 unit);
+int kvt_slot_share_atomic(struct kvt_store *store, u32 unit);
 void kvt_slot_put(struct kvt_store *store, u32 unit, u32 units); /* cannot fail */
 bool kvt_slot_shared(struct kvt_store *store, u32 unit);
 

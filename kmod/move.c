@@ -121,7 +121,6 @@ int kvt_fetch_finish(struct kvt_pool *pool, struct kvt_move *move)
 		ret = verify(pool, move);
 	trace_kvtier_promote(pool->id, move->nr, ret);
 	if (!ret) {
-		atomic64_add(kvt_block_bytes(pool), &pool->io[KVTIER_TIER_NVME].bytes_out);
 		atomic64_add(kvt_block_bytes(pool), &pool->io[move->frame->tier].bytes_in);
 		kvt_count(pool, KVT_PROMOTED);
 		fetched(pool, move);
@@ -164,7 +163,7 @@ static bool borrow_slot(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
 	for (at = block->next; !done && at != nr; at = other->next) {
 		other = kvt_block_peek(pool, at);
 		if (other->unit == KVT_NO_UNIT || test_bit(KVT_BLOCK_DIRTY, &other->flags) ||
-		    kvt_slot_try_share(pool->store, other->unit))
+		    kvt_slot_share_atomic(pool->store, other->unit))
 			continue;
 		block->unit = other->unit;
 		block->crc = other->crc;
@@ -209,8 +208,11 @@ static void untake_unit(struct kvt_pool *pool, struct kvt_move *move)
 
 static int write_start(struct kvt_pool *pool, struct kvt_move *move, bool background)
 {
-	int ret = take_unit(pool, move);
+	int ret;
 
+	if (kvt_frame_poisoned(pool, move->block->frame))
+		return -EIO; /* to read it would stop the machine */
+	ret = take_unit(pool, move);
 	if (ret)
 		return ret;
 	set_bit(KVT_BLOCK_MOVING, &move->block->flags);
@@ -261,7 +263,6 @@ static void saved(struct kvt_pool *pool, struct kvt_move *move)
 	if (move->unit != block->unit && move->unit != KVT_NO_UNIT)
 		kvt_put_unit(pool, move->unit);
 	kvt_count(pool, KVT_WRITTEN);
-	atomic64_add(kvt_block_bytes(pool), &pool->io[KVTIER_TIER_NVME].bytes_in);
 }
 
 /* The block stays as it was, dirty; what its slot holds now is not known. */
@@ -397,18 +398,21 @@ static int migrate_group(struct kvt_pool *pool, struct kvt_group *group, struct 
 	struct kvt_block *block = group->block[0];
 	struct kvt_frame *frame = block->frame;
 	u64 bytes = kvt_block_bytes(pool);
+	u64 start;
 	int ret;
 
 	ret = kvt_isolate_group(pool, group);
 	if (ret)
 		return ret;
 	set_bit(KVT_BLOCK_MOVING, &block->flags);
+	start = ktime_get_ns();
 	ret = kvt_copy(pool, to->folio, frame->folio, bytes);
 	trace_kvtier_migrate(pool->id, group->at[0], frame->tier, to->tier, ret);
 	if (ret)
 		return ret;
 	atomic64_add(bytes, &pool->io[frame->tier].bytes_out);
 	atomic64_add(bytes, &pool->io[to->tier].bytes_in);
+	kvt_tier_measure(to->tier, bytes, ktime_get_ns() - start);
 	kvt_frame_swap(pool, frame, to);
 	return 0;
 }

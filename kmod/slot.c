@@ -130,6 +130,17 @@ int kvt_slot_try_share(struct kvt_store *store, u32 unit)
 	return 0;
 }
 
+/* The same without sleeping; gives up sooner. */
+int kvt_slot_share_atomic(struct kvt_store *store, u32 unit)
+{
+	int error;
+
+	xa_lock(&store->extra);
+	error = kvt_slot_count(store, kvt_slot_index(unit));
+	xa_unlock(&store->extra);
+	return error;
+}
+
 static void kvt_slot_free(struct kvt_store *store, u32 unit, u32 units)
 {
 	spin_lock(&store->lock);

@@ -47,7 +47,8 @@ static void tier_stats(struct kvt_pool *pool, enum kvtier_tier tier, struct kvti
 	u32 shift = pool->block_shift;
 
 	s->budget_bytes = READ_ONCE(share->budget) << shift;
-	s->used_bytes = (atomic64_read(&share->used) - READ_ONCE(share->nr_spare)) << shift;
+	s->used_bytes = max_t(s64, atomic64_read(&share->used) - READ_ONCE(share->nr_spare), 0)
+			<< shift;
 	s->peak_bytes = atomic64_read(&share->peak) << shift;
 	s->bytes_in = atomic64_read(&io->bytes_in);
 	s->bytes_out = atomic64_read(&io->bytes_out);

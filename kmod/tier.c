@@ -9,6 +9,7 @@
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
+#include <linux/math64.h>
 #include <linux/memory.h>
 #include <linux/node.h>
 #include <linux/nodemask.h>
@@ -151,6 +152,16 @@ int kvt_tier_check_nodes(enum kvtier_tier tier, u64 nodes)
 	if (nodes_empty(kvt_tiers[tier].nodes) || nodes & ~have)
 		return -ENODEV;
 	return 0;
+}
+
+/* A moving average; two copies at a time may lose one of their samples. */
+void kvt_tier_measure(enum kvtier_tier tier, u64 bytes, u64 ns)
+{
+	struct kvt_tier *t = &kvt_tiers[tier];
+	u64 now = div64_u64(bytes * NSEC_PER_SEC, max_t(u64, ns, 1));
+	u64 old = READ_ONCE(t->bandwidth);
+
+	WRITE_ONCE(t->bandwidth, old ? (old * 7 + now) / 8 : now);
 }
 
 /* ---- taking nodes out ---------------------------------------------------------- */
