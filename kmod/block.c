@@ -143,7 +143,7 @@ static u32 info_flags(struct kvt_pool *pool, struct kvt_block *block)
 		flags |= KVTIER_BLOCKF_COLD;
 	if (test_bit(KVT_BLOCK_MAPPED, &block->flags))
 		flags |= KVTIER_BLOCKF_MAPPED;
-	if ((frame && kvt_frame_shared(pool, frame)) ||
+	if ((frame && kvt_frame_shared(frame)) ||
 	    (block->unit != KVT_NO_UNIT && kvt_slot_shared(pool->store, block->unit)))
 		flags |= KVTIER_BLOCKF_SHARED;
 	return flags;

@@ -209,8 +209,7 @@ static int adopt_owned(struct kvt_pool *pool, struct kvt_block *block,
 		kvt_uncharge(&pool->share[KVTIER_TIER_NVME]);
 		return ret;
 	}
-	block->unit = unit;
-	block->crc = slot->crc32c;
+	kvt_set_slot(pool, slot->block, block, unit, slot->crc32c, true);
 	block->generation = slot->generation;
 	set_bit(KVT_BLOCK_SEALED, &block->flags);
 	return 0;

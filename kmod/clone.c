@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Clones.  Within a pool a clone shares the frame, if there is one, and the slot, if
- * it is good; from pool to pool it shares the slot, so a dirty source is written
- * first.  Who writes to a block that shares its frame gets a copy (move.c,
- * kvt_unshare); who writes back a block that shares its slot gets another slot.
+ * Clones.  Within a pool they share the frame, if there is one, and the slot, if it is
+ * good; from pool to pool the slot, so a dirty source is written first.  Who writes
+ * to a block that has clones gets a copy (move.c, kvt_unshare); who writes back a
+ * block that shares its slot gets another slot.
  */
 #include <linux/delay.h>
 #include <linux/sched/signal.h>
@@ -61,36 +61,52 @@ static int own_both(struct kvt_pool *src, struct kvt_block *from, struct kvt_blo
 	}
 }
 
-static int share_slot(struct kvt_pool *dst, struct kvt_block *from, struct kvt_block *to)
+/* The slot of another pool's block. */
+static int share_slot(struct kvt_pool *dst, u64 dst_nr, struct kvt_block *from,
+		      struct kvt_block *to)
 {
 	int ret;
 
 	if (!kvt_charge(&dst->share[KVTIER_TIER_NVME]))
 		return -ENOSPC;
 	ret = kvt_slot_try_share(dst->store, from->unit);
-	if (ret) {
+	if (ret)
 		kvt_uncharge(&dst->share[KVTIER_TIER_NVME]);
-		return ret;
-	}
-	to->unit = from->unit;
-	to->crc = from->crc;
-	return 0;
+	else
+		kvt_set_slot(dst, dst_nr, to, from->unit, from->crc, true);
+	return ret;
 }
 
-/* Within a pool: the frame too, mapped read-only from now on. */
-static int share_frame(struct kvt_pool *pool, u64 src_nr, struct kvt_block *from, u64 dst_nr,
-		       struct kvt_block *to)
+/* Make a block read-only, as all clones are; a slot that does not hold it is no use. */
+static int make_clonable(struct kvt_pool *pool, u64 nr, struct kvt_block *from)
 {
 	int ret;
 
-	if (!kvt_frame_shared(pool, from->frame)) {
-		ret = kvt_isolate(pool, src_nr, from);
-		if (ret)
-			return ret;
-	}
-	if (kvt_block_unsaved(from) || share_slot(pool, from, to))
+	if (!from->frame || kvt_has_clones(nr, from))
+		return 0;
+	ret = kvt_isolate(pool, nr, from);
+	if (!ret && kvt_block_unsaved(from))
+		kvt_put_slot(pool, nr, from);
+	return ret;
+}
+
+static int clone_in_pool(struct kvt_pool *pool, u64 dst_nr, struct kvt_block *to, u64 src_nr,
+			 struct kvt_block *from)
+{
+	int ret;
+
+	ret = make_clonable(pool, src_nr, from);
+	if (!ret && from->unit != KVT_NO_UNIT)
+		ret = kvt_slot_try_share(pool->store, from->unit);
+	if (ret)
+		return ret;
+	if (from->unit != KVT_NO_UNIT)
+		kvt_set_slot(pool, dst_nr, to, from->unit, from->crc, false);
+	else
 		set_bit(KVT_BLOCK_DIRTY, &to->flags);
-	kvt_frame_share(pool, from, dst_nr, to);
+	kvt_ring_join(pool, from, dst_nr, to);
+	if (from->frame)
+		kvt_frame_borrow(pool, dst_nr, to);
 	return 0;
 }
 
@@ -102,14 +118,15 @@ static int save_source(struct kvt_pool *src, u64 nr, struct kvt_block *from)
 
 	if (!kvt_block_unsaved(from))
 		return 0;
-	if (!kvt_frame_shared(src, from->frame)) {
-		ret = kvt_isolate(src, nr, from);
-		if (ret)
-			return ret;
-		move.isolated = true;
-	}
+	ret = kvt_withdraw(src, nr, from, &move.isolated);
+	if (ret)
+		return ret;
 	ret = kvt_save_start(src, &move, false);
-	return ret ? ret : kvt_save_finish(src, &move);
+	if (!ret)
+		ret = kvt_save_finish(src, &move);
+	if (!ret && kvt_block_unsaved(from))
+		ret = -EBUSY; /* a store came meanwhile */
+	return ret;
 }
 
 static int clone_content(struct kvt_pool *dst, u64 dst_nr, struct kvt_block *to,
@@ -117,10 +134,10 @@ static int clone_content(struct kvt_pool *dst, u64 dst_nr, struct kvt_block *to,
 {
 	int ret;
 
-	if (dst == src && from->frame)
-		return share_frame(src, src_nr, from, dst_nr, to);
+	if (dst == src)
+		return clone_in_pool(src, dst_nr, to, src_nr, from);
 	ret = save_source(src, src_nr, from);
-	return ret ? ret : share_slot(dst, from, to);
+	return ret ? ret : share_slot(dst, dst_nr, from, to);
 }
 
 static int clone_owned(struct kvt_pool *dst, u64 dst_nr, struct kvt_block *to,

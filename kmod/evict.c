@@ -145,9 +145,8 @@ static bool evict_group(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
 	for (i = 0; i < group.nr; i++) {
 		move = (struct kvt_move){ .nr = group.at[i], .block = group.block[i] };
 		if (kvt_save_start(pool, &move, false) || kvt_save_finish(pool, &move) ||
-		    kvt_block_unsaved(move.block))
+		    kvt_drop(pool, &move))
 			break;
-		kvt_drop(pool, &move);
 		done = true;
 	}
 unlock:
@@ -170,7 +169,7 @@ static bool evict_start(struct kvt_pool *pool, struct kvt_move *move, bool *free
 	}
 	if (!pool->store)
 		return false;
-	if (kvt_frame_shared(pool, block->frame)) {
+	if (kvt_frame_shared(block->frame)) {
 		*freed = evict_group(pool, move->nr, block);
 		return false;
 	}
@@ -219,12 +218,10 @@ static u32 evict_batch(struct kvt_pool *pool, enum kvtier_tier tier, u32 want)
 
 		if (!move->block)
 			continue;
-		if (kvt_save_finish(pool, move)) {
+		if (kvt_save_finish(pool, move) || kvt_drop(pool, move))
 			put_back(pool, move->block);
-		} else {
-			kvt_drop(pool, move);
+		else
 			freed++;
-		}
 		kvt_block_unlock(pool, move->block);
 	}
 	return freed;
@@ -250,14 +247,15 @@ void kvt_hint_cold(struct kvt_pool *pool, struct kvt_block *block)
 /* ---- slots -------------------------------------------------------------------------- */
 
 /* A block that is in memory and has a slot besides, owned. */
-static struct kvt_block *saved_block(struct kvt_pool *pool, const struct list_head *list)
+static struct kvt_block *saved_block(struct kvt_pool *pool, const struct list_head *list, u64 *nr)
 {
 	struct kvt_frame *frame;
 	struct kvt_block *block;
 
 	lockdep_assert_held(&pool->lru_lock);
 	list_for_each_entry(frame, list, lru) {
-		block = kvt_block_peek(pool, frame->block);
+		*nr = frame->block;
+		block = kvt_block_peek(pool, *nr);
 		if (READ_ONCE(block->unit) == KVT_NO_UNIT || !kvt_block_try(block))
 			continue;
 		if (block->unit != KVT_NO_UNIT)
@@ -271,18 +269,19 @@ static bool reclaim_slot(struct kvt_pool *pool)
 {
 	struct kvt_block *block = NULL;
 	enum kvtier_tier tier;
+	u64 nr;
 
 	spin_lock(&pool->lru_lock);
 	for (tier = KVTIER_TIER_DRAM; !block && tier <= KVTIER_TIER_CXL; tier++) {
-		block = saved_block(pool, &pool->share[tier].active);
+		block = saved_block(pool, &pool->share[tier].active, &nr);
 		if (!block)
-			block = saved_block(pool, &pool->share[tier].cold);
+			block = saved_block(pool, &pool->share[tier].cold, &nr);
 	}
 	spin_unlock(&pool->lru_lock);
 	if (!block)
 		return false;
 	set_bit(KVT_BLOCK_DIRTY, &block->flags); /* the content is what it was */
-	kvt_put_slot(pool, block);
+	kvt_put_slot(pool, nr, block);
 	kvt_block_unlock(pool, block);
 	return true;
 }
@@ -350,9 +349,7 @@ static int leave_node(struct kvt_pool *pool, enum kvtier_tier tier, u64 nr,
 	if (!evict_start(pool, &move, &gone))
 		return -EBUSY;
 	ret = kvt_save_finish(pool, &move);
-	if (!ret)
-		kvt_drop(pool, &move);
-	return ret;
+	return ret ? ret : kvt_drop(pool, &move);
 }
 
 #define LEAVE_TRIES 100
@@ -409,11 +406,9 @@ static u64 drop_clean(struct kvt_pool *pool, u64 max)
 		move.block = victim(pool, KVTIER_TIER_DRAM, true, &move.nr);
 		if (!move.block)
 			break;
-		if (!kvt_frame_shared(pool, move.block->frame) &&
-		    !kvt_isolate_try(pool, move.nr, move.block) &&
-		    !kvt_block_unsaved(move.block)) {
+		if (!kvt_frame_shared(move.block->frame) &&
+		    !kvt_isolate_try(pool, move.nr, move.block) && !kvt_drop(pool, &move)) {
 			kvt_count(pool, KVT_CLEAN_DROPS);
-			kvt_drop(pool, &move);
 			freed++;
 		}
 		kvt_block_unlock(pool, move.block);

@@ -43,9 +43,9 @@ static int refusal(const struct kvt_block *block, bool write)
 	return 0;
 }
 
-static bool ready(struct kvt_pool *pool, const struct kvt_block *block, bool write)
+static bool ready(u64 nr, const struct kvt_block *block, bool write)
 {
-	return block->frame && !(write && kvt_frame_shared(pool, block->frame));
+	return block->frame && !(write && kvt_has_clones(nr, block));
 }
 
 /* Make it ready; the caller owns the block. */
@@ -55,7 +55,7 @@ static int bring(struct kvt_pool *pool, u64 nr, struct kvt_block *block, bool wr
 
 	if (!ret && !block->frame)
 		ret = kvt_fetch(pool, nr, block, KVTIER_TIER_NONE, TASK_KILLABLE);
-	if (!ret && !ready(pool, block, write))
+	if (!ret && !ready(nr, block, write))
 		ret = kvt_unshare(pool, nr, block, TASK_KILLABLE);
 	if (ret == -ENOSPC) {
 		/* The touch that follows must not wait for room once more. */
@@ -109,7 +109,7 @@ static vm_fault_t map(struct kvt_pool *pool, struct kvt_block *block, struct vm_
 
 	folio_get(folio);
 	folio_lock(folio);
-	if (!kvt_frame_shared(pool, block->frame))
+	if (!kvt_frame_shared(block->frame))
 		folio->index = (vmf->pgoff >> pool->order) << pool->order;
 	if (pool->flags & KVTIER_POOL_PINNABLE && vmf->vma->vm_flags & VM_WRITE)
 		kvt_set_dirty(block);
@@ -180,7 +180,7 @@ vm_fault_t kvt_fault(struct vm_fault *vmf)
 			kvt_block_unlock(pool, block);
 			return VM_FAULT_SIGBUS;
 		}
-		if (ready(pool, block, write)) {
+		if (ready(nr, block, write)) {
 			if (!(vmf->flags & FAULT_FLAG_TRIED) &&
 			    !test_bit(KVT_BLOCK_MAPPED, &block->flags))
 				account(pool, nr, block, SOFT);

@@ -241,7 +241,6 @@ void kvt_frame_attach(struct kvt_pool *pool, u64 nr, struct kvt_block *block,
 	frame->placed = ++share->placements;
 	list_add_tail(&frame->lru, &share->active);
 	share->nr_active++;
-	block->next = (u32)nr;
 	WRITE_ONCE(block->frame, frame);
 	spin_unlock(&pool->lru_lock);
 }
@@ -259,17 +258,18 @@ static void list_remove(struct kvt_pool *pool, struct kvt_frame *frame)
 	frame->is_cold = false;
 }
 
-static void ring_remove(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
+/* Another clone that has the frame. */
+static u32 other_sharer(struct kvt_pool *pool, u64 nr, struct kvt_block *block,
+			const struct kvt_frame *frame)
 {
-	struct kvt_block *at = block;
+	u32 at;
 
 	lockdep_assert_held(&pool->lru_lock);
-	while (at->next != nr)
-		at = kvt_block_peek(pool, at->next);
-	at->next = block->next;
-	if (block->frame->block == nr)
-		block->frame->block = block->next;
-	block->next = (u32)nr;
+	for (at = block->next; at != nr; at = kvt_block_peek(pool, at)->next) {
+		if (kvt_block_peek(pool, at)->frame == frame)
+			break;
+	}
+	return at;
 }
 
 struct kvt_frame *kvt_frame_detach(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
@@ -277,30 +277,85 @@ struct kvt_frame *kvt_frame_detach(struct kvt_pool *pool, u64 nr, struct kvt_blo
 	struct kvt_frame *frame = block->frame;
 
 	spin_lock(&pool->lru_lock);
-	ring_remove(pool, nr, block);
 	WRITE_ONCE(block->frame, NULL);
-	if (--frame->sharers == 0)
+	if (--frame->sharers == 0) {
 		list_remove(pool, frame);
-	else
+	} else {
+		if (frame->block == nr)
+			frame->block = other_sharer(pool, nr, block, frame);
 		frame = NULL;
+	}
 	spin_unlock(&pool->lru_lock);
 	return frame;
 }
 
-void kvt_frame_share(struct kvt_pool *pool, struct kvt_block *from, u64 nr,
-		     struct kvt_block *block)
+bool kvt_frame_shared(const struct kvt_frame *frame)
+{
+	return READ_ONCE(frame->sharers) > 1;
+}
+
+void kvt_ring_join(struct kvt_pool *pool, struct kvt_block *from, u64 nr,
+		   struct kvt_block *block)
 {
 	spin_lock(&pool->lru_lock);
 	block->next = from->next;
-	from->next = (u32)nr;
-	from->frame->sharers++;
-	WRITE_ONCE(block->frame, from->frame);
+	WRITE_ONCE(from->next, (u32)nr);
 	spin_unlock(&pool->lru_lock);
 }
 
-bool kvt_frame_shared(struct kvt_pool *pool, struct kvt_frame *frame)
+static void ring_unlink(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
 {
-	return READ_ONCE(frame->sharers) > 1;
+	struct kvt_block *at = block;
+
+	lockdep_assert_held(&pool->lru_lock);
+	while (at->next != nr)
+		at = kvt_block_peek(pool, at->next);
+	WRITE_ONCE(at->next, block->next);
+	WRITE_ONCE(block->next, (u32)nr);
+}
+
+/* The block has no frame, or one of its own. */
+void kvt_ring_leave(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
+{
+	spin_lock(&pool->lru_lock);
+	ring_unlink(pool, nr, block);
+	spin_unlock(&pool->lru_lock);
+}
+
+/* Unless a clone has the frame: then the block is no nearer to being written to. */
+bool kvt_ring_leave_alone(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
+{
+	bool alone;
+
+	spin_lock(&pool->lru_lock);
+	alone = block->frame->sharers == 1;
+	if (alone)
+		ring_unlink(pool, nr, block);
+	spin_unlock(&pool->lru_lock);
+	return alone;
+}
+
+bool kvt_has_clones(u64 nr, const struct kvt_block *block)
+{
+	return READ_ONCE(block->next) != nr;
+}
+
+bool kvt_frame_borrow(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
+{
+	struct kvt_frame *frame = NULL;
+	u32 at;
+
+	if (!kvt_has_clones(nr, block))
+		return false;
+	spin_lock(&pool->lru_lock);
+	for (at = block->next; !frame && at != nr; at = kvt_block_peek(pool, at)->next)
+		frame = kvt_block_peek(pool, at)->frame;
+	if (frame) {
+		frame->sharers++;
+		WRITE_ONCE(block->frame, frame);
+	}
+	spin_unlock(&pool->lru_lock);
+	return frame;
 }
 
 /* Put a frame on the list of the next victims, or take it from there. */
@@ -322,9 +377,16 @@ void kvt_frame_set_cold(struct kvt_pool *pool, struct kvt_frame *frame, bool col
 }
 
 /* The blocks that had @frame's memory have @to's from now on, and the other way round. */
-void kvt_frame_swap(struct kvt_pool *pool, struct kvt_frame *frame, struct kvt_frame *to)
+int kvt_frame_swap(struct kvt_pool *pool, struct kvt_frame *frame, struct kvt_frame *to,
+		   u32 sharers)
 {
+	struct kvt_share *share;
+
 	spin_lock(&pool->lru_lock);
+	if (frame->sharers != sharers) {
+		spin_unlock(&pool->lru_lock);
+		return -EBUSY; /* a clone has it since, and may have mapped it */
+	}
 	list_remove(pool, frame);
 	swap(frame->folio, to->folio);
 	swap(frame->node, to->node);
@@ -334,10 +396,12 @@ void kvt_frame_swap(struct kvt_pool *pool, struct kvt_frame *frame, struct kvt_f
 	frame->folio->private = frame;
 	to->folio->mapping = NULL;
 	to->folio->private = to;
-	list_add_tail(&frame->lru, &pool->share[frame->tier].active);
-	frame->placed = ++pool->share[frame->tier].placements;
-	pool->share[frame->tier].nr_active++;
+	share = &pool->share[frame->tier];
+	list_add_tail(&frame->lru, &share->active);
+	share->nr_active++;
+	frame->placed = ++share->placements;
 	spin_unlock(&pool->lru_lock);
+	return 0;
 }
 
 static struct kvt_frame *try_any(struct kvt_pool *pool, enum kvtier_tier tier)

@@ -71,7 +71,8 @@ enum kvt_block_bit {
 	KVT_BLOCK_DIRTY, /* set under the folio lock too, by a store (map.c) */
 	KVT_BLOCK_BAD, /* content lost, see .error */
 	KVT_BLOCK_STALLED, /* a read that was given up may still arrive (cleared by it) */
-	KVT_BLOCK_MAPPED, /* at least one page table may map it */
+	KVT_BLOCK_MAPPED, /* at least one page table may map it; set under the folio lock too */
+	KVT_BLOCK_PAID, /* its slot is charged to the pool by this block; pool->lru_lock */
 };
 
 /* One block of a pool.  Owner: see above.  40 bytes, since there are many. */
@@ -79,17 +80,22 @@ struct kvt_block {
 	unsigned long flags; /* enum kvt_block_bit; atomic bit operations */
 	struct kvt_frame *frame; /* NULL: not resident */
 	u64 generation; /* also grows under the folio lock, with DIRTY */
-	u32 unit; /* first unit of its slot, or KVT_NO_UNIT */
+	u32 unit; /* first unit of its slot, or KVT_NO_UNIT; lru_lock too, to change it */
 	u32 crc; /* of its slot's content */
-	u32 next; /* next of the ring of blocks that share the frame; pool->lru_lock */
+	u32 next; /* next of the ring of its clones in the pool; pool->lru_lock */
 	u16 pins;
 	s16 error; /* of a BAD block; -ENOSPC: a touch has waited for room in vain */
 };
 
 /*
- * Memory that holds one block's content, or that of several clones of a block in
- * one pool (then it is mapped read-only).  A frame that is in no block is on
- * pool->spare.  The folio's own reference belongs to the frame; every other one is
+ * Clones in a pool form a ring as long as they have the same content.  They share a
+ * frame and a slot, as far as each has one, and are mapped read-only.  Who is to
+ * be written to leaves the ring first (kvt_unshare).
+ */
+
+/*
+ * Memory that holds the content of one block, or of clones.  A frame that is in no
+ * block is on share->spare.  The folio's own reference belongs to the frame; every other one is
  * a page table's, or somebody's who pinned it.
  */
 struct kvt_frame {
@@ -271,17 +277,24 @@ struct kvt_frame *kvt_frame_get(struct kvt_pool *pool, enum kvtier_tier tier, in
 void kvt_frame_put(struct kvt_pool *pool, struct kvt_frame *frame); /* one in no block */
 void kvt_frame_forget(struct kvt_pool *pool, struct kvt_frame *frame); /* never reuse it */
 void kvt_frame_zero(struct kvt_pool *pool, struct kvt_frame *frame);
-/* Give an unshared frame to a block, whose owner the caller is; the block has none. */
+/* Give a frame that nobody has to a block (owner), which has none. */
 void kvt_frame_attach(struct kvt_pool *pool, u64 nr, struct kvt_block *block,
 		      struct kvt_frame *frame);
-/* Take the block's frame away (unmapped); returns it if no other block has it, else NULL. */
+/* Take the block's frame away (unmapped); returns it if no clone has it, else NULL. */
 struct kvt_frame *kvt_frame_detach(struct kvt_pool *pool, u64 nr, struct kvt_block *block);
-/* Let @block have the frame of @from too (owner of both; same pool). */
-void kvt_frame_share(struct kvt_pool *pool, struct kvt_block *from, u64 nr,
-		     struct kvt_block *block);
-bool kvt_frame_shared(struct kvt_pool *pool, struct kvt_frame *frame);
+bool kvt_frame_shared(const struct kvt_frame *frame);
+/* The ring of clones: let @block, which is in none, join that of @from (owner of both). */
+void kvt_ring_join(struct kvt_pool *pool, struct kvt_block *from, u64 nr,
+		   struct kvt_block *block);
+void kvt_ring_leave(struct kvt_pool *pool, u64 nr, struct kvt_block *block);
+bool kvt_ring_leave_alone(struct kvt_pool *pool, u64 nr, struct kvt_block *block);
+bool kvt_has_clones(u64 nr, const struct kvt_block *block);
+/* Have the frame of a clone that is in memory; false: none is. */
+bool kvt_frame_borrow(struct kvt_pool *pool, u64 nr, struct kvt_block *block);
 void kvt_frame_set_cold(struct kvt_pool *pool, struct kvt_frame *frame, bool cold);
-void kvt_frame_swap(struct kvt_pool *pool, struct kvt_frame *frame, struct kvt_frame *to);
+/* -EBUSY if the frame has other than @sharers blocks. */
+int kvt_frame_swap(struct kvt_pool *pool, struct kvt_frame *frame, struct kvt_frame *to,
+		   u32 sharers);
 bool kvt_frame_poisoned(struct kvt_pool *pool, struct kvt_frame *frame);
 u64 kvt_frames_drop_spare(struct kvt_pool *pool, u64 max); /* how many were freed */
 int kvt_frame_init(void);
@@ -303,6 +316,8 @@ void kvt_unmap(struct kvt_pool *pool, u64 nr, u64 blocks);
  * at the frame, until the block's owner lets go of it.
  */
 int kvt_isolate(struct kvt_pool *pool, u64 nr, struct kvt_block *block);
+/* The same for one that may share its frame: then only its own entries go. */
+int kvt_withdraw(struct kvt_pool *pool, u64 nr, struct kvt_block *block, bool *isolated);
 int kvt_isolate_try(struct kvt_pool *pool, u64 nr, struct kvt_block *block); /* never waits */
 int kvt_isolate_group(struct kvt_pool *pool, const struct kvt_group *group);
 /* Make later stores to an unshared block visible as DIRTY, keeping it mapped. */
@@ -354,18 +369,21 @@ int kvt_fetch(struct kvt_pool *pool, u64 nr, struct kvt_block *block, enum kvtie
 /* Start and finish writing a resident block to its slot, if it is not saved. */
 int kvt_save_start(struct kvt_pool *pool, struct kvt_move *move, bool background);
 int kvt_save_finish(struct kvt_pool *pool, struct kvt_move *move);
-void kvt_drop(struct kvt_pool *pool, struct kvt_move *move); /* free a saved block's frame */
+/* Free a saved block's frame.  -EBUSY: it has been written to since. */
+int kvt_drop(struct kvt_pool *pool, struct kvt_move *move);
 /* Move a resident block to another frame. */
 int kvt_migrate(struct kvt_pool *pool, u64 nr, struct kvt_block *block, struct kvt_frame *to);
 /* Give a block that shares its frame one of its own, for writing. */
 int kvt_unshare(struct kvt_pool *pool, u64 nr, struct kvt_block *block, int state);
-struct kvt_frame *kvt_leave_group(struct kvt_pool *pool, u64 nr, struct kvt_block *block);
 int kvt_group_lock(struct kvt_pool *pool, u64 nr, struct kvt_block *block,
 		   struct kvt_group *group);
 void kvt_group_unlock(struct kvt_pool *pool, struct kvt_group *group);
 int kvt_seal(struct kvt_pool *pool, u64 nr, struct kvt_block *block);
 int kvt_empty(struct kvt_pool *pool, u64 nr, struct kvt_block *block); /* discard */
-void kvt_put_slot(struct kvt_pool *pool, struct kvt_block *block);
+/* Give the block a slot, with its charge (@pay) or a clone's; the old one goes. */
+void kvt_set_slot(struct kvt_pool *pool, u64 nr, struct kvt_block *block, u32 unit, u32 crc,
+		  bool pay);
+void kvt_put_slot(struct kvt_pool *pool, u64 nr, struct kvt_block *block);
 void kvt_put_unit(struct kvt_pool *pool, u32 unit); /* a slot that was charged to the pool */
 
 /* ---- evict.c: victims --------------------------------------------------------------- */

@@ -136,6 +136,31 @@ int kvt_isolate(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
 	return -EBUSY;
 }
 
+/* Its own entries only; the frame stays where it is, for others. */
+static void unmap_shared(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
+{
+	struct folio *folio = block->frame->folio;
+
+	folio_lock(folio);
+	kvt_unmap(pool, nr, 1);
+	folio_unlock(folio);
+}
+
+int kvt_withdraw(struct kvt_pool *pool, u64 nr, struct kvt_block *block, bool *isolated)
+{
+	*isolated = false;
+	while (!kvt_frame_shared(block->frame)) {
+		if (!kvt_isolate(pool, nr, block)) {
+			*isolated = true;
+			return 0;
+		}
+		if (!kvt_frame_shared(block->frame)) /* else a clone came to have it */
+			return -EBUSY;
+	}
+	unmap_shared(pool, nr, block);
+	return 0;
+}
+
 int kvt_isolate_try(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
 {
 	struct folio *folio = block->frame->folio;
@@ -245,7 +270,7 @@ vm_fault_t kvt_mkwrite(struct vm_fault *vmf)
 		ret = VM_FAULT_NOPAGE; /* moved meanwhile: touch it again */
 	} else if (test_bit(KVT_BLOCK_SEALED, &block->flags)) {
 		ret = VM_FAULT_SIGBUS;
-	} else if (kvt_frame_shared(pool, block->frame)) {
+	} else if (kvt_has_clones(nr, block)) {
 		/* The touch after this one comes to ->fault, which makes a copy. */
 		unmap_mapping_range(pool->mapping, nr << pool->block_shift,
 				    kvt_block_bytes(pool), 1);
@@ -253,6 +278,7 @@ vm_fault_t kvt_mkwrite(struct vm_fault *vmf)
 	} else {
 		folio->index = (pgoff_t)nr << pool->order; /* it may have been a clone's */
 		kvt_set_dirty(block);
+		set_bit(KVT_BLOCK_MAPPED, &block->flags); /* it may have been unmapped meanwhile */
 	}
 	if (ret != VM_FAULT_LOCKED)
 		folio_unlock(folio);

@@ -58,13 +58,61 @@ void kvt_put_unit(struct kvt_pool *pool, u32 unit)
 	kvt_uncharge(&pool->share[KVTIER_TIER_NVME]);
 }
 
-void kvt_put_slot(struct kvt_pool *pool, struct kvt_block *block)
+/*
+ * A slot is charged to the pool once, by one of the clones that have it.  If that one
+ * gives it up, another pays; true: there is none.
+ */
+static bool stop_paying(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
 {
-	if (block->unit == KVT_NO_UNIT)
-		return;
-	kvt_put_unit(pool, block->unit);
-	block->unit = KVT_NO_UNIT;
-	block->crc = 0;
+	struct kvt_block *other;
+	u32 at;
+
+	lockdep_assert_held(&pool->lru_lock);
+	if (!test_and_clear_bit(KVT_BLOCK_PAID, &block->flags))
+		return false;
+	for (at = block->next; at != nr; at = other->next) {
+		other = kvt_block_peek(pool, at);
+		if (other->unit == block->unit) {
+			set_bit(KVT_BLOCK_PAID, &other->flags);
+			return false;
+		}
+	}
+	return true;
+}
+
+/* Exchange the block's slot; returns the old one, and whether it was paid for. */
+static u32 change_slot(struct kvt_pool *pool, u64 nr, struct kvt_block *block, u32 unit, u32 crc,
+		       bool pay, bool *paid)
+{
+	u32 old;
+
+	spin_lock(&pool->lru_lock);
+	*paid = stop_paying(pool, nr, block);
+	old = block->unit;
+	block->unit = unit;
+	block->crc = crc;
+	if (pay)
+		set_bit(KVT_BLOCK_PAID, &block->flags);
+	spin_unlock(&pool->lru_lock);
+	return old;
+}
+
+void kvt_set_slot(struct kvt_pool *pool, u64 nr, struct kvt_block *block, u32 unit, u32 crc,
+		  bool pay)
+{
+	bool paid;
+	u32 old = change_slot(pool, nr, block, unit, crc, pay, &paid);
+
+	if (old != KVT_NO_UNIT)
+		kvt_slot_put(pool->store, old, kvt_units(pool));
+	if (paid)
+		kvt_uncharge(&pool->share[KVTIER_TIER_NVME]);
+}
+
+void kvt_put_slot(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
+{
+	if (block->unit != KVT_NO_UNIT)
+		kvt_set_slot(pool, nr, block, KVT_NO_UNIT, 0, false);
 }
 
 /* ---- fetch ------------------------------------------------------------------- */
@@ -80,6 +128,11 @@ int kvt_fetch_start(struct kvt_pool *pool, struct kvt_move *move)
 {
 	struct kvt_block *block = move->block;
 
+	if (kvt_frame_borrow(pool, move->nr, block)) {
+		kvt_frame_put(pool, move->frame);
+		move->frame = NULL;
+		return 0;
+	}
 	if (block->unit == KVT_NO_UNIT) {
 		kvt_frame_zero(pool, move->frame);
 		kvt_set_dirty(block);
@@ -112,7 +165,7 @@ int kvt_fetch_finish(struct kvt_pool *pool, struct kvt_move *move)
 	int ret;
 
 	if (!move->io)
-		return 0; /* it was empty */
+		return 0; /* it was empty, or a clone had it */
 	ret = kvt_io_finish(move->io, move->frame, false);
 	move->io = NULL;
 	if (ret == -ETIMEDOUT)
@@ -139,6 +192,8 @@ int kvt_fetch(struct kvt_pool *pool, u64 nr, struct kvt_block *block, enum kvtie
 	struct kvt_move move = { .nr = nr, .block = block };
 	int ret;
 
+	if (kvt_frame_borrow(pool, nr, block))
+		return 0;
 	move.frame = kvt_frame_get(pool, tier, state);
 	if (IS_ERR(move.frame))
 		return PTR_ERR(move.frame);
@@ -148,23 +203,23 @@ int kvt_fetch(struct kvt_pool *pool, u64 nr, struct kvt_block *block, enum kvtie
 
 /* ---- save ---------------------------------------------------------------------- */
 
-/* A block with which this one shares its frame may be in a slot already: have that too. */
+/* A clone may be in a slot already: have that too. */
 static bool borrow_slot(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
 {
-	struct kvt_share *share = &pool->share[KVTIER_TIER_NVME];
 	struct kvt_block *other;
-	bool charged = block->unit != KVT_NO_UNIT || kvt_charge(share), done = false;
-	u32 old = block->unit;
-	u64 at;
+	u32 at, old = block->unit;
+	bool done = false, paid = false;
 
-	if (!charged)
+	if (!kvt_has_clones(nr, block))
 		return false;
-	spin_lock(&pool->lru_lock); /* nobody leaves the ring, so nobody's slot is given back */
+	spin_lock(&pool->lru_lock); /* nobody leaves the ring or gives up a slot meanwhile */
 	for (at = block->next; !done && at != nr; at = other->next) {
 		other = kvt_block_peek(pool, at);
-		if (other->unit == KVT_NO_UNIT || test_bit(KVT_BLOCK_DIRTY, &other->flags) ||
+		if (other->unit == KVT_NO_UNIT || other->unit == old ||
+		    test_bit(KVT_BLOCK_DIRTY, &other->flags) ||
 		    kvt_slot_share_atomic(pool->store, other->unit))
 			continue;
+		paid = stop_paying(pool, nr, block);
 		block->unit = other->unit;
 		block->crc = other->crc;
 		clear_bit(KVT_BLOCK_DIRTY, &block->flags);
@@ -173,8 +228,8 @@ static bool borrow_slot(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
 	spin_unlock(&pool->lru_lock);
 	if (done && old != KVT_NO_UNIT)
 		kvt_slot_put(pool->store, old, kvt_units(pool));
-	else if (!done && old == KVT_NO_UNIT)
-		kvt_uncharge(share);
+	if (paid)
+		kvt_uncharge(&pool->share[KVTIER_TIER_NVME]);
 	return done;
 }
 
@@ -241,7 +296,7 @@ int kvt_save_start(struct kvt_pool *pool, struct kvt_move *move, bool background
 		return 0;
 	if (!pool->store)
 		return -ENODEV;
-	if (!kvt_frame_shared(pool, block->frame))
+	if (!kvt_has_clones(move->nr, block))
 		return write_start(pool, move, background);
 	if (borrow_slot(pool, move->nr, block))
 		return 0;
@@ -256,13 +311,19 @@ static void saved(struct kvt_pool *pool, struct kvt_move *move)
 
 	if (test_bit(KVT_BLOCK_SEALED, &block->flags))
 		atomic_dec_if_positive(&pool->nr_sealed_dirty);
-	spin_lock(&pool->lru_lock); /* borrow_slot() looks at both */
-	swap(block->unit, move->unit);
-	block->crc = move->crc;
-	spin_unlock(&pool->lru_lock);
-	if (move->unit != block->unit && move->unit != KVT_NO_UNIT)
-		kvt_put_unit(pool, move->unit);
+	if (move->unit == block->unit)
+		block->crc = move->crc;
+	else
+		kvt_set_slot(pool, move->nr, block, move->unit, move->crc, true);
 	kvt_count(pool, KVT_WRITTEN);
+}
+
+/* The device may write to it yet: it is the io's now, and so is its charge. */
+static void leave_slot(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
+{
+	bool paid;
+
+	change_slot(pool, nr, block, KVT_NO_UNIT, 0, false, &paid);
 }
 
 /* The block stays as it was, dirty; what its slot holds now is not known. */
@@ -273,7 +334,7 @@ static void not_saved(struct kvt_pool *pool, struct kvt_move *move, int error)
 
 	set_bit(KVT_BLOCK_DIRTY, &block->flags);
 	if (error == -ETIMEDOUT && own)
-		block->unit = KVT_NO_UNIT; /* the device may write to it yet */
+		leave_slot(pool, move->nr, block);
 	else if (error != -ETIMEDOUT)
 		untake_unit(pool, move);
 	kvt_event(pool, KVTIER_EVENT_IO_ERROR, error, move->nr, 1, block->generation);
@@ -298,50 +359,40 @@ int kvt_save_finish(struct kvt_pool *pool, struct kvt_move *move)
 	return ret == -ETIMEDOUT || ret == -ENOSPC ? ret : -EIO;
 }
 
-void kvt_drop(struct kvt_pool *pool, struct kvt_move *move)
+int kvt_drop(struct kvt_pool *pool, struct kvt_move *move)
 {
 	struct kvt_block *block = move->block;
+	struct folio *folio = block->frame->folio;
 	struct kvt_frame *frame;
+	bool unsaved;
 
-	/* One that shared its frame when it was to be isolated is still mapped. */
-	if (move->isolated)
-		frame = kvt_frame_detach(pool, move->nr, block);
-	else
-		frame = kvt_leave_group(pool, move->nr, block);
+	folio_get(folio);
+	folio_lock(folio);
+	kvt_unmap(pool, move->nr, 1);
+	/* Its last clone may have gone meanwhile, and a store have come. */
+	unsaved = kvt_block_unsaved(block);
+	frame = unsaved ? NULL : kvt_frame_detach(pool, move->nr, block);
+	folio_unlock(folio);
+	folio_put(folio);
+	if (unsaved)
+		return -EBUSY;
 	kvt_count(pool, KVT_DEMOTED);
 	trace_kvtier_demote(pool->id, move->nr, KVTIER_TIER_NVME);
 	if (frame) {
 		atomic64_add(kvt_block_bytes(pool), &pool->io[frame->tier].bytes_out);
 		kvt_frame_put(pool, frame);
 	}
+	return 0;
 }
 
 /* ---- shared frames ----------------------------------------------------------------- */
-
-/*
- * Leave a shared frame: the block has none afterwards.  Returns the frame if the
- * others have left it too meanwhile; then nothing maps it.
- */
-struct kvt_frame *kvt_leave_group(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
-{
-	struct folio *folio = block->frame->folio;
-	struct kvt_frame *frame;
-
-	folio_get(folio);
-	folio_lock(folio);
-	kvt_unmap(pool, nr, 1);
-	frame = kvt_frame_detach(pool, nr, block);
-	folio_unlock(folio);
-	folio_put(folio);
-	return frame;
-}
 
 /* Own all blocks of a frame; the caller owns the first and lets go of the others. */
 int kvt_group_lock(struct kvt_pool *pool, u64 nr, struct kvt_block *block,
 		   struct kvt_group *group)
 {
 	struct kvt_block *other;
-	u64 at;
+	u32 at;
 
 	group->nr = 1;
 	group->at[0] = nr;
@@ -349,6 +400,8 @@ int kvt_group_lock(struct kvt_pool *pool, u64 nr, struct kvt_block *block,
 	spin_lock(&pool->lru_lock);
 	for (at = block->next; at != nr; at = other->next) {
 		other = kvt_block_peek(pool, at);
+		if (other->frame != block->frame)
+			continue;
 		if (group->nr == KVT_GROUP_MAX || !kvt_block_try(other))
 			break;
 		group->at[group->nr] = at;
@@ -367,27 +420,56 @@ void kvt_group_unlock(struct kvt_pool *pool, struct kvt_group *group)
 		kvt_block_unlock(pool, group->block[--group->nr]);
 }
 
-int kvt_unshare(struct kvt_pool *pool, u64 nr, struct kvt_block *block, int state)
+/* From a frame that clones have to one of the block's own. */
+static void change_frame(struct kvt_pool *pool, u64 nr, struct kvt_block *block,
+			 struct kvt_frame *own)
+{
+	struct folio *folio = block->frame->folio;
+	struct kvt_frame *left = own;
+
+	folio_get(folio);
+	folio_lock(folio);
+	/* As long as it has clones nobody has written to it: the copy is good. */
+	if (kvt_has_clones(nr, block)) {
+		kvt_unmap(pool, nr, 1);
+		left = kvt_frame_detach(pool, nr, block);
+		kvt_frame_attach(pool, nr, block, own);
+	}
+	folio_unlock(folio);
+	folio_put(folio);
+	if (left)
+		kvt_frame_put(pool, left);
+}
+
+static int copy_frame(struct kvt_pool *pool, u64 nr, struct kvt_block *block, int state)
 {
 	struct kvt_frame *own = kvt_frame_get(pool, KVTIER_TIER_NONE, state);
-	struct kvt_frame *left;
 	int ret;
 
 	if (IS_ERR(own))
 		return PTR_ERR(own);
-	/* Nobody can write to a shared frame, so its content stands still. */
 	ret = kvt_copy(pool, own->folio, block->frame->folio, kvt_block_bytes(pool));
-	if (ret) {
-		if (ret > 0)
-			kvt_frame_forget(pool, own);
-		else
-			kvt_frame_put(pool, own);
-		return -EIO;
-	}
-	left = kvt_leave_group(pool, nr, block);
-	kvt_frame_attach(pool, nr, block, own);
-	if (left)
-		kvt_frame_put(pool, left);
+	if (!ret)
+		change_frame(pool, nr, block, own);
+	else if (ret > 0)
+		kvt_frame_forget(pool, own);
+	else
+		kvt_frame_put(pool, own);
+	return ret ? -EIO : 0;
+}
+
+int kvt_unshare(struct kvt_pool *pool, u64 nr, struct kvt_block *block, int state)
+{
+	int ret = 0;
+
+	do {
+		if (kvt_frame_shared(block->frame))
+			ret = copy_frame(pool, nr, block, state);
+		if (ret)
+			return ret;
+		kvt_set_dirty(block);
+		kvt_put_slot(pool, nr, block);
+	} while (!kvt_ring_leave_alone(pool, nr, block));
 	return 0;
 }
 
@@ -413,8 +495,7 @@ static int migrate_group(struct kvt_pool *pool, struct kvt_group *group, struct 
 	atomic64_add(bytes, &pool->io[frame->tier].bytes_out);
 	atomic64_add(bytes, &pool->io[to->tier].bytes_in);
 	kvt_tier_measure(to->tier, bytes, ktime_get_ns() - start);
-	kvt_frame_swap(pool, frame, to);
-	return 0;
+	return kvt_frame_swap(pool, frame, to, group->nr);
 }
 
 /* Consumes @to.  -EBUSY: held, or one that shares the frame is. */
@@ -449,8 +530,8 @@ int kvt_seal(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
 		return -ENODATA;
 	if (test_bit(KVT_BLOCK_SEALED, &block->flags))
 		return 0;
-	/* A shared frame is read-only already. */
-	if (block->frame && !kvt_frame_shared(pool, block->frame))
+	/* Clones are read-only already. */
+	if (block->frame && !kvt_has_clones(nr, block))
 		ret = kvt_isolate(pool, nr, block);
 	if (ret)
 		return ret;
@@ -463,17 +544,20 @@ int kvt_seal(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
 /* The frame of a block that is to be empty; -EBUSY: held. */
 static int discard_frame(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
 {
+	struct folio *folio = block->frame->folio;
 	struct kvt_frame *frame;
+	bool isolated;
 	int ret;
 
-	if (kvt_frame_shared(pool, block->frame)) {
-		frame = kvt_leave_group(pool, nr, block);
-	} else {
-		ret = kvt_isolate(pool, nr, block);
-		if (ret)
-			return ret;
-		frame = kvt_frame_detach(pool, nr, block);
-	}
+	ret = kvt_withdraw(pool, nr, block, &isolated);
+	if (ret)
+		return ret;
+	folio_get(folio);
+	folio_lock(folio); /* a store that found the folio mapped may look (map.c) */
+	kvt_unmap(pool, nr, 1);
+	frame = kvt_frame_detach(pool, nr, block);
+	folio_unlock(folio);
+	folio_put(folio);
 	if (frame)
 		kvt_frame_put(pool, frame);
 	return 0;
@@ -490,7 +574,8 @@ int kvt_empty(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
 	ret = block->frame ? discard_frame(pool, nr, block) : 0;
 	if (ret)
 		return ret;
-	kvt_put_slot(pool, block);
+	kvt_put_slot(pool, nr, block);
+	kvt_ring_leave(pool, nr, block);
 	if (test_and_clear_bit(KVT_BLOCK_BAD, &block->flags))
 		atomic64_dec(&pool->counter[KVT_BAD_BLOCKS]);
 	clear_bit(KVT_BLOCK_SEALED, &block->flags);

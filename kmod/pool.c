@@ -279,7 +279,7 @@ static void clear_block(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
 		if (frame)
 			kvt_frame_put(pool, frame);
 	}
-	kvt_put_slot(pool, block);
+	kvt_put_slot(pool, nr, block);
 	kvt_block_unlock(pool, block);
 }
 

@@ -279,12 +279,9 @@ static int leave_start(struct kvt_pool *pool, const struct kvt_op *op, struct kv
 		return ret;
 	if (!pool->store)
 		return -ENODEV;
-	if (!kvt_frame_shared(pool, block->frame)) {
-		ret = kvt_isolate(pool, move->nr, block);
-		if (ret)
-			return ret;
-		move->isolated = true;
-	}
+	ret = kvt_withdraw(pool, move->nr, block, &move->isolated);
+	if (ret)
+		return ret;
 	move->leaves = true;
 	if (!kvt_block_unsaved(block))
 		kvt_count(pool, KVT_CLEAN_DROPS);
@@ -315,7 +312,7 @@ static void save_end(struct kvt_pool *pool, struct kvt_move *move)
 	if (!move->error)
 		move->error = kvt_save_finish(pool, move);
 	if (!move->error && move->leaves)
-		kvt_drop(pool, move);
+		move->error = kvt_drop(pool, move);
 	kvt_block_unlock(pool, move->block);
 }
 
@@ -341,7 +338,7 @@ static void unmap_together(struct kvt_pool *pool, const struct kvt_op *op, struc
 
 	for (i = 0; i <= nr; i++) {
 		if (i < nr && moves[i].block && moves[i].block->frame && !moves[i].block->pins &&
-		    !kvt_frame_shared(pool, moves[i].block->frame))
+		    !kvt_frame_shared(moves[i].block->frame))
 			continue;
 		if (i > begin + 1)
 			kvt_unmap(pool, moves[begin].nr, i - begin);
