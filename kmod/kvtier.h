@@ -523,6 +523,8 @@ bool kvt_slot_shared(struct kvt_store *store, u32 unit);
 int kvt_reserve(struct kvt_store *store, u8 key[KVTIER_KEY_BYTES], const u32 *units, u32 nr,
 		u32 shift); /* zero key: a new one, returned in it; else -ENOENT */
 int kvt_reserved(struct kvt_store *store, const u8 *key, u32 unit, u32 shift); /* or -ENOENT */
+/* One more user of a slot that this key reserves: for a block that adopts it; or -ENOENT. */
+int kvt_reserve_share(struct kvt_store *store, const u8 *key, u32 unit, u32 shift);
 /* Again, on a store on hold (else -ENOENT).  -EINVAL: no such slot, or it overlaps others. */
 int kvt_reserve_again(struct kvt_store *store, const u8 *key, const u32 *units, u32 nr, u32 shift);
 int kvt_unreserve(struct kvt_store *store, const u8 *key); /* -ENOENT */

@@ -52,9 +52,10 @@ static struct kvt_reservation *kvt_reservation_find(struct kvt_store *store, con
 	struct kvt_reservation *reservation;
 
 	lockdep_assert_held(&store->reserve_lock);
-	list_for_each_entry(reservation, &store->reservations, link)
+	list_for_each_entry(reservation, &store->reservations, link) {
 		if (!memcmp(reservation->key, key, sizeof(reservation->key)))
 			return reservation;
+	}
 	return NULL;
 }
 
@@ -208,6 +209,20 @@ int kvt_reserved(struct kvt_store *store, const u8 *key, u32 unit, u32 shift)
 	has = reservation && kvt_reservation_has(reservation, unit, shift);
 	mutex_unlock(&store->reserve_lock);
 	return has ? 0 : -ENOENT;
+}
+
+/* No release can come between the look and the use. */
+int kvt_reserve_share(struct kvt_store *store, const u8 *key, u32 unit, u32 shift)
+{
+	struct kvt_reservation *reservation;
+	int error = -ENOENT;
+
+	mutex_lock(&store->reserve_lock);
+	reservation = kvt_reservation_find(store, key);
+	if (reservation && kvt_reservation_has(reservation, unit, shift))
+		error = kvt_slot_try_share(store, unit);
+	mutex_unlock(&store->reserve_lock);
+	return error;
 }
 
 int kvt_unreserve(struct kvt_store *store, const u8 *key)

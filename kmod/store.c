@@ -124,6 +124,22 @@ static int kvt_store_check_device(struct kvt_store *store, u32 device)
 	return 0;
 }
 
+static const char *kvt_store_open_fault(int error)
+{
+	switch (error) {
+	case -EBUSY:
+		return "it is mounted or in use";
+	case -EROFS:
+		return "it is read-only";
+	case -ENOTBLK:
+		return "it is no block device";
+	case -ENOENT:
+		return "there is no such file";
+	default:
+		return "its driver or its folder does not allow it";
+	}
+}
+
 static int kvt_store_open_device(struct kvt_store *store, const char *path)
 {
 	struct kvt_bdev *device = &store->device[store->nr_devices];
@@ -131,11 +147,7 @@ static int kvt_store_open_device(struct kvt_store *store, const char *path)
 
 	if (error) {
 		pr_warn_ratelimited("cannot open %s: %s (error %d)\n", path,
-				    error == -EBUSY ? "it is mounted or in use" :
-				    error == -EROFS ? "it is read-only" :
-				    error == -ENOTBLK ? "it is no block device" :
-							"see the error",
-				    error);
+				    kvt_store_open_fault(error), error);
 		return error;
 	}
 	error = kvt_store_check_device(store, store->nr_devices);
@@ -196,9 +208,10 @@ static bool kvt_store_is_attached(const u8 *uuid)
 {
 	struct kvt_store *other;
 
-	list_for_each_entry(other, &kvt_stores, link)
+	list_for_each_entry(other, &kvt_stores, link) {
 		if (!memcmp(other->uuid, uuid, sizeof(other->uuid)))
 			return true;
+	}
 	return false;
 }
 
@@ -389,9 +402,10 @@ u64 kvt_store_bits(void)
 	u64 bits = 0;
 
 	mutex_lock(&kvt_stores_lock);
-	list_for_each_entry(store, &kvt_stores, link)
+	list_for_each_entry(store, &kvt_stores, link) {
 		if (!store->closed)
 			bits |= BIT_ULL(store->id);
+	}
 	mutex_unlock(&kvt_stores_lock);
 	return bits;
 }
@@ -414,7 +428,7 @@ int kvt_store_init(struct class *class)
 {
 	int error;
 
-	kvt_store_wq = alloc_workqueue("kvtier_stores", 0, 0);
+	kvt_store_wq = alloc_workqueue("kvtier_stores", WQ_UNBOUND, 0);
 	if (!kvt_store_wq)
 		return -ENOMEM;
 	error = kvt_store_sysfs_init(class);

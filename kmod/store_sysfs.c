@@ -133,7 +133,7 @@ static DEVICE_ATTR_RO(devices);
 	static ssize_t _name##_show(struct device *dev, struct device_attribute *attr, char *buf) \
 	{                                                                                         \
 		struct kvt_store *store = dev_get_drvdata(dev);                                   \
-                                                                                                  \
+												  \
 		return sysfs_emit(buf, "%llu\n", (unsigned long long)(_value));                   \
 	}                                                                                         \
 	static DEVICE_ATTR_RO(_name)

@@ -4,7 +4,7 @@
 
 #include "kvtier.h"
 
-struct request {
+struct kvt_request {
 	struct work_struct work;
 	struct kvt_pool *pool;
 	struct io_uring_cmd *cmd; /* NULL: KVTIER_OP_NOWAIT */
@@ -15,7 +15,7 @@ struct request {
 
 /* In io_uring's room for its commands. */
 struct in_cmd {
-	struct request *request;
+	struct kvt_request *request;
 };
 
 static struct in_cmd *in_cmd(struct io_uring_cmd *cmd)
@@ -24,9 +24,10 @@ static struct in_cmd *in_cmd(struct io_uring_cmd *cmd)
 	return (struct in_cmd *)cmd->pdu;
 }
 
-static void complete_in_task(struct io_uring_cmd *cmd, unsigned int issue_flags)
+static KVT_URING_TASK(complete_in_task)
 {
-	struct request *request = in_cmd(cmd)->request;
+	KVT_URING_TASK_BEGIN(cmd, issue_flags);
+	struct kvt_request *request = in_cmd(cmd)->request;
 	int result = request->result;
 
 	kfree(request);
@@ -35,7 +36,7 @@ static void complete_in_task(struct io_uring_cmd *cmd, unsigned int issue_flags)
 
 static void work(struct work_struct *work)
 {
-	struct request *request = container_of(work, struct request, work);
+	struct kvt_request *request = container_of(work, struct kvt_request, work);
 	struct kvt_pool *pool = request->pool;
 
 	request->result = kvt_range_run(pool, &request->op, request->first, request->nr);
@@ -46,10 +47,10 @@ static void work(struct work_struct *work)
 	kvt_pool_put(pool);
 }
 
-static struct request *request_new(struct kvt_pool *pool, const struct kvt_op *op, u64 first,
+static struct kvt_request *request_new(struct kvt_pool *pool, const struct kvt_op *op, u64 first,
 				   u64 nr)
 {
-	struct request *request = kzalloc(sizeof(*request), GFP_KERNEL);
+	struct kvt_request *request = kzalloc(sizeof(*request), GFP_KERNEL);
 
 	if (!request)
 		return NULL;
@@ -64,7 +65,7 @@ static struct request *request_new(struct kvt_pool *pool, const struct kvt_op *o
 
 int kvt_range_later(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u64 nr)
 {
-	struct request *request = request_new(pool, op, first, nr);
+	struct kvt_request *request = request_new(pool, op, first, nr);
 
 	if (!request)
 		return -ENOMEM;
@@ -96,7 +97,7 @@ int kvt_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
 {
 	struct kvt_pool *pool = kvt_pool_of(cmd->file);
 	struct kvtier_uring_cmd arg;
-	struct request *request;
+	struct kvt_request *request;
 	struct kvt_op op;
 	int ret;
 

@@ -109,12 +109,30 @@ static inline void kvt_memcg_put(struct mem_cgroup *memcg)
 /* What a 16-byte io_uring command carries. */
 static inline const void *kvt_uring_payload(struct io_uring_cmd *cmd)
 {
-#if KVT_KERNEL(6, 6)
+#if defined(io_uring_sqe128_cmd)
+	return cmd->sqe->cmd;
+#elif KVT_KERNEL(6, 6)
 	return io_uring_sqe_cmd(cmd->sqe);
 #else
 	return cmd->cmd;
 #endif
 }
+
+/*
+ * The head of a function that io_uring_cmd_complete_in_task() calls, and what begins
+ * its body: the command and the flags to complete it with.
+ */
+#ifdef IO_URING_CMD_TASK_WORK_ISSUE_FLAGS
+#define KVT_URING_TASK(name) void name(struct io_tw_req kvt_tw, io_tw_token_t kvt_token)
+#define KVT_URING_TASK_BEGIN(cmd, flags)				\
+	struct io_uring_cmd *cmd = io_uring_cmd_from_tw(kvt_tw);	\
+	unsigned int flags = IO_URING_CMD_TASK_WORK_ISSUE_FLAGS
+#else
+#define KVT_URING_TASK(name) void name(struct io_uring_cmd *kvt_cmd, unsigned int kvt_flags)
+#define KVT_URING_TASK_BEGIN(cmd, flags)	\
+	struct io_uring_cmd *cmd = kvt_cmd;	\
+	unsigned int flags = kvt_flags
+#endif
 
 /* Complete a command; 6.18 dropped the second result. */
 static inline void kvt_uring_done(struct io_uring_cmd *cmd, int result, unsigned int issue_flags)
