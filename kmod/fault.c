@@ -129,6 +129,17 @@ static vm_fault_t map(struct kvt_pool *pool, struct kvt_block *block, struct vm_
 	return VM_FAULT_LOCKED;
 }
 
+/* A first touch for which there is memory needs to wait for nothing. */
+static bool fill_now(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
+{
+	struct kvt_move move = { .nr = nr, .block = block };
+
+	if (block->frame || block->unit != KVT_NO_UNIT || kvt_has_clones(nr, block))
+		return false;
+	move.frame = kvt_frame_try(pool, KVTIER_TIER_DRAM);
+	return move.frame && !kvt_fetch_start(pool, &move);
+}
+
 /* With the fault's lock let go of; the caller's mapping may be gone afterwards. */
 static vm_fault_t bring_unlocked(struct kvt_pool *pool, u64 nr, struct kvt_block *block,
 				 struct vm_fault *vmf)
@@ -143,7 +154,7 @@ static vm_fault_t bring_unlocked(struct kvt_pool *pool, u64 nr, struct kvt_block
 	if (!bring_and_own(pool, nr, block, write, true))
 		kvt_block_unlock(pool, block);
 	fput(file);
-	return VM_FAULT_RETRY;
+	return VM_FAULT_RETRY | VM_FAULT_MAJOR; /* without the second, some forget that they tried */
 }
 
 static vm_fault_t bring_locked(struct kvt_pool *pool, u64 nr, struct kvt_block *block,
@@ -184,6 +195,10 @@ vm_fault_t kvt_fault(struct vm_fault *vmf)
 			if (!(vmf->flags & FAULT_FLAG_TRIED) &&
 			    !test_bit(KVT_BLOCK_MAPPED, &block->flags))
 				account(pool, nr, block, SOFT);
+			return map(pool, block, vmf);
+		}
+		if (fill_now(pool, nr, block)) {
+			account(pool, nr, block, ZERO);
 			return map(pool, block, vmf);
 		}
 		kvt_block_unlock(pool, block);

@@ -125,8 +125,8 @@ static void frame_free(struct kvt_pool *pool, struct kvt_frame *frame)
 	folio->private = NULL;
 	folio_unlock(folio);
 	folio_put(folio);
-	kmem_cache_free(frames, frame);
 	kvt_uncharge(&pool->share[frame->tier]);
+	kmem_cache_free(frames, frame);
 }
 
 static struct kvt_frame *spare_take(struct kvt_pool *pool, enum kvtier_tier tier)
