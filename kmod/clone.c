@@ -77,12 +77,16 @@ static int share_slot(struct kvt_pool *dst, u64 dst_nr, struct kvt_block *from,
 	return ret;
 }
 
-/* Make a block read-only, as all clones are; a slot that does not hold it is no use. */
-static int make_clonable(struct kvt_pool *pool, u64 nr, struct kvt_block *from)
+/*
+ * Make a block read-only, as all clones are; a slot that does not hold it is no use.
+ * One that has clones is so already, as long as it has them.
+ */
+static int make_clonable(struct kvt_pool *pool, u64 nr, struct kvt_block *from, bool *alone)
 {
 	int ret;
 
-	if (!from->frame || kvt_has_clones(nr, from))
+	*alone = from->frame && !kvt_has_clones(nr, from);
+	if (!*alone)
 		return 0;
 	ret = kvt_isolate(pool, nr, from);
 	if (!ret && kvt_block_unsaved(from))
@@ -90,21 +94,54 @@ static int make_clonable(struct kvt_pool *pool, u64 nr, struct kvt_block *from)
 	return ret;
 }
 
-static int clone_in_pool(struct kvt_pool *pool, u64 dst_nr, struct kvt_block *to, u64 src_nr,
-			 struct kvt_block *from)
+/* With the folio locked no store comes in between; false: the clones have gone. */
+static bool join(struct kvt_pool *pool, u64 src_nr, struct kvt_block *from, u64 dst_nr,
+		 struct kvt_block *to, bool alone)
+{
+	struct folio *folio = from->frame ? from->frame->folio : NULL;
+	bool ok;
+
+	if (folio)
+		folio_lock(folio);
+	ok = !folio || alone || kvt_has_clones(src_nr, from);
+	if (ok)
+		kvt_ring_join(pool, from, dst_nr, to);
+	if (folio)
+		folio_unlock(folio);
+	return ok;
+}
+
+static int take_slot(struct kvt_pool *pool, u64 dst_nr, struct kvt_block *to,
+		     const struct kvt_block *from)
 {
 	int ret;
 
-	ret = make_clonable(pool, src_nr, from);
-	if (!ret && from->unit != KVT_NO_UNIT)
-		ret = kvt_slot_try_share(pool->store, from->unit);
-	if (ret)
-		return ret;
-	if (from->unit != KVT_NO_UNIT)
+	if (from->unit == KVT_NO_UNIT)
+		return 0;
+	ret = kvt_slot_try_share(pool->store, from->unit);
+	if (!ret)
 		kvt_set_slot(pool, dst_nr, to, from->unit, from->crc, false);
-	else
+	return ret;
+}
+
+static int clone_in_pool(struct kvt_pool *pool, u64 dst_nr, struct kvt_block *to, u64 src_nr,
+			 struct kvt_block *from)
+{
+	bool alone;
+	int ret;
+
+	for (;;) {
+		ret = make_clonable(pool, src_nr, from, &alone);
+		if (!ret)
+			ret = take_slot(pool, dst_nr, to, from);
+		if (ret)
+			return ret;
+		if (join(pool, src_nr, from, dst_nr, to, alone))
+			break;
+		kvt_put_slot(pool, dst_nr, to);
+	}
+	if (to->unit == KVT_NO_UNIT)
 		set_bit(KVT_BLOCK_DIRTY, &to->flags);
-	kvt_ring_join(pool, from, dst_nr, to);
 	if (from->frame)
 		kvt_frame_borrow(pool, dst_nr, to);
 	return 0;
@@ -153,8 +190,11 @@ static int clone_owned(struct kvt_pool *dst, u64 dst_nr, struct kvt_block *to,
 	ret = clone_content(dst, dst_nr, to, src, src_nr, from);
 	if (ret)
 		return ret;
-	if (test_bit(KVT_BLOCK_SEALED, &from->flags))
+	if (test_bit(KVT_BLOCK_SEALED, &from->flags)) {
 		set_bit(KVT_BLOCK_SEALED, &to->flags);
+		if (kvt_block_unsaved(to))
+			atomic_inc(&dst->nr_sealed_dirty);
+	}
 	to->generation++;
 	return 0;
 }

@@ -520,6 +520,20 @@ int kvt_migrate(struct kvt_pool *pool, u64 nr, struct kvt_block *block, struct k
 
 /* ---- seal, discard ------------------------------------------------------------------------ */
 
+/* A clone is read-only; with the folio locked, its clones' going makes no difference. */
+static bool seal_clone(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
+{
+	struct folio *folio = block->frame->folio;
+	bool done;
+
+	folio_lock(folio);
+	done = kvt_has_clones(nr, block);
+	if (done)
+		set_bit(KVT_BLOCK_SEALED, &block->flags);
+	folio_unlock(folio);
+	return done;
+}
+
 int kvt_seal(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
 {
 	int ret = 0;
@@ -530,8 +544,7 @@ int kvt_seal(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
 		return -ENODATA;
 	if (test_bit(KVT_BLOCK_SEALED, &block->flags))
 		return 0;
-	/* Clones are read-only already. */
-	if (block->frame && !kvt_has_clones(nr, block))
+	if (block->frame && !seal_clone(pool, nr, block))
 		ret = kvt_isolate(pool, nr, block);
 	if (ret)
 		return ret;
