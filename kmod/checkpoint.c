@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Checkpoint, adopt, release: sealed blocks that outlive their pool, in slots that a
- * reservation of the store keeps (slot.c).
+ * reservation of the store keeps (reserve.c).
  */
 #include <linux/capability.h>
 #include <linux/slab.h>
@@ -194,7 +194,7 @@ static int check_reserved(struct kvt_pool *pool, const u8 *key, const struct kvt
 	return ret;
 }
 
-static int adopt_owned(struct kvt_pool *pool, struct kvt_block *block,
+static int adopt_owned(struct kvt_pool *pool, const u8 *key, struct kvt_block *block,
 		       const struct kvtier_slot *slot)
 {
 	u32 unit = unit_of(pool, slot);
@@ -204,7 +204,7 @@ static int adopt_owned(struct kvt_pool *pool, struct kvt_block *block,
 		return -EEXIST;
 	if (!kvt_charge(&pool->share[KVTIER_TIER_NVME]))
 		return -ENOSPC;
-	ret = kvt_slot_try_share(pool->store, unit);
+	ret = kvt_reserve_share(pool->store, key, unit, pool->block_shift);
 	if (ret) {
 		kvt_uncharge(&pool->share[KVTIER_TIER_NVME]);
 		return ret;
@@ -215,7 +215,7 @@ static int adopt_owned(struct kvt_pool *pool, struct kvt_block *block,
 	return 0;
 }
 
-static int adopt_one(struct kvt_pool *pool, const struct kvtier_slot *slot)
+static int adopt_one(struct kvt_pool *pool, const u8 *key, const struct kvtier_slot *slot)
 {
 	struct kvt_block *block = kvt_block_get(pool, slot->block);
 	int ret;
@@ -224,7 +224,7 @@ static int adopt_one(struct kvt_pool *pool, const struct kvtier_slot *slot)
 		return -ENOMEM;
 	if (kvt_block_lock_interruptible(block))
 		return -EINTR;
-	ret = adopt_owned(pool, block, slot);
+	ret = adopt_owned(pool, key, block, slot);
 	kvt_block_unlock(pool, block);
 	return ret;
 }
@@ -241,13 +241,14 @@ static void abandon(struct kvt_pool *pool, const struct kvtier_slot *slots, u32 
 	}
 }
 
-static int adopt_slots(struct kvt_pool *pool, const struct kvtier_slot *slots, u32 nr)
+static int adopt_slots(struct kvt_pool *pool, const u8 *key, const struct kvtier_slot *slots,
+		       u32 nr)
 {
 	u32 i;
 	int ret = 0;
 
 	for (i = 0; i < nr && !ret; i++) {
-		ret = adopt_one(pool, &slots[i]);
+		ret = adopt_one(pool, key, &slots[i]);
 		cond_resched();
 	}
 	if (ret)
@@ -273,7 +274,7 @@ int kvt_adopt(struct kvt_pool *pool, struct kvtier_adopt *arg)
 	if (!ret)
 		ret = check_reserved(pool, arg->key, slots, arg->nr);
 	if (!ret)
-		ret = adopt_slots(pool, slots, arg->nr);
+		ret = adopt_slots(pool, arg->key, slots, arg->nr);
 	kvfree(slots);
 	return ret;
 }
