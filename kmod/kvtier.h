@@ -567,7 +567,6 @@ int kvt_worker_init(void);
 void kvt_worker_exit(void);
 /* Sample the accessed bits of a pool's mappings into its frames' heat. */
 void kvt_scan_pool(struct kvt_pool *pool);
-void kvt_writeback_pool(struct kvt_pool *pool, u64 max_bytes);
 
 /* ---- policy, sysfs.c, uring.c, trace.c ------------------------------------------------------------ */
 

@@ -270,8 +270,8 @@ static int write_start(struct kvt_pool *pool, struct kvt_move *move, bool backgr
 	ret = take_unit(pool, move);
 	if (ret)
 		return ret;
-	set_bit(KVT_BLOCK_MOVING, &move->block->flags);
 	if (move->isolated) {
+		set_bit(KVT_BLOCK_MOVING, &move->block->flags);
 		folio_clear_dirty(move->block->frame->folio);
 		clear_bit(KVT_BLOCK_DIRTY, &move->block->flags);
 	} else {

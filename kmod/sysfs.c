@@ -8,6 +8,7 @@
 #include <linux/nodemask.h>
 #include <linux/sysfs.h>
 
+#include "copy.h"
 #include "kvtier.h"
 
 struct class *kvt_class;
@@ -192,7 +193,14 @@ POLICY(writeback_rate, u64, kstrtou64, "%llu", 0, U64_MAX);
 POLICY_U32(writeback_depth, 1, KVT_BATCH);
 POLICY_U32(max_deadline_ms, 1, 3600000);
 
+static ssize_t dma_channels_show(struct device *dev, struct device_attribute *attr, char *buf)
+{
+	return kvt_dma_show(buf);
+}
+static DEVICE_ATTR_RO(dma_channels);
+
 static struct attribute *policy_attrs[] = {
+	&dev_attr_dma_channels.attr,
 	&dev_attr_dma_threshold.attr,
 	&dev_attr_dma_timeout_ms.attr,
 	&dev_attr_scan_period_ms.attr,

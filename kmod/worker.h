@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* Between worker.c and what it does. */
+#ifndef KVT_WORKER_H
+#define KVT_WORKER_H
+
+#include "kvtier.h"
+
+/* worker.c */
+void kvt_worker_kick(void); /* look at all pools now; any context */
+
+/*
+ * writeback.c: write sealed blocks of up to @max_bytes that are likely to leave memory;
+ * returns how many bytes were written.  *@error: a write failed.
+ */
+u64 kvt_writeback(struct kvt_pool *pool, u64 max_bytes, int *error);
+
+/* shrink.c */
+int kvt_shrink_init(void);
+void kvt_shrink_exit(void);
+
+#endif
