@@ -328,8 +328,7 @@ static void forget_in_child(struct kvt_user *u)
 {
 	memset(u->arena, 0, sizeof(u->arena));
 	u->mapping = NULL;
-	if (u->stat_file)
-		munmap(u->stat_file, sizeof(*u->stat_file));
+	kvt_stat_forget(&u->stat);
 	tear_down(u);
 }
 

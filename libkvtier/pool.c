@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include "error.h"
-#include "pool.h"
+#include "kernel.h"
 
 #define MIB (1ULL << 20)
 
@@ -55,7 +55,7 @@ static int check_budgets(const struct kvt_config *c)
 				(unsigned long long)c->dram_bytes >> 10,
 				(unsigned long long)c->block_bytes >> 10,
 				(unsigned long long)least >> 10);
-	if (memory < c->bytes && !c->nvme_path)
+	if (memory < c->bytes && !c->nvme_bytes)
 		return kvt_fail(-ENOSPC, "the pool has %llu MiB, its memory budgets only %llu MiB: "
 					 "raise them or add an NVMe tier",
 				(unsigned long long)(c->bytes / MIB),
@@ -70,8 +70,21 @@ static int check_budgets(const struct kvt_config *c)
 	return 0;
 }
 
+/*
+ * A path asks for the user pager's NVMe tier, the path or bytes for the kernel's,
+ * which has stores.
+ */
+static void complete_nvme(struct kvt_config *c, const struct kvt_pager_ops *ops)
+{
+	if (c->nvme_path && !c->nvme_bytes)
+		c->nvme_bytes = c->bytes;
+	c->nvme_bytes &= ~(c->block_bytes - 1);
+	if (!c->nvme_path && ops == &kvt_pager_user)
+		c->nvme_bytes = 0;
+}
+
 /* Fill in what the caller left to us; sizes become whole blocks. */
-static int complete(struct kvt_config *c)
+static int complete(struct kvt_config *c, const struct kvt_pager_ops *ops)
 {
 	int ret;
 
@@ -93,25 +106,19 @@ static int complete(struct kvt_config *c)
 	if (c->cxl_node < 0)
 		c->cxl_bytes = 0;
 	c->cxl_bytes &= ~(c->block_bytes - 1);
-	if (c->nvme_path && !c->nvme_bytes)
-		c->nvme_bytes = c->bytes;
-	c->nvme_bytes &= ~(c->block_bytes - 1);
-	if (!c->nvme_path)
-		c->nvme_bytes = 0;
+	complete_nvme(c, ops);
 	if (!c->io_deadline_ms)
 		c->io_deadline_ms = 30000;
 	return check_budgets(c);
 }
 
-static const struct kvt_pager_ops *choose_pager(enum kvt_pager pager)
+static const struct kvt_pager_ops *choose_pager(const struct kvt_config *c)
 {
-	switch (pager) {
-	case KVT_PAGER_AUTO:
-	case KVT_PAGER_USER:
-		return &kvt_pager_user;
-	default:
-		return NULL;
-	}
+	if (c->pager == KVT_PAGER_KERNEL)
+		return &kvt_pager_kernel;
+	if (c->pager == KVT_PAGER_AUTO && kvt_kernel_serves(c))
+		return &kvt_pager_kernel;
+	return &kvt_pager_user;
 }
 
 int kvt_pool_create(const struct kvt_config *config, struct kvt_pool **pool)
@@ -129,10 +136,8 @@ int kvt_pool_create(const struct kvt_config *config, struct kvt_pool **pool)
 		return kvt_fail(-EINVAL, "unknown flags %#x in kvt_config", c.flags);
 	if ((unsigned int)c.pager > KVT_PAGER_KERNEL)
 		return kvt_fail(-EINVAL, "there is no pager %d", (int)c.pager);
-	ops = choose_pager(c.pager);
-	if (!ops)
-		return kvt_fail(-ENODEV, "no kernel pager: load the kvtier module or use the user pager");
-	ret = complete(&c);
+	ops = choose_pager(&c);
+	ret = complete(&c, ops);
 	if (ret)
 		return ret;
 	ret = ops->create(&c, pool);
@@ -309,6 +314,8 @@ int kvt_clone(struct kvt_pool *dst, uint64_t dst_offset, struct kvt_pool *src,
 		return ret;
 	if (dst == src && dst_offset < src_offset + length && src_offset < dst_offset + length)
 		return kvt_fail(-EINVAL, "source and target of a clone overlap");
+	if (dst->ops != src->ops)
+		return kvt_fail(-EXDEV, "the pools are of two pagers: they cannot share blocks");
 	return dst->ops->clone(dst, dst_offset, src, src_offset, length);
 }
 
@@ -357,4 +364,32 @@ int kvt_adopt(struct kvt_pool *pool, const struct kvtier_slot *slots, uint32_t n
 	int ret = check_owner(pool);
 
 	return ret ? ret : pool->ops->adopt(pool, slots, nr);
+}
+
+int kvt_pool_key(struct kvt_pool *pool, struct kvt_key *key)
+{
+	int ret = check_owner(pool);
+
+	memset(key, 0, sizeof(*key));
+	if (ret || !pool->ops->key)
+		return ret;
+	return pool->ops->key(pool, key);
+}
+
+int kvt_pool_set_key(struct kvt_pool *pool, const struct kvt_key *key)
+{
+	int ret = check_owner(pool);
+
+	if (ret || !pool->ops->set_key)
+		return ret;
+	return pool->ops->set_key(pool, key);
+}
+
+int kvt_release(struct kvt_pool *pool, const struct kvt_key *key)
+{
+	int ret = check_owner(pool);
+
+	if (ret || !pool->ops->release)
+		return ret;
+	return pool->ops->release(pool, key);
 }

@@ -25,6 +25,10 @@ struct kvt_pager_ops {
 	int (*checkpoint)(struct kvt_pool *pool, uint64_t offset, uint64_t length,
 			  struct kvtier_slot *slots);
 	int (*adopt)(struct kvt_pool *pool, const struct kvtier_slot *slots, uint32_t nr);
+	/* NULL, all three, where the right to a file stands for the key. */
+	int (*key)(struct kvt_pool *pool, struct kvt_key *key);
+	int (*set_key)(struct kvt_pool *pool, const struct kvt_key *key);
+	int (*release)(struct kvt_pool *pool, const struct kvt_key *key);
 };
 
 struct kvt_pool {
@@ -37,5 +41,6 @@ struct kvt_pool {
 };
 
 extern const struct kvt_pager_ops kvt_pager_user;
+extern const struct kvt_pager_ops kvt_pager_kernel;
 
 #endif

@@ -138,8 +138,7 @@ struct kvt_user {
 	uint32_t nr_hints;
 
 	struct kvtier_stats stats; /* published by user_stat.c */
-	struct kvt_stat_file *stat_file;
-	char stat_path[256];
+	struct kvt_stat_out stat;
 	uint64_t published_ns;
 	char last_error[256];
 
@@ -260,7 +259,8 @@ int kvt_user_adopt(struct kvt_pool *pool, const struct kvtier_slot *slots, uint3
 
 /* user_stat.c */
 void kvt_user_stat_open(struct kvt_user *u, const char *name);
-void kvt_user_stat_publish(struct kvt_user *u, bool closed);
+/* Unless @always, a few times a second at most. */
+void kvt_user_stat_publish(struct kvt_user *u, bool always);
 void kvt_user_stat_close(struct kvt_user *u);
 void kvt_user_stat_fill(struct kvt_user *u);
 __attribute__((format(printf, 2, 3))) void kvt_user_note_error(struct kvt_user *u,

@@ -1,15 +1,8 @@
 // SPDX-License-Identifier: MIT
 /* The pool's counters: filled in for the API, published for `kvtier stat`. */
-#define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "user.h"
 
@@ -101,45 +94,7 @@ void kvt_user_note_error(struct kvt_user *u, const char *fmt, ...)
 	va_start(args, fmt);
 	vsnprintf(u->last_error, sizeof(u->last_error), fmt, args);
 	va_end(args);
-	u->published_ns = 0;
-	kvt_user_stat_publish(u, false); /* now: what follows may end the process */
-}
-
-static uint64_t start_time(void)
-{
-	unsigned long long ticks = 0;
-	char line[1024], *p;
-	FILE *f = fopen("/proc/self/stat", "re");
-
-	if (!f)
-		return 0;
-	p = fgets(line, sizeof(line), f) ? strrchr(line, ')') : NULL;
-	if (p)
-		sscanf(p + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d "
-			      "%*d %*d %llu", &ticks);
-	fclose(f);
-	return ticks;
-}
-
-static int create_file(struct kvt_user *u)
-{
-	static atomic_uint number;
-	char dir[200];
-	int fd;
-
-	if (kvt_stat_dir(dir, sizeof(dir)))
-		return -1;
-	if (mkdir(dir, 0700) && errno != EEXIST)
-		return -1;
-	snprintf(u->stat_path, sizeof(u->stat_path), "%s/%d-%u.pool", dir, getpid(),
-		 atomic_fetch_add(&number, 1));
-	fd = open(u->stat_path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (fd >= 0 && ftruncate(fd, sizeof(struct kvt_stat_file))) {
-		unlink(u->stat_path);
-		close(fd);
-		fd = -1;
-	}
-	return fd;
+	kvt_user_stat_publish(u, true); /* now: what follows may end the process */
 }
 
 /* A pool that cannot show itself works all the same. */
@@ -147,61 +102,35 @@ void kvt_user_stat_open(struct kvt_user *u, const char *name)
 {
 	const struct kvt_arena *dram = &u->arena[KVTIER_TIER_DRAM];
 	struct kvt_stat_file *f;
-	int fd;
 
-	if (u->flags & KVT_NO_STATS_FILE)
+	if (u->flags & KVT_NO_STATS_FILE || kvt_stat_create(&u->stat, name, "user"))
 		return;
-	fd = create_file(u);
-	if (fd < 0)
-		return;
-	f = mmap(NULL, sizeof(*f), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	close(fd);
-	if (f == MAP_FAILED) {
-		unlink(u->stat_path);
-		return;
-	}
-	f->version = KVT_STAT_VERSION;
-	f->bytes = sizeof(*f);
-	f->pid = (uint32_t)getpid();
-	f->start_time = start_time();
-	f->created_ns = kvt_now_ns();
+	f = u->stat.file;
 	f->addr = (uintptr_t)u->pool.addr;
 	f->addr_bytes = u->pool.bytes;
 	f->arena_addr = (uintptr_t)dram->base;
 	f->arena_bytes = (uint64_t)dram->nr_places * dram->block_bytes;
 	f->uffd_move = u->uffd.can_move;
-	snprintf(f->name, sizeof(f->name), "%s", name ? name : program_invocation_short_name);
-	snprintf(f->pager, sizeof(f->pager), "user");
 	snprintf(f->nvme_path, sizeof(f->nvme_path), "%s", u->nvme.path ? u->nvme.path : "");
-	u->stat_file = f;
-	kvt_user_stat_publish(u, false);
-	__atomic_store_n(&f->magic, KVT_STAT_MAGIC, __ATOMIC_RELEASE);
+	kvt_user_stat_publish(u, true);
+	kvt_stat_show(&u->stat);
 }
 
-void kvt_user_stat_publish(struct kvt_user *u, bool closed)
+void kvt_user_stat_publish(struct kvt_user *u, bool always)
 {
-	struct kvt_stat_file *f = u->stat_file;
 	uint64_t now = kvt_now_ns();
 
-	if (!f || (!closed && now - u->published_ns < PUBLISH_NS))
+	if (!u->stat.file || (!always && now - u->published_ns < PUBLISH_NS))
 		return;
 	u->published_ns = now;
 	kvt_user_stat_fill(u);
-	__atomic_fetch_add(&f->seq, 1, __ATOMIC_ACQ_REL);
-	f->updated_ns = now;
-	f->stats = u->stats;
-	f->closed = closed;
-	memcpy(f->last_error, u->last_error, sizeof(f->last_error));
-	__atomic_fetch_add(&f->seq, 1, __ATOMIC_RELEASE);
+	kvt_stat_write(&u->stat, &u->stats, u->last_error);
 }
 
 void kvt_user_stat_close(struct kvt_user *u)
 {
-	if (!u->stat_file)
+	if (!u->stat.file)
 		return;
 	kvt_user_stat_publish(u, true);
-	munmap(u->stat_file, sizeof(*u->stat_file));
-	u->stat_file = NULL;
-	if (!getenv("KVTIER_KEEP_STATS"))
-		unlink(u->stat_path);
+	kvt_stat_close(&u->stat);
 }

@@ -35,7 +35,7 @@ struct kvt_pool;
 
 /* Which implementation of the contract serves a pool. */
 enum kvt_pager {
-	KVT_PAGER_AUTO = 0, /* the kernel's when /dev/kvtier is there, else the user pager */
+	KVT_PAGER_AUTO = 0, /* the kernel's if it has what the pool needs, else the user pager */
 	KVT_PAGER_USER = 1, /* userfaultfd and io_uring in this process */
 	KVT_PAGER_KERNEL = 2, /* /dev/kvtier */
 };
@@ -56,10 +56,12 @@ enum kvt_pager {
  * @dram_bytes:     DRAM the pool's blocks may occupy; 0 means the whole pool
  * @cxl_bytes:      memory the pool may occupy on @cxl_node; 0: no such tier
  * @cxl_node:       NUMA node of the CXL tier
- * @nvme_bytes:     space on @nvme_path the pool may occupy; 0: what the pool
- *                  needs beyond its memory, plus room to write ahead
+ * @nvme_bytes:     space on NVMe the pool may occupy; 0: if @nvme_path is given,
+ *                  what the pool needs beyond its memory, plus room to write ahead
  * @nvme_path:      directory (an unnamed file is made in it), regular file or
- *                  block device; NULL: no NVMe tier
+ *                  block device; NULL: no NVMe tier.  The kernel pager takes space
+ *                  of a store that the administrator attached: it opens no path,
+ *                  and NULL with @nvme_bytes above 0 asks for NVMe too
  * @io_deadline_ms: a read, a write or a wait for space that takes longer fails
  *                  the blocks it concerns; 0: 30 000
  * @name:           shown by `kvtier stat`; NULL: the program's name
@@ -91,9 +93,10 @@ struct kvt_config {
  * child made by fork() does not have it (its addresses fault there).
  *
  * Errors: -EINVAL a field is out of range; -ENOSPC the budgets or the disk
- * cannot hold the pool; -ENODEV no such NUMA node, or no module; -EPERM
+ * cannot hold the pool; -ENODEV no such NUMA node, no module or no store; -EPERM
  * userfaultfd or io_uring is forbidden here; -ENOSYS the kernel lacks them;
- * -EACCES, -ENOENT, -EROFS... the NVMe path cannot be opened; -ENOMEM.
+ * -EACCES, -ENOENT, -EROFS... the NVMe path (-EACCES: or /dev/kvtier) cannot be
+ * opened; -ENOMEM.
  */
 int kvt_pool_create(const struct kvt_config *config, struct kvt_pool **pool);
 
@@ -150,8 +153,9 @@ int kvt_cold(struct kvt_pool *pool, uint64_t offset, uint64_t length);
  *
  * Later writes to either side are not seen by the other.  The user pager shares
  * blocks on NVMe and only within one pool: -EXDEV for two pools, -EOPNOTSUPP
- * for a pool without an NVMe tier.  -EBUSY: a block of the target is pinned.
- * -EINVAL: the ranges overlap or leave the pool.
+ * for a pool without an NVMe tier.  The kernel pager says -EXDEV for pools of two
+ * block sizes or stores.  -EBUSY: a block of the target is pinned.  -EINVAL: the
+ * ranges overlap or leave the pool.
  */
 int kvt_clone(struct kvt_pool *dst, uint64_t dst_offset, struct kvt_pool *src,
 	      uint64_t src_offset, uint64_t length);
@@ -163,7 +167,9 @@ int kvt_query(struct kvt_pool *pool, uint64_t first, uint32_t nr, struct kvtier_
 int kvt_stats(struct kvt_pool *pool, struct kvtier_stats *stats);
 
 /*
- * kvt_event_fd() - a descriptor that polls readable while events wait
+ * kvt_event_fd() - a descriptor that polls readable while events wait; the kernel
+ *                  pager's is the pool itself, for io_uring commands or to be passed
+ *                  to another process
  * kvt_event_read() - take up to @nr events, oldest first; returns how many
  */
 int kvt_event_fd(struct kvt_pool *pool);
@@ -184,9 +190,36 @@ int kvt_checkpoint(struct kvt_pool *pool, uint64_t offset, uint64_t length,
  *
  * Blocks become cold and sealed; each is verified against its checksum when it
  * is first promoted.  -EEXIST: a target block is not empty.  -EINVAL: a slot
- * lies outside the file, or is taken by other content.
+ * lies outside the file, or is taken by other content.  The kernel pager takes at
+ * most KVTIER_ARRAY_MAX slots at a time, on the store that the key names (-ENODEV),
+ * reserved by that key (-ENOENT): see kvt_pool_set_key().
  */
 int kvt_adopt(struct kvt_pool *pool, const struct kvtier_slot *slots, uint32_t nr);
+
+/*
+ * struct kvt_key - by what right slots outlive their pool
+ *
+ * A manifest should hold it beside its slots, and be kept as secret as the content
+ * is: who has both can adopt it.  It means something to the kernel pager alone.
+ * With the user pager the right to the file stands for it: it is all zeroes, setting
+ * and releasing it do nothing, and slots are kept as long as the file is.
+ */
+struct kvt_key {
+	uint8_t key[KVTIER_KEY_BYTES];
+	uint8_t store[KVTIER_UUID_BYTES];
+};
+
+/*
+ * kvt_pool_key()     - the key of the pool's checkpoints, of which all are one
+ *                      reservation; -ENOENT: there was none yet
+ * kvt_pool_set_key() - of the slots to adopt; later checkpoints are added to them
+ * kvt_release()      - give up the slots of a key, which no block needs any more, on
+ *                      any pool of their store; adopted blocks keep theirs.  -ENOENT:
+ *                      no such key.  Not released, slots stay taken.
+ */
+int kvt_pool_key(struct kvt_pool *pool, struct kvt_key *key);
+int kvt_pool_set_key(struct kvt_pool *pool, const struct kvt_key *key);
+int kvt_release(struct kvt_pool *pool, const struct kvt_key *key);
 
 /* The block size that KVTIER chooses for a DRAM budget (docs: design, "Block size"). */
 size_t kvt_block_bytes_for(uint64_t pool_bytes, uint64_t dram_bytes);

@@ -30,11 +30,11 @@ static uint64_t status_value(const char *name)
 /*
  * The memory counters of the whole process, not the sum over its mappings: a
  * frame that moves from one mapping to another while smaps is being read would
- * be counted twice.
+ * be counted twice.  The kernel pager's frames are counted as a file's.
  */
 uint64_t conf_rss_bytes(void)
 {
-	return KIB(status_value("RssAnon") + status_value("RssShmem"));
+	return KIB(status_value("RssAnon") + status_value("RssShmem") + status_value("RssFile"));
 }
 
 unsigned int conf_thread_count(void)

@@ -102,7 +102,6 @@ static int clone_refusals(struct conf *c)
 	struct conf_spec memory = { .blocks = 8, .dram = 8, .no_nvme = true };
 	struct kvt_pool *pool = conf_pool(c, &spec), *other = conf_pool(c, &memory);
 	size_t block = kvt_pool_block_bytes(pool);
-	int ret;
 
 	conf_fill(pool, 0, 4 * block, 1);
 	conf_fill(other, 0, block, 1);
@@ -114,15 +113,42 @@ static int clone_refusals(struct conf *c)
 	CONF_RET(kvt_pin(pool, 8 * block, block), 0);
 	CONF_RET(kvt_clone(pool, 8 * block, pool, 0, block), -EBUSY);
 	CONF_RET(kvt_unpin(pool, 8 * block, block), 0);
-	if (c->pager == KVT_PAGER_USER) {
-		CONF_RET(kvt_clone(pool, 8 * block, other, 0, block), -EXDEV);
-		CONF_RET(kvt_clone(other, 4 * block, other, 0, block), -EOPNOTSUPP);
-	}
-	ret = kvt_clone(pool, 8 * block, pool, 0, block);
-	CONF_RET(ret, 0);
+	/* The user pager has no common store, the kernel's pools are not on the same one. */
+	CONF_RET(kvt_clone(pool, 8 * block, other, 0, block), -EXDEV);
+	CONF_RET(kvt_clone(other, 4 * block, other, 0, block),
+		 c->pager == KVT_PAGER_USER ? -EOPNOTSUPP : 0);
+	CONF_RET(kvt_clone(pool, 8 * block, pool, 0, block), 0);
 	conf_check(pool, 0, 4 * block, 1);
 	kvt_pool_destroy(other);
 	kvt_pool_destroy(pool);
+	return CONF_PASS;
+}
+
+/* Two pools on one store: the source is written, the target shares its slots. */
+static int clone_between_pools(struct conf *c)
+{
+	struct conf_spec spec = { .blocks = 32, .dram = 8, .flags = KVT_NO_PREDICT };
+	struct kvt_pool *from = conf_pool(c, &spec), *to = conf_pool(c, &spec);
+	size_t block = kvt_pool_block_bytes(from);
+
+	conf_fill(from, 0, 8 * block, 1);
+	CONF_RET(kvt_seal(from, 0, 2 * block), 0);
+	conf_fill(to, 0, 4 * block, 2);
+	CONF_RET(kvt_clone(to, 0, from, 0, 8 * block), 0);
+	CONF_EQ(conf_info(to, 3).slot, conf_info(from, 3).slot);
+	conf_check(to, 0, 8 * block, 1);
+	conf_expect_bus_write(to, 1, 0); /* sealed there, sealed here */
+	conf_fill(to, 4 * block, block, 3);
+	conf_fill(from, 5 * block, block, 4);
+	conf_demote_all(to);
+	conf_demote_all(from);
+	conf_check(from, 4 * block, block, 1);
+	conf_check(from, 5 * block, block, 4);
+	kvt_pool_destroy(from);
+	conf_check(to, 0, 4 * block, 1);
+	conf_check(to, 4 * block, block, 3);
+	conf_check(to, 5 * block, 3 * block, 1);
+	kvt_pool_destroy(to);
 	return CONF_PASS;
 }
 
@@ -131,6 +157,8 @@ const struct conf_case conf_clone_cases[] = {
 	CONF_CASE(clone_shares_slots, "equal blocks take one slot until one changes"),
 	CONF_CASE(clone_replaces, "the target's old content is gone"),
 	CONF_CASE(clone_chain, "clones of clones keep their own history"),
+	CONF_CASE(clone_between_pools, "pools on one store share slots, and nothing else",
+		  .needs = CONF_NEEDS_STORE),
 	CONF_CASE(clone_refusals, "each bad clone is refused with its own errno"),
 	{ .name = NULL },
 };

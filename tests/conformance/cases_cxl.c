@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * The CXL tier.  It is any NUMA node: node 0 stands in where there is no other,
- * and every rule but the speed of the memory is the same.
+ * The CXL tier.  To the user pager it is any NUMA node: node 0 stands in where there
+ * is no other, and every rule but the speed of the memory is the same.
  */
 #include "conf.h"
 
@@ -16,7 +16,7 @@ static struct kvt_pool *tiered_pool(struct conf *c, bool no_nvme)
 	struct kvt_config config = conf_config(c, &spec);
 	struct kvt_pool *pool;
 
-	config.cxl_node = 0;
+	config.cxl_node = c->cxl_node;
 	config.cxl_bytes = CXL * c->block;
 	CONF_RET(kvt_pool_create(&config, &pool), 0);
 	return pool;
@@ -72,7 +72,7 @@ static int cxl_between_memories(struct conf *c)
 	CONF_RET(move(pool, KVTIER_OP_DEMOTE, KVTIER_TIER_CXL, 0), 0);
 	CONF_RET(move(pool, KVTIER_OP_DEMOTE, KVTIER_TIER_CXL, 1), 0);
 	CONF_EQ(conf_info(pool, 0).tier, KVTIER_TIER_CXL);
-	CONF_EQ(conf_info(pool, 0).node, 0);
+	CONF_EQ(conf_info(pool, 0).node, c->cxl_node);
 	CONF_EQ(conf_info(pool, 0).state, KVTIER_BLOCK_OPEN);
 	CONF_EQ(conf_info(pool, 1).state, KVTIER_BLOCK_SEALED);
 	CONF_EQ(conf_stats(pool).tier[KVTIER_TIER_NVME].bytes_in, 0);
@@ -118,9 +118,12 @@ static int cxl_absent(struct conf *c)
 }
 
 const struct conf_case conf_cxl_cases[] = {
-	CONF_CASE(cxl_round_trip, "DRAM, then CXL, then NVMe, each within its budget"),
-	CONF_CASE(cxl_between_memories, "blocks move between the memories by name"),
-	CONF_CASE(cxl_without_nvme, "two memories hold what neither could"),
+	CONF_CASE(cxl_round_trip, "DRAM, then CXL, then NVMe, each within its budget",
+		  .needs = CONF_NEEDS_CXL),
+	CONF_CASE(cxl_between_memories, "blocks move between the memories by name",
+		  .needs = CONF_NEEDS_CXL),
+	CONF_CASE(cxl_without_nvme, "two memories hold what neither could",
+		  .needs = CONF_NEEDS_CXL),
 	CONF_CASE(cxl_absent, "the tier is refused where it is not there"),
 	{ .name = NULL },
 };

@@ -45,8 +45,6 @@ static int fork_is_apart(struct conf *c)
 	struct kvt_pool *pool = conf_pool(c, &spec);
 	int status;
 
-	if (c->pager == KVT_PAGER_KERNEL)
-		return conf_skip("a child shares the kernel pager's mappings");
 	conf_fill(pool, 0, kvt_pool_bytes(pool), 1);
 	status = in_child(touch_in_child, pool);
 	CONF_EQ(WIFSIGNALED(status) ? WTERMSIG(status) : 0, SIGSEGV);

@@ -39,6 +39,7 @@ struct conf {
 	enum kvt_pager pager;
 	size_t block;	  /* --block: what cases use unless they try several */
 	const char *dir;  /* of this case alone */
+	int cxl_node;	  /* what cases use as the CXL tier; -1: there is none */
 	unsigned int has; /* CONF_NEEDS_* that the pager offers */
 };
 
@@ -62,6 +63,10 @@ struct conf_case {
 #define CONF_NEEDS_FILE (1u << 0)
 /* Pages that a device holds stay where they are: UFFDIO_MOVE, Linux 6.8. */
 #define CONF_NEEDS_HELD_PAGES (1u << 1)
+/* A node that can be the CXL tier. */
+#define CONF_NEEDS_CXL (1u << 2)
+/* Pools share blocks and stores, and slots are kept under a key: the kernel pager. */
+#define CONF_NEEDS_STORE (1u << 3)
 
 /* One table per cases_*.c, each ended by an entry without a name. */
 extern const struct conf_case conf_content_cases[];

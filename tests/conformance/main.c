@@ -2,6 +2,7 @@
 /* conformance - run the cases against a pager and report in KTAP. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <fnmatch.h>
 #include <ftw.h>
 #include <getopt.h>
@@ -10,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
@@ -134,6 +136,10 @@ static int check_needs(const struct run *r, const struct conf_case *cs)
 	if (lacks & CONF_NEEDS_HELD_PAGES)
 		return conf_skip("without UFFDIO_MOVE (Linux 6.8) the pager cannot see which "
 				 "pages a device holds");
+	if (lacks & CONF_NEEDS_CXL)
+		return conf_skip("no node is the CXL tier's");
+	if (lacks & CONF_NEEDS_STORE)
+		return conf_skip("this pager's pools have nothing in common");
 	return CONF_PASS;
 }
 
@@ -225,11 +231,29 @@ static bool moves_frames(void)
 	return major > 6 || (major == 6 && minor >= 8);
 }
 
-static unsigned int offered(enum kvt_pager pager)
+/* The kernel says which nodes are; to the user pager any is as good as another. */
+static int find_cxl_node(enum kvt_pager pager)
 {
-	if (pager == KVT_PAGER_KERNEL)
-		return CONF_NEEDS_HELD_PAGES;
-	return CONF_NEEDS_FILE | (moves_frames() ? CONF_NEEDS_HELD_PAGES : 0);
+	struct kvtier_info info = { .size = sizeof(info) };
+	int fd, ret;
+
+	if (pager == KVT_PAGER_USER)
+		return 0;
+	fd = open(KVTIER_DEVICE, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -1;
+	ret = ioctl(fd, KVTIER_IOC_INFO, &info);
+	close(fd);
+	return ret ? -1 : __builtin_ffsll((long long)info.nodes[KVTIER_TIER_CXL]) - 1;
+}
+
+static unsigned int offered(const struct conf *c)
+{
+	unsigned int has = c->cxl_node >= 0 ? CONF_NEEDS_CXL : 0;
+
+	if (c->pager == KVT_PAGER_KERNEL)
+		return has | CONF_NEEDS_HELD_PAGES | CONF_NEEDS_STORE;
+	return has | CONF_NEEDS_FILE | (moves_frames() ? CONF_NEEDS_HELD_PAGES : 0);
 }
 
 static void usage(FILE *out)
@@ -308,7 +332,8 @@ int main(int argc, char **argv)
 			return opt == 'h' ? CONF_PASS : CONF_FAIL;
 		}
 	}
-	r.conf.has = offered(r.conf.pager);
+	r.conf.cxl_node = find_cxl_node(r.conf.pager);
+	r.conf.has = offered(&r.conf);
 	r.wanted = argv + optind;
 	r.nr_wanted = argc - optind;
 	if (visit == list_case)
