@@ -35,13 +35,21 @@ VERSION := $(shell awk '/define KVT_VERSION_(MAJOR|MINOR) /{ printf "%s.", $$3 }
 	END { print 0 }' libkvtier/include/kvtier.h)
 SOVERSION := $(firstword $(subst ., ,$(VERSION)))
 
+# The module.  Built through links in a folder of its own, so that the tree stays clean.
+KRUNNING = $(call once,KRUNNING,uname -r)
+KDIR ?= /lib/modules/$(KRUNNING)/build
+MODULE = $(abspath $(B))/module
+RULE := /usr/lib/udev/rules.d/60-kvtier.rules
+SYSUSERS := /usr/lib/sysusers.d/kvtier.conf
+DKMS_SOURCE = /usr/src/kvtier-$(VERSION)
+
 LIB_PACKAGES := liburing libisal numa
 TOOL_PACKAGES := libcjson
 TEST_PACKAGES := cmocka
 
 # Asked for once, on first use: help and clean work where nothing is installed.
 once = $(eval $(1) := $(shell $(2)))$($(1))
-LIB_LIBS = $(call once,LIB_LIBS,$(PKG_CONFIG) --libs $(LIB_PACKAGES)) -pthread
+LIB_LIBS = $(call once,LIB_LIBS,$(PKG_CONFIG) --libs $(LIB_PACKAGES)) -pthread -lm
 TOOL_LIBS = $(call once,TOOL_LIBS,$(PKG_CONFIG) --libs $(TOOL_PACKAGES))
 # The pinned engine's folder; scripts/engine.sh fetches it when it is not there.
 ENGINE = $(call once,ENGINE,scripts/engine.sh)
@@ -61,18 +69,29 @@ TOOL_SRC := $(sort $(wildcard tools/*.c))
 PRELOAD_SRC := $(sort $(wildcard tools/preload/*.c))
 DEMO_SRC := $(sort $(wildcard demo/*.c))
 CONFORMANCE_SRC := $(sort $(wildcard tests/conformance/*.c))
-BENCH_SRC := $(sort $(wildcard tests/bench/*.c))
+# Programs of several files are named by their first word: attend.c, attend_*.c.
+ATTEND_SRC := $(sort $(wildcard tests/bench/attend*.c))
+DECODE_SRC := $(sort $(wildcard tests/bench/decode*.c))
+BENCH_SRC := $(filter-out $(ATTEND_SRC) $(DECODE_SRC),$(sort $(wildcard tests/bench/*.c)))
 UNIT_SRC := $(sort $(wildcard tests/unit/test_*.c))
+SEQ_SRC := $(sort $(wildcard tests/seq/*.c))
+VM_SRC := $(sort $(wildcard tests/vm/*.c))
 ALL_SRC := $(LIB_SRC) $(TOOL_SRC) $(PRELOAD_SRC) $(DEMO_SRC) $(CONFORMANCE_SRC) \
-	$(BENCH_SRC) $(UNIT_SRC)
+	$(BENCH_SRC) $(ATTEND_SRC) $(DECODE_SRC) $(UNIT_SRC) $(SEQ_SRC) $(VM_SRC)
 
+HEADERS := $(sort $(wildcard libkvtier/include/*.h))
 LIB_FILES := $(B)/libkvtier.so.$(SOVERSION) $(B)/libkvtier.so $(B)/libkvtier.a $(B)/kvtier.pc
 DEMO_MAIN := $(shell grep -ls '^int main\b' $(DEMO_SRC) /dev/null)
 DEMO_BIN := $(patsubst demo/%.c,$(B)/%,$(DEMO_MAIN))
-BENCH_BIN := $(patsubst tests/bench/%.c,$(B)/%,$(BENCH_SRC))
+BENCH_MAIN := $(shell grep -ls '^int main\b' $(BENCH_SRC) /dev/null)
+BENCH_BIN := $(patsubst tests/bench/%.c,$(B)/%,$(BENCH_MAIN))
 UNIT_BIN := $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(UNIT_SRC))
+SEQ_MAIN := $(shell grep -ls '^int main\b' $(SEQ_SRC) /dev/null)
+SEQ_BIN := $(patsubst tests/seq/%.c,$(B)/tests/seq/%,$(SEQ_MAIN))
+VM_BIN := $(patsubst tests/vm/%.c,$(B)/tests/vm/%,$(VM_SRC))
 
 .PHONY: all lib tools demo-programs tests demo test bench install uninstall clean help deps
+.PHONY: modules install-module uninstall-module dkms
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 .PRECIOUS: $(B)/obj/%.o
@@ -85,7 +104,7 @@ tools: deps $(B)/kvtier $(B)/libkvtier-preload.so ## build the kvtier command an
 
 demo-programs: deps $(DEMO_BIN) ## build what the demo runs; fetches the pinned engine once
 
-tests: all $(B)/conformance $(BENCH_BIN) $(UNIT_BIN) ## build the test and benchmark programs
+tests: all $(B)/conformance $(BENCH_BIN) $(UNIT_BIN) $(SEQ_BIN) $(VM_BIN) ## build the test and benchmark programs
 
 demo: ## set up and show an unmodified llama.cpp with a quarter of the memory; MODEL= CTX=
 	scripts/setup.sh build demo
@@ -110,7 +129,7 @@ install: lib tools ## install under PREFIX (default /usr/local); DESTDIR= for pa
 	ln -sf libkvtier.so.$(SOVERSION) $(DESTDIR)$(LIBDIR)/libkvtier.so
 	$(INSTALL) -m 644 $(B)/libkvtier.a $(DESTDIR)$(LIBDIR)/
 	$(INSTALL) -m 644 $(B)/kvtier.pc $(DESTDIR)$(LIBDIR)/pkgconfig/
-	$(INSTALL) -m 644 libkvtier/include/kvtier.h $(DESTDIR)$(INCLUDEDIR)/
+	$(INSTALL) -m 644 $(HEADERS) $(DESTDIR)$(INCLUDEDIR)/
 	$(INSTALL) -m 644 uapi/linux/kvtier.h $(DESTDIR)$(INCLUDEDIR)/linux/
 	$(foreach f,$(EXTRA_FILES),$(INSTALL) -D -m 644 $(call source_of,$f) \
 		$(DESTDIR)$(call target_of,$f)$(newline))
@@ -118,16 +137,49 @@ install: lib tools ## install under PREFIX (default /usr/local); DESTDIR= for pa
 uninstall: ## remove what install put there
 	rm -f $(DESTDIR)$(BINDIR)/kvtier $(DESTDIR)$(LIBDIR)/libkvtier.so \
 		$(DESTDIR)$(LIBDIR)/libkvtier.so.$(SOVERSION) $(DESTDIR)$(LIBDIR)/libkvtier.a \
-		$(DESTDIR)$(LIBDIR)/pkgconfig/kvtier.pc $(DESTDIR)$(INCLUDEDIR)/kvtier.h \
+		$(DESTDIR)$(LIBDIR)/pkgconfig/kvtier.pc \
+		$(patsubst libkvtier/include/%,$(DESTDIR)$(INCLUDEDIR)/%,$(HEADERS)) \
 		$(DESTDIR)$(INCLUDEDIR)/linux/kvtier.h $(DESTDIR)$(LIBDIR)/kvtier/libkvtier-preload.so \
 		$(foreach f,$(EXTRA_FILES),$(DESTDIR)$(call target_of,$f))
 	-rmdir $(DESTDIR)$(LIBDIR)/kvtier
+
+modules: ## build the kernel module for KDIR= (default: the running kernel)
+	@test -e $(KDIR)/Makefile || { echo "kvtier: no kernel headers in $(KDIR);" \
+		"install linux-headers-$(KRUNNING), or name a folder: make modules KDIR=" >&2; exit 1; }
+	mkdir -p $(MODULE)/kmod
+	find $(MODULE) -type l -delete
+	ln -s $(CURDIR)/Kbuild $(CURDIR)/uapi $(MODULE)/
+	ln -s $(addprefix $(CURDIR)/,$(wildcard kmod/*.[ch]) kmod/compat) $(MODULE)/kmod/
+	$(MAKE) -C $(KDIR) M=$(MODULE) modules
+
+install-module: modules ## install the module, the group kvtier and its udev rule
+	$(MAKE) -C $(KDIR) M=$(MODULE) INSTALL_MOD_PATH=$(DESTDIR) modules_install
+	$(INSTALL) -D -m 644 packaging/udev/60-kvtier.rules $(DESTDIR)$(RULE)
+	$(INSTALL) -D -m 644 packaging/sysusers.d/kvtier.conf $(DESTDIR)$(SYSUSERS)
+	$(if $(DESTDIR),,packaging/activate.sh)
+
+uninstall-module: ## remove what install-module and dkms put there
+	rm -f $(DESTDIR)$(RULE) $(DESTDIR)$(SYSUSERS)
+	find $(DESTDIR)/lib/modules -path '*/updates/kvtier.ko*' -delete
+	$(if $(DESTDIR),,if command -v dkms >/dev/null; then \
+		dkms remove kvtier/$(VERSION) --all || true; fi)
+	rm -rf $(DESTDIR)$(DKMS_SOURCE)
+	$(if $(DESTDIR),,depmod -a)
+
+dkms: ## install the module's sources for DKMS, which builds them for each kernel
+	rm -rf $(DESTDIR)$(DKMS_SOURCE)
+	$(INSTALL) -d $(DESTDIR)$(DKMS_SOURCE)
+	cp -R Kbuild kmod uapi $(DESTDIR)$(DKMS_SOURCE)/
+	sed 's/@VERSION@/$(VERSION)/' packaging/dkms/dkms.conf >$(DESTDIR)$(DKMS_SOURCE)/dkms.conf
+	$(INSTALL) -D -m 644 packaging/udev/60-kvtier.rules $(DESTDIR)$(RULE)
+	$(INSTALL) -D -m 644 packaging/sysusers.d/kvtier.conf $(DESTDIR)$(SYSUSERS)
+	$(if $(DESTDIR),,dkms install --force kvtier/$(VERSION) && packaging/activate.sh)
 
 clean: ## remove the build folder
 	rm -rf $(B)
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{ printf "  %-14s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{ printf "  %-17s %s\n", $$1, $$2 }' Makefile
 
 # Man pages and shell completion: "source:target", as far as they exist.
 EXTRA_FILES := \
@@ -209,8 +261,22 @@ $(B)/conformance: $(call objects,$(CONFORMANCE_SRC)) $(B)/libkvtier.so
 	$(Q_LD)$(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) -L$(B) -lkvtier -pthread \
 		-Wl,-rpath,'$$ORIGIN'
 
-$(BENCH_BIN): $(B)/%: $(B)/obj/tests/bench/%.o $(B)/libkvtier.so
-	$(Q_LD)$(CC) $(ALL_LDFLAGS) -o $@ $< -L$(B) -lkvtier -pthread -Wl,-rpath,'$$ORIGIN'
+$(B)/bench.a: $(call objects,$(filter-out $(BENCH_MAIN),$(BENCH_SRC)))
+	$(Q_AR)rm -f $@ && $(AR) rcs $@ $^
+
+$(BENCH_BIN): $(B)/%: $(B)/obj/tests/bench/%.o $(B)/bench.a $(B)/libkvtier.so
+	$(Q_LD)$(CC) $(ALL_LDFLAGS) -o $@ $< $(B)/bench.a -L$(B) -lkvtier -pthread -ldl -lm \
+		-Wl,-rpath,'$$ORIGIN'
+
+# So do the programs of tests/seq; what several of them need is in files without a main().
+SEQ_PARTS = $(call objects,$(filter-out $(SEQ_MAIN),$(SEQ_SRC)))
+$(SEQ_BIN): $(B)/tests/seq/%: $(B)/obj/tests/seq/%.o $(SEQ_PARTS) $(B)/libkvtier.so
+	$(Q_LD)mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) -L$(B) -lkvtier \
+		-pthread -Wl,-rpath,'$$ORIGIN/../..'
+
+# What suites of tests/vm run in the guest; they know the kernel's header alone.
+$(VM_BIN): $(B)/tests/vm/%: $(B)/obj/tests/vm/%.o
+	$(Q_LD)mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $<
 
 # Unit tests reach inside: static objects, of the tools too except their main().
 $(B)/tools.a: $(filter-out %/main.o,$(call objects,$(TOOL_SRC)))
