@@ -236,6 +236,8 @@ ktap_case links "links lead somewhere" links
 ktap_case make_help "make help and the documents name the Makefile's targets" make_help
 ktap_case dependencies "dependencies.md, setup.sh and the Makefile agree" dependencies
 ktap_case exports "header, version script and shared object agree" exports
+ktap_case sysfs "Documentation/ABI and the module's sources agree" tests/lint/sysfs.sh
+ktap_case module "the module's messages, ioctls and trace events are explained" tests/lint/module.sh
 [[ ! -x tests/tools/docs.sh ]] ||
 	ktap_case docs "help, man pages and completion agree" tests/tools/docs.sh
 ktap_end
