@@ -11,8 +11,14 @@
  * module of its engine cannot be unloaded.
  *
  * An engine may fail: then the copy is the processor's.  A channel that fails several
- * times in a row is let go too: that is also how one goes whose engine was taken away,
- * of which users of dmaengine are not told.
+ * times in a row is let go too.
+ *
+ * An engine may be taken away, of which users of dmaengine are not told; but then the
+ * channel's device is no longer registered.  dma_release_channel() uses the memory of
+ * such a channel after it has freed it (up to 7.2 at least), so it is kept for ever, and
+ * with it the engine's module.  To avoid that, raise dma_threshold first and wait for
+ * IDLE.  Intel's driver even frees the channel of a work queue that is disabled while
+ * it is held; nothing can be done about that here.
  *
  * An engine may be silent.  After dma_timeout_ms it is stopped.  Those of DSA and IOAT
  * cannot be stopped: then the target is given up for ever, both mappings stay, and the
@@ -52,6 +58,7 @@ struct channel {
 	unsigned long idle_since; /* jiffies; channels_lock */
 	struct dma_chan *chan;
 	struct device *dev; /* that maps for it; held, since the engine may go away */
+	struct device *entry; /* the channel's own; held, to see whether it has */
 	char name[32];
 	u32 failures; /* in a row */
 	/* The copy under way. */
@@ -112,9 +119,19 @@ static void put(struct channel *channel, enum channel_state state)
 	spin_unlock(&channels_lock);
 }
 
+static bool is_gone(const struct channel *channel)
+{
+	return !device_is_registered(channel->entry);
+}
+
 static void close_channel(struct channel *channel)
 {
-	dma_release_channel(channel->chan);
+	if (is_gone(channel))
+		pr_warn("%s was taken away while it was held: its driver cannot be unloaded\n",
+			channel->name);
+	else
+		dma_release_channel(channel->chan);
+	put_device(channel->entry);
 	put_device(channel->dev);
 	put(channel, CHANNEL_NONE);
 }
@@ -131,6 +148,7 @@ static bool open_channel(struct channel *channel)
 		return false;
 	channel->chan = chan;
 	channel->dev = get_device(dmaengine_get_dma_device(chan));
+	channel->entry = get_device(&chan->dev->device);
 	strscpy(channel->name, dma_chan_name(chan), sizeof(channel->name));
 	channel->failures = 0;
 	init_completion(&channel->done);
@@ -166,14 +184,15 @@ static struct channel *request(void)
 static void give_back(struct channel *channel, int error)
 {
 	channel->failures = error ? channel->failures + 1 : 0;
-	if (channel->failures < FAILURES_MAX) {
+	if (channel->failures < FAILURES_MAX && !is_gone(channel)) {
 		put(channel, CHANNEL_IDLE);
 		return;
 	}
-	pr_warn_ratelimited("%s failed %u times in a row (%d) and is let go\n", channel->name,
-			    channel->failures, error);
+	if (error)
+		pr_warn_ratelimited("%s failed %u times in a row (%d) and is let go\n",
+				    channel->name, channel->failures, error);
 	close_channel(channel);
-	WRITE_ONCE(retry_at, jiffies + REST);
+	WRITE_ONCE(retry_at, jiffies + (error ? REST : RETRY));
 }
 
 /* ---- one copy ------------------------------------------------------------------------ */
@@ -246,9 +265,22 @@ static int wait_for_report(struct channel *channel)
 	return stopped ? -ETIMEDOUT : 1;
 }
 
+/* An idle channel whose engine is still there. */
+static struct channel *take_present(void)
+{
+	struct channel *channel;
+
+	while ((channel = take(is_idle, CHANNEL_BUSY))) {
+		if (!is_gone(channel))
+			break;
+		close_channel(channel);
+	}
+	return channel;
+}
+
 int kvt_dma_copy(struct folio *to, struct folio *from, u64 bytes)
 {
-	struct channel *channel = take(is_idle, CHANNEL_BUSY);
+	struct channel *channel = take_present();
 	int ret;
 
 	if (!channel)

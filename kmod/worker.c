@@ -53,26 +53,26 @@ static void refill(struct allowance *allowance)
 		return; /* it rests */
 	passed = min_t(u64, now - allowance->since, NSEC_PER_SEC);
 	allowance->bytes += mul_u64_u64_div_u64(passed, rate, NSEC_PER_SEC);
-	allowance->bytes = rate ? min(allowance->bytes, burst) : 0;
+	allowance->bytes = min(allowance->bytes, burst);
 	allowance->since = now;
 }
 
+/* true: there is more to write. */
 static bool write_back(const struct turn *turn)
 {
 	struct allowance *allowance = turn->allowance;
-	u64 written;
-	int error;
+	struct kvt_written written;
 
-	if (!allowance)
+	if (!allowance || !READ_ONCE(kvt_policy.writeback_rate))
 		return false;
 	refill(allowance);
-	written = kvt_writeback(turn->pool, allowance->bytes, &error);
-	allowance->bytes -= written;
-	if (error) {
+	written = kvt_writeback(turn->pool, allowance->bytes);
+	allowance->bytes -= written.bytes;
+	if (written.error) {
 		allowance->bytes = 0;
 		allowance->since = ktime_get_ns() + REST_NS;
 	}
-	return written;
+	return written.more && !written.error;
 }
 
 /* ---- room ---------------------------------------------------------------------------- */

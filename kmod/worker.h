@@ -8,11 +8,15 @@
 /* worker.c */
 void kvt_worker_kick(void); /* look at all pools now; any context */
 
-/*
- * writeback.c: write sealed blocks of up to @max_bytes that are likely to leave memory;
- * returns how many bytes were written.  *@error: a write failed.
- */
-u64 kvt_writeback(struct kvt_pool *pool, u64 max_bytes, int *error);
+/* writeback.c */
+struct kvt_written {
+	u64 bytes;
+	bool more; /* to be written, had there been leave for it */
+	int error; /* of a write that failed, or 0 */
+};
+
+/* Write sealed blocks of up to @max_bytes that are likely to leave memory. */
+struct kvt_written kvt_writeback(struct kvt_pool *pool, u64 max_bytes);
 
 /* shrink.c */
 int kvt_shrink_init(void);

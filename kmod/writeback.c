@@ -126,24 +126,26 @@ static void correct_hint(struct kvt_pool *pool, const struct search *search, int
 		atomic_cmpxchg(&pool->nr_sealed_dirty, hint, 0);
 }
 
-u64 kvt_writeback(struct kvt_pool *pool, u64 max_bytes, int *error)
+struct kvt_written kvt_writeback(struct kvt_pool *pool, u64 max_bytes)
 {
 	struct search search = { .left = min_t(u64, pool->nr_blocks, LOOK_MAX) };
 	int hint = atomic_read(&pool->nr_sealed_dirty);
-	u64 max = max_bytes >> pool->block_shift, done = 0;
+	u64 left = max_bytes >> pool->block_shift;
+	struct kvt_written result = {};
 	u32 now, want;
 
-	*error = 0;
 	if (hint <= 0 || !is_worth_it(pool, &search.heat_max))
-		return 0;
+		return result;
 	do {
-		want = min_t(u64, READ_ONCE(kvt_policy.writeback_depth), max - done);
+		want = min_t(u64, READ_ONCE(kvt_policy.writeback_depth), left);
+		result.more = !want;
 		if (!want || !has_slots(pool, want))
 			break;
-		now = write_batch(pool, &search, want, error);
-		done += now;
+		now = write_batch(pool, &search, want, &result.error);
+		result.bytes += (u64)now << pool->block_shift;
+		left -= now;
 		cond_resched();
-	} while (now && !*error);
+	} while (now && !result.error);
 	correct_hint(pool, &search, hint);
-	return done << pool->block_shift;
+	return result;
 }
