@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: MIT
+/* Checkpointed blocks after their pool, after a detach, and after the module itself. */
+#include <sys/mman.h>
+#include <sys/syscall.h>
+
+#include "test.h"
+
+#define BLOCKS 32
+#define DRAM 8
+#define KEPT 12
+
+struct manifest {
+	struct kvtier_slot slots[KEPT];
+	uint8_t key[KVTIER_KEY_BYTES];
+	uint8_t store[KVTIER_UUID_BYTES];
+};
+
+FIXTURE(adopt)
+{
+	char disk[KVT_TEXT];
+	char store[KVT_TEXT];
+	struct manifest manifest;
+};
+
+FIXTURE_SETUP(adopt)
+{
+	if (!spare_disk(self->disk))
+		SKIP(return, "no free disk with the serial kv1");
+	ASSERT_EQ(0, store_up(self->disk, self->store));
+}
+
+FIXTURE_TEARDOWN(adopt)
+{
+	if (!access(self->store, F_OK))
+		EXPECT_EQ(0, store_down(self->store));
+}
+
+static int keeping_pool(struct pool *pool, const char *store)
+{
+	struct kvtier_pool_create request = pool_request(SHIFT, BLOCKS, DRAM, 2 * BLOCKS);
+
+	request.flags = KVTIER_POOL_KEEP;
+	request.budget[KVTIER_TIER_NVME].nodes = 1ULL << store_number(store);
+	return pool_open(pool, &request);
+}
+
+/* Twelve sealed blocks from block 4 on. */
+static int make_manifest(struct pool *pool, struct manifest *m)
+{
+	struct kvtier_checkpoint arg = {
+		.size = sizeof(arg),
+		.offset = 4 * pool->block,
+		.length = KEPT * pool->block,
+		.slots = (uintptr_t)m->slots,
+		.nr = KEPT,
+	};
+	int ret;
+
+	fill(pool, 0, BLOCKS, 1);
+	ret = op(pool, KVTIER_OP_SEAL, 4, KEPT);
+	if (!ret)
+		ret = call(pool->fd, KVTIER_IOC_CHECKPOINT, &arg);
+	memcpy(m->key, arg.key, sizeof(m->key));
+	memcpy(m->store, arg.store, sizeof(m->store));
+	return ret;
+}
+
+static int adopt_all(struct pool *pool, struct manifest *m)
+{
+	struct kvtier_adopt arg = {
+		.size = sizeof(arg),
+		.slots = (uintptr_t)m->slots,
+		.nr = KEPT,
+	};
+
+	memcpy(arg.key, m->key, sizeof(arg.key));
+	memcpy(arg.store, m->store, sizeof(arg.store));
+	return call(pool->fd, KVTIER_IOC_ADOPT, &arg);
+}
+
+static int release(struct pool *pool, const struct manifest *m)
+{
+	struct kvtier_release arg = { .size = sizeof(arg) };
+
+	memcpy(arg.key, m->key, sizeof(arg.key));
+	return call(pool->fd, KVTIER_IOC_RELEASE, &arg);
+}
+
+static long long store_attr(const char *store, const char *name)
+{
+	char path[2 * KVT_TEXT];
+
+	snprintf(path, sizeof(path), "%s/%s", store, name);
+	return attr_number(path);
+}
+
+static int lift_hold(const char *store)
+{
+	char path[2 * KVT_TEXT];
+
+	snprintf(path, sizeof(path), "%s/hold", store);
+	return attr_write(path, "0");
+}
+
+static int detach(const char *store)
+{
+	char path[2 * KVT_TEXT];
+
+	snprintf(path, sizeof(path), "%s/detach", store);
+	return attr_write(path, "1");
+}
+
+static int attach(const char *disk, char store[KVT_TEXT])
+{
+	int ret = attr_write(KVT_CLASS "attach_store", disk);
+
+	return ret ? ret : store_of(strrchr(disk, '/') + 1, store) ? 0 : -ENOENT;
+}
+
+static void expect_adopted(struct __test_metadata *_metadata, struct pool *pool,
+			   const struct manifest *m)
+{
+	uint64_t i;
+
+	for (i = 0; i < KEPT; i++) {
+		EXPECT_EQ(KVTIER_BLOCK_COLD, info(pool, 4 + i).state);
+		EXPECT_EQ(m->slots[i].generation, info(pool, 4 + i).generation);
+		EXPECT_EQ(m->slots[i].slot, info(pool, 4 + i).slot);
+		EXPECT_EQ(m->slots[i].crc32c, info(pool, 4 + i).crc32c);
+	}
+	EXPECT_EQ(0, check(pool, 4, KEPT, 1));
+	EXPECT_EQ(SIGBUS, try_write(at(pool, 5)));
+	EXPECT_EQ(0, check_zero(pool, 0, 4));
+}
+
+/* A new pool on the same store; the slots stay reserved until they are released. */
+TEST_F(adopt, after_the_pool)
+{
+	struct manifest *m = &self->manifest;
+	struct pool pool, other;
+	long long used;
+
+	ASSERT_EQ(0, keeping_pool(&pool, self->store));
+	ASSERT_EQ(0, make_manifest(&pool, m));
+	pool_close(&pool);
+	EXPECT_EQ(1, store_attr(self->store, "reservations"));
+	EXPECT_EQ(KEPT << SHIFT, store_attr(self->store, "used_bytes"));
+	ASSERT_EQ(0, keeping_pool(&pool, self->store));
+	ASSERT_EQ(0, adopt_all(&pool, m));
+	ASSERT_EQ(0, keeping_pool(&other, self->store));
+	ASSERT_EQ(0, adopt_all(&other, m)); /* several pools may have one slot */
+	fill(&other, 16, 16, 2);
+	ASSERT_EQ(0, op(&other, KVTIER_OP_DEMOTE, 0, BLOCKS));
+	expect_adopted(_metadata, &pool, m);
+	EXPECT_EQ(0, release(&pool, m));
+	EXPECT_EQ(-ENOENT, release(&pool, m));
+	pool_close(&pool);
+	EXPECT_EQ(0, check(&other, 4, KEPT, 1)); /* adopted blocks keep theirs */
+	EXPECT_EQ(0, check(&other, 16, 16, 2));
+	used = store_attr(self->store, "used_bytes");
+	EXPECT_GE(used, KEPT << SHIFT);
+	pool_close(&other);
+	EXPECT_EQ(0, store_attr(self->store, "used_bytes"));
+}
+
+/* What is reserved is written by nobody, whatever becomes of the blocks. */
+TEST_F(adopt, reserved_slots_are_not_reused)
+{
+	struct manifest *m = &self->manifest;
+	struct pool pool;
+	uint64_t stamp;
+
+	ASSERT_EQ(0, keeping_pool(&pool, self->store));
+	ASSERT_EQ(0, make_manifest(&pool, m));
+	ASSERT_EQ(0, op(&pool, KVTIER_OP_DISCARD, 0, BLOCKS));
+	for (stamp = 2; stamp < 6; stamp++) {
+		fill(&pool, 0, BLOCKS, stamp);
+		ASSERT_EQ(0, op(&pool, KVTIER_OP_DEMOTE, 0, BLOCKS));
+	}
+	EXPECT_EQ(0, check(&pool, 0, BLOCKS, 5));
+	ASSERT_EQ(0, op(&pool, KVTIER_OP_DISCARD, 0, BLOCKS));
+	ASSERT_EQ(0, adopt_all(&pool, m));
+	expect_adopted(_metadata, &pool, m);
+	EXPECT_EQ(0, release(&pool, m));
+	pool_close(&pool);
+}
+
+/* A store that was attached anew is on hold: only what is to be kept is done first. */
+TEST_F(adopt, after_a_detach)
+{
+	struct manifest *m = &self->manifest, wrong;
+	struct pool pool, other;
+
+	ASSERT_EQ(0, keeping_pool(&pool, self->store));
+	ASSERT_EQ(0, make_manifest(&pool, m));
+	EXPECT_EQ(-EBUSY, detach(self->store));
+	pool_close(&pool);
+	ASSERT_EQ(0, detach(self->store));
+	ASSERT_EQ(0, attach(self->disk, self->store));
+	EXPECT_EQ(1, store_attr(self->store, "hold"));
+	EXPECT_EQ(0, store_attr(self->store, "used_bytes")); /* it has forgotten them */
+	ASSERT_EQ(0, keeping_pool(&pool, self->store));
+	wrong = *m;
+	wrong.store[0] ^= 1;
+	EXPECT_EQ(-ENODEV, adopt_all(&pool, &wrong));
+	ASSERT_EQ(0, adopt_all(&pool, m));
+	expect_adopted(_metadata, &pool, m);
+	EXPECT_EQ(1, store_attr(self->store, "reservations"));
+	fill(&pool, 20, 2, 3);
+	EXPECT_GT(0, op(&pool, KVTIER_OP_DEMOTE, 20, 2)); /* nothing is written yet */
+	EXPECT_EQ(0, check(&pool, 20, 2, 3));
+	ASSERT_EQ(0, lift_hold(self->store));
+	EXPECT_EQ(0, op(&pool, KVTIER_OP_DEMOTE, 0, BLOCKS));
+	EXPECT_EQ(0, check(&pool, 4, KEPT, 1));
+	EXPECT_EQ(0, check(&pool, 20, 2, 3));
+	/* The reservation is there again, under the old key. */
+	ASSERT_EQ(0, keeping_pool(&other, self->store));
+	EXPECT_EQ(0, adopt_all(&other, m));
+	pool_close(&other);
+	EXPECT_EQ(0, release(&pool, m));
+	pool_close(&pool);
+}
+
+/* Lifted without an adoption the slots are free, and the key is unknown. */
+TEST_F(adopt, forgotten)
+{
+	struct manifest *m = &self->manifest;
+	struct pool pool;
+
+	ASSERT_EQ(0, keeping_pool(&pool, self->store));
+	ASSERT_EQ(0, make_manifest(&pool, m));
+	pool_close(&pool);
+	ASSERT_EQ(0, detach(self->store));
+	ASSERT_EQ(0, attach(self->disk, self->store));
+	ASSERT_EQ(0, lift_hold(self->store));
+	ASSERT_EQ(0, keeping_pool(&pool, self->store));
+	EXPECT_EQ(-ENOENT, adopt_all(&pool, m));
+	EXPECT_EQ(-ENOENT, release(&pool, m));
+	fill(&pool, 0, BLOCKS, 2);
+	ASSERT_EQ(0, op(&pool, KVTIER_OP_DEMOTE, 0, BLOCKS));
+	EXPECT_EQ(0, check(&pool, 0, BLOCKS, 2));
+	pool_close(&pool);
+}
+
+/* Who has no right to the store cannot make a reservation again by naming slots. */
+TEST_F(adopt, again_needs_an_administrator)
+{
+	struct manifest *m = &self->manifest;
+	struct pool pool;
+	int status;
+	pid_t pid;
+
+	ASSERT_EQ(0, keeping_pool(&pool, self->store));
+	ASSERT_EQ(0, make_manifest(&pool, m));
+	pool_close(&pool);
+	ASSERT_EQ(0, detach(self->store));
+	ASSERT_EQ(0, attach(self->disk, self->store));
+	ASSERT_EQ(0, keeping_pool(&pool, self->store));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid)
+		_exit(setresuid(65534, 65534, 65534) || adopt_all(&pool, m) != -ENOENT);
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_EQ(0, status);
+	EXPECT_EQ(0, adopt_all(&pool, m));
+	EXPECT_EQ(0, release(&pool, m));
+	pool_close(&pool);
+}
+
+/* ---- over a reload of the module ------------------------------------------------------- */
+
+static int load_module(void)
+{
+	int tries = 100, fd;
+
+	if (system("modprobe kvtier"))
+		return -ENOENT;
+	while ((fd = device_open(O_RDWR)) < 0 && tries--)
+		usleep(50000);
+	if (fd >= 0)
+		close(fd);
+	return fd < 0 ? fd : 0;
+}
+
+static int unload_module(void)
+{
+	int tries = 100, ret;
+
+	do
+		ret = syscall(SYS_delete_module, "kvtier", O_NONBLOCK) ? -errno : 0;
+	while (ret && tries-- && !usleep(50000));
+	return ret;
+}
+
+TEST_F(adopt, after_a_reload)
+{
+	struct manifest *m = &self->manifest;
+	char first[KVT_TEXT], first_store[KVT_TEXT];
+	bool had_first = disk_by_serial("kv0", first) &&
+			 store_of(strrchr(first, '/') + 1, first_store);
+	struct pool pool;
+
+	ASSERT_EQ(0, keeping_pool(&pool, self->store));
+	ASSERT_EQ(0, make_manifest(&pool, m));
+	pool_close(&pool);
+	ASSERT_EQ(0, detach(self->store));
+	if (had_first)
+		ASSERT_EQ(0, store_down(first_store));
+	ASSERT_EQ(0, unload_module());
+	EXPECT_NE(0, access(KVT_CLASS, F_OK));
+	ASSERT_EQ(0, load_module());
+	if (had_first)
+		EXPECT_EQ(0, attach(first, first_store));
+	ASSERT_EQ(0, attach(self->disk, self->store));
+	EXPECT_EQ(1, store_attr(self->store, "hold"));
+	ASSERT_EQ(0, keeping_pool(&pool, self->store));
+	ASSERT_EQ(0, adopt_all(&pool, m));
+	expect_adopted(_metadata, &pool, m);
+	ASSERT_EQ(0, lift_hold(self->store));
+	EXPECT_EQ(0, release(&pool, m));
+	pool_close(&pool);
+}
+
+KVT_MAIN(NEEDS_STORE | NEEDS_ROOT)

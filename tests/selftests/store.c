@@ -1,0 +1,371 @@
+// SPDX-License-Identifier: MIT
+/* Stores: what may not become one, what may not be taken for one, and who decides. */
+#include <linux/blkpg.h>
+#include <linux/fs.h>
+#include <linux/loop.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+#include "dm.h"
+#include "test.h"
+
+#define FORMAT KVT_CLASS "format_store"
+#define ATTACH KVT_CLASS "attach_store"
+#define HEAD 4096
+
+FIXTURE(store)
+{
+	char disk[KVT_TEXT];
+	char name[KVT_TEXT]; /* of the disk, without /dev/ */
+	char head[HEAD] __attribute__((aligned(4096))); /* what is there at first */
+};
+
+static int transfer(const char *path, char *bytes, size_t nr, bool write)
+{
+	int fd = open(path, (write ? O_WRONLY : O_RDONLY) | O_DIRECT | O_CLOEXEC), ret = 0;
+
+	if (fd < 0)
+		return -errno;
+	if ((write ? pwrite(fd, bytes, nr, 0) : pread(fd, bytes, nr, 0)) != (ssize_t)nr)
+		ret = -EIO;
+	close(fd);
+	return ret;
+}
+
+static int wipe(const char *path)
+{
+	static char zeroes[1 << 20] __attribute__((aligned(4096)));
+
+	return transfer(path, zeroes, sizeof(zeroes), true);
+}
+
+FIXTURE_SETUP(store)
+{
+	if (!spare_disk(self->disk))
+		SKIP(return, "no free disk with the serial kv1");
+	snprintf(self->name, sizeof(self->name), "%s", self->disk + strlen("/dev/"));
+	ASSERT_EQ(0, wipe(self->disk));
+	memset(self->head, 'k', HEAD);
+}
+
+FIXTURE_TEARDOWN(store)
+{
+	char path[KVT_TEXT];
+
+	if (store_of(self->name, path))
+		EXPECT_EQ(0, store_down(path));
+	EXPECT_EQ(0, wipe(self->disk));
+}
+
+TEST_F(store, life)
+{
+	char path[KVT_TEXT], file[2 * KVT_TEXT], uuid[KVT_TEXT], again[KVT_TEXT];
+
+	EXPECT_EQ(0, attr_write(FORMAT, self->disk));
+	EXPECT_FALSE(store_of(self->name, path));
+	ASSERT_EQ(0, attr_write(ATTACH, self->disk));
+	ASSERT_TRUE(store_of(self->name, path));
+	snprintf(file, sizeof(file), "%s/uuid", path);
+	ASSERT_EQ(0, attr_read(file, uuid));
+	EXPECT_EQ(36, strlen(uuid));
+	EXPECT_TRUE(device_info().nodes[KVTIER_TIER_NVME] >> store_number(path) & 1);
+	EXPECT_GT(0, attr_write(ATTACH, self->disk)); /* it is attached already */
+	EXPECT_GT(0, attr_writef(FORMAT, "%s force", self->disk)); /* and in use */
+	ASSERT_EQ(0, store_down(path));
+	EXPECT_FALSE(store_of(self->name, path));
+	ASSERT_EQ(0, attr_write(ATTACH, self->disk));
+	ASSERT_TRUE(store_of(self->name, path));
+	snprintf(file, sizeof(file), "%s/uuid", path);
+	ASSERT_EQ(0, attr_read(file, again));
+	EXPECT_EQ(0, strcmp(uuid, again)); /* the same store */
+	ASSERT_EQ(0, store_down(path));
+	EXPECT_EQ(-EEXIST, attr_write(FORMAT, self->disk)); /* it is not blank */
+	EXPECT_EQ(0, attr_writef(FORMAT, "%s force", self->disk));
+	ASSERT_EQ(0, attr_write(ATTACH, self->disk));
+	ASSERT_TRUE(store_of(self->name, path));
+	snprintf(file, sizeof(file), "%s/uuid", path);
+	ASSERT_EQ(0, attr_read(file, again));
+	EXPECT_NE(0, strcmp(uuid, again)); /* another one */
+}
+
+TEST_F(store, bad_words)
+{
+	static const char *const words[] = {
+		"", "\n", "   ", "force", "/dev/null", "/no/such/disk", "/proc", "/proc/self/stat",
+		"nvme", "/dev/a /dev/b /dev/c /dev/d /dev/e /dev/f /dev/g /dev/h /dev/i",
+	};
+	size_t i;
+
+	for (i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+		EXPECT_GT(0, attr_write(FORMAT, words[i])) TH_LOG("'%s'", words[i]);
+		EXPECT_GT(0, attr_write(ATTACH, words[i])) TH_LOG("'%s'", words[i]);
+	}
+	EXPECT_EQ(-ENOENT, attr_write(FORMAT, "/no/such/disk"));
+	EXPECT_EQ(-ENOTBLK, attr_write(FORMAT, "/proc/self/stat"));
+	EXPECT_EQ(-EINVAL, attr_write(FORMAT, "force"));
+	EXPECT_GT(0, attr_writef(FORMAT, "%s %s", self->disk, self->disk)); /* twice */
+	EXPECT_GT(0, attr_writef(FORMAT, "%s forse", self->disk));
+	EXPECT_GT(0, attr_writef(ATTACH, "%s force", self->disk));
+	/* Nothing was done to it. */
+	ASSERT_EQ(0, transfer(self->disk, self->head, HEAD, false));
+	EXPECT_EQ(0, self->head[0]);
+}
+
+/* Content that is not ours is destroyed by order alone. */
+TEST_F(store, foreign_content)
+{
+	char now[HEAD] __attribute__((aligned(4096)));
+
+	ASSERT_EQ(0, transfer(self->disk, self->head, HEAD, true));
+	EXPECT_EQ(-EEXIST, attr_write(FORMAT, self->disk));
+	EXPECT_EQ(-EINVAL, attr_write(ATTACH, self->disk));
+	ASSERT_EQ(0, transfer(self->disk, now, HEAD, false));
+	EXPECT_EQ(0, memcmp(now, self->head, HEAD));
+	EXPECT_EQ(0, attr_writef(FORMAT, "%s force", self->disk));
+	EXPECT_EQ(0, attr_write(ATTACH, self->disk));
+}
+
+TEST_F(store, not_formatted)
+{
+	EXPECT_EQ(-EINVAL, attr_write(ATTACH, self->disk));
+}
+
+/* Any byte of the header that changed is noticed. */
+TEST_F(store, damaged_header)
+{
+	static const size_t at[] = { 0, 7, 8, 12, 16, 31, 32, 40, 48, 100, 511 };
+	char path[KVT_TEXT];
+	size_t i;
+
+	ASSERT_EQ(0, attr_write(FORMAT, self->disk));
+	ASSERT_EQ(0, transfer(self->disk, self->head, HEAD, false));
+	for (i = 0; i < sizeof(at) / sizeof(at[0]); i++) {
+		self->head[at[i]] ^= 1;
+		ASSERT_EQ(0, transfer(self->disk, self->head, HEAD, true));
+		EXPECT_EQ(-EINVAL, attr_write(ATTACH, self->disk)) TH_LOG("byte %zu", at[i]);
+		self->head[at[i]] ^= 1;
+	}
+	ASSERT_EQ(0, transfer(self->disk, self->head, HEAD, true));
+	EXPECT_EQ(0, attr_write(ATTACH, self->disk));
+	EXPECT_TRUE(store_of(self->name, path));
+}
+
+TEST_F(store, in_use)
+{
+	int fd = open(self->disk, O_RDWR | O_EXCL | O_CLOEXEC);
+
+	ASSERT_LE(0, fd);
+	EXPECT_EQ(-EBUSY, attr_writef(FORMAT, "%s force", self->disk));
+	EXPECT_EQ(-EBUSY, attr_write(ATTACH, self->disk));
+	close(fd);
+	EXPECT_EQ(0, attr_write(FORMAT, self->disk));
+	fd = open(self->disk, O_RDWR | O_EXCL | O_CLOEXEC);
+	EXPECT_EQ(-EBUSY, attr_write(ATTACH, self->disk));
+	close(fd);
+	ASSERT_EQ(0, attr_write(ATTACH, self->disk));
+	/* A store keeps others out as well. */
+	EXPECT_EQ(-1, open(self->disk, O_RDWR | O_EXCL | O_CLOEXEC));
+	EXPECT_EQ(EBUSY, errno);
+}
+
+TEST_F(store, mounted)
+{
+	char command[2 * KVT_TEXT], dir[] = "/tmp/kvtier-mount-XXXXXX";
+
+	snprintf(command, sizeof(command), "mkfs.ext2 %s >/dev/null 2>&1", self->disk);
+	if (system(command))
+		SKIP(return, "no mkfs.ext2");
+	ASSERT_NE(NULL, mkdtemp(dir));
+	if (mount(self->disk, dir, "ext2", 0, NULL) && mount(self->disk, dir, "ext4", 0, NULL))
+		SKIP(return, "cannot mount it: %s", strerror(errno));
+	EXPECT_EQ(-EBUSY, attr_writef(FORMAT, "%s force", self->disk));
+	EXPECT_EQ(-EBUSY, attr_write(ATTACH, self->disk));
+	EXPECT_EQ(0, umount(dir));
+	EXPECT_EQ(-EEXIST, attr_write(FORMAT, self->disk));
+	rmdir(dir);
+}
+
+/* A partition that is in use keeps the whole disk from becoming a store. */
+TEST_F(store, partition_in_use)
+{
+	struct blkpg_partition part = { .start = 1 << 20, .length = 256 << 20, .pno = 1 };
+	struct blkpg_ioctl_arg arg = {
+		.op = BLKPG_ADD_PARTITION,
+		.datalen = sizeof(part),
+		.data = &part,
+	};
+	char path[KVT_TEXT + 8], number[KVT_TEXT];
+	unsigned int major, minor;
+	int disk = open(self->disk, O_RDWR | O_CLOEXEC), fd;
+
+	ASSERT_LE(0, disk);
+	if (ioctl(disk, BLKPG, &arg))
+		SKIP(return, "no partitions: %s", strerror(errno));
+	snprintf(path, sizeof(path), "/sys/class/block/%.200sp1/dev", self->name);
+	ASSERT_EQ(0, attr_read(path, number));
+	ASSERT_EQ(2, sscanf(number, "%u:%u", &major, &minor));
+	snprintf(path, sizeof(path), "%.200sp1", self->disk);
+	if (mknod(path, S_IFBLK | 0600, makedev(major, minor)))
+		ASSERT_EQ(EEXIST, errno);
+	fd = open(path, O_RDWR | O_EXCL | O_CLOEXEC);
+	ASSERT_LE(0, fd);
+	EXPECT_EQ(-EBUSY, attr_writef(FORMAT, "%s force", self->disk));
+	EXPECT_EQ(-EBUSY, attr_writef(FORMAT, "%s force", path));
+	close(fd);
+	EXPECT_EQ(0, attr_writef(FORMAT, "%s force", path)); /* a partition may be one */
+	arg.op = BLKPG_DEL_PARTITION;
+	EXPECT_EQ(0, ioctl(disk, BLKPG, &arg));
+	close(disk);
+	unlink(path);
+}
+
+TEST_F(store, read_only)
+{
+	int fd = open(self->disk, O_RDONLY | O_CLOEXEC), on = 1;
+
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, attr_write(FORMAT, self->disk));
+	ASSERT_EQ(0, ioctl(fd, BLKROSET, &on));
+	EXPECT_EQ(-EROFS, attr_writef(FORMAT, "%s force", self->disk));
+	EXPECT_EQ(-EROFS, attr_write(ATTACH, self->disk));
+	on = 0;
+	EXPECT_EQ(0, ioctl(fd, BLKROSET, &on));
+	close(fd);
+	EXPECT_EQ(0, attr_write(ATTACH, self->disk));
+}
+
+/* A file of @mib as a disk; its path, or an empty string. */
+static void make_loop(int mib, int *file, int *loop, char path[KVT_TEXT])
+{
+	char name[] = "/tmp/kvtier-loop-XXXXXX";
+	int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC), number;
+
+	path[0] = '\0';
+	*loop = -1;
+	*file = mkstemp(name);
+	unlink(name);
+	if (control < 0 || *file < 0 || ftruncate(*file, (off_t)mib << 20))
+		return;
+	number = ioctl(control, LOOP_CTL_GET_FREE);
+	close(control);
+	if (number < 0)
+		return;
+	snprintf(path, KVT_TEXT, "/dev/loop%d", number);
+	*loop = open(path, O_RDWR | O_CLOEXEC);
+	if (*loop < 0 || ioctl(*loop, LOOP_SET_FD, *file))
+		path[0] = '\0';
+}
+
+static void drop_loop(int file, int loop)
+{
+	ioctl(loop, LOOP_CLR_FD);
+	close(loop);
+	close(file);
+}
+
+TEST_F(store, too_small)
+{
+	int file, loop;
+	char path[KVT_TEXT];
+
+	make_loop(32, &file, &loop, path);
+	if (!path[0])
+		SKIP(return, "no loop devices");
+	EXPECT_EQ(-ENOSPC, attr_writef(FORMAT, "%s force", path));
+	EXPECT_EQ(-ENOSPC, attr_writef(FORMAT, "%s %s force", self->disk, path));
+	ASSERT_EQ(0, transfer(self->disk, self->head, HEAD, false));
+	EXPECT_EQ(0, self->head[0]); /* nothing was written to the other either */
+	drop_loop(file, loop);
+}
+
+/* Two devices are one store: together, in any order, and not one alone. */
+TEST_F(store, stripe)
+{
+	char path[KVT_TEXT], other[KVT_TEXT];
+	struct kvtier_pool_create request = pool_request(SHIFT, 1024, 16, 1100);
+	struct pool pool;
+	int file, loop;
+
+	make_loop(128, &file, &loop, other);
+	if (!other[0])
+		SKIP(return, "no loop devices");
+	ASSERT_EQ(0, attr_writef(FORMAT, "%s %s force", self->disk, other));
+	EXPECT_GT(0, attr_write(ATTACH, self->disk));
+	EXPECT_GT(0, attr_write(ATTACH, other));
+	EXPECT_GT(0, attr_writef(ATTACH, "%s %s", self->disk, self->disk));
+	ASSERT_EQ(0, attr_writef(ATTACH, "%s %s", other, self->disk));
+	snprintf(path, sizeof(path), "%.100s %.100s", self->name, other + strlen("/dev/"));
+	ASSERT_TRUE(store_of(path, path)); /* in the order of the header */
+	request.budget[KVTIER_TIER_NVME].nodes = 1ULL << store_number(path);
+	ASSERT_EQ(0, pool_open(&pool, &request));
+	fill(&pool, 0, pool.blocks, 1);
+	ASSERT_EQ(0, op(&pool, KVTIER_OP_DEMOTE, 0, pool.blocks));
+	EXPECT_EQ(0, check(&pool, 0, pool.blocks, 1));
+	pool_close(&pool);
+	EXPECT_EQ(0, store_down(path));
+	drop_loop(file, loop);
+}
+
+/* A store does not go while it is used, and its files take no nonsense. */
+TEST_F(store, detach_and_hold)
+{
+	struct kvtier_pool_create request = pool_request(SHIFT, 64, 16, 64);
+	char path[KVT_TEXT], detach[2 * KVT_TEXT], hold[2 * KVT_TEXT];
+	struct pool pool;
+
+	ASSERT_EQ(0, store_up(self->disk, path));
+	snprintf(detach, sizeof(detach), "%s/detach", path);
+	snprintf(hold, sizeof(hold), "%s/hold", path);
+	request.budget[KVTIER_TIER_NVME].nodes = 1ULL << store_number(path);
+	ASSERT_EQ(0, pool_open(&pool, &request));
+	EXPECT_EQ(-EINVAL, attr_write(detach, "0"));
+	EXPECT_EQ(-EINVAL, attr_write(detach, "maybe"));
+	EXPECT_EQ(-EINVAL, attr_write(hold, "1")); /* it can only be lifted */
+	EXPECT_EQ(-EINVAL, attr_write(hold, "perhaps"));
+	EXPECT_EQ(0, attr_number(hold));
+	EXPECT_EQ(-EBUSY, attr_write(detach, "1"));
+	fill(&pool, 0, 64, 1);
+	EXPECT_EQ(0, check(&pool, 0, 64, 1));
+	pool_close(&pool);
+	EXPECT_EQ(0, attr_write(detach, "1"));
+	EXPECT_FALSE(store_of(self->name, path));
+}
+
+TEST_F(store, needs_an_administrator)
+{
+	int status, fd = open(FORMAT, O_WRONLY | O_CLOEXEC);
+	pid_t pid = fork();
+
+	ASSERT_LE(0, fd);
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		if (setresuid(65534, 65534, 65534))
+			_exit(1);
+		if (!attr_write(FORMAT, self->disk) || !attr_write(ATTACH, self->disk))
+			_exit(2);
+		/* Not even by a descriptor that it was given. */
+		_exit(write(fd, self->disk, strlen(self->disk)) >= 0 || errno != EPERM ? 3 : 0);
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_EQ(0, status);
+	close(fd);
+}
+
+/* A disk that became smaller than it was when it was formatted. */
+TEST_F(store, shrunken)
+{
+	int file, loop;
+	char path[KVT_TEXT];
+
+	make_loop(256, &file, &loop, path);
+	if (!path[0])
+		SKIP(return, "no loop devices");
+	ASSERT_EQ(0, attr_write(FORMAT, path));
+	ASSERT_EQ(0, ftruncate(file, 128 << 20));
+	ASSERT_EQ(0, ioctl(loop, LOOP_SET_CAPACITY, 0));
+	EXPECT_EQ(-ENOSPC, attr_write(ATTACH, path));
+	drop_loop(file, loop);
+}
+
+KVT_MAIN(NEEDS_ROOT)
