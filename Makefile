@@ -49,7 +49,8 @@ TEST_PACKAGES := cmocka
 
 # Asked for once, on first use: help and clean work where nothing is installed.
 once = $(eval $(1) := $(shell $(2)))$($(1))
-LIB_LIBS = $(call once,LIB_LIBS,$(PKG_CONFIG) --libs $(LIB_PACKAGES)) -pthread -lm
+PACKAGE_LIBS = $(call once,PACKAGE_LIBS,$(PKG_CONFIG) --libs $(LIB_PACKAGES))
+LIB_LIBS = $(PACKAGE_LIBS) -pthread -lm
 TOOL_LIBS = $(call once,TOOL_LIBS,$(PKG_CONFIG) --libs $(TOOL_PACKAGES))
 # The pinned engine's folder; scripts/engine.sh fetches it when it is not there.
 ENGINE = $(call once,ENGINE,scripts/engine.sh)

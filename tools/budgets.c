@@ -12,6 +12,7 @@
 #include "command.h"
 #include "host.h"
 #include "kvtier.h"
+#include "module.h"
 #include "size.h"
 #include "store.h"
 
@@ -79,7 +80,22 @@ int budget_nvme(struct budgets *b, const char *text)
 			return EXIT_OWN;
 		b->nvme_path[colon - text] = '\0';
 	}
-	return b->nvme_path[0] ? 0 : fail(EXIT_OWN, "--nvme: no path in '%s'", text);
+	if (b->nvme_path[0] || b->nvme_bytes)
+		return 0;
+	return fail(EXIT_OWN, "--nvme: neither a path nor a size in '%s'", text);
+}
+
+int budget_pager(struct budgets *b, const char *text)
+{
+	if (!strcmp(text, "auto"))
+		b->pager = KVT_PAGER_AUTO;
+	else if (!strcmp(text, "user"))
+		b->pager = KVT_PAGER_USER;
+	else if (!strcmp(text, "kernel"))
+		b->pager = KVT_PAGER_KERNEL;
+	else
+		return fail(EXIT_OWN, "--pager: '%s' is not auto, user or kernel", text);
+	return 0;
 }
 
 int budget_block(struct budgets *b, const char *text)
@@ -124,6 +140,42 @@ static int check_nvme(const struct budgets *b)
 	return 0;
 }
 
+/* A path is the user pager's; without one the kernel's is taken if it has a store. */
+static void choose_pager(struct budgets *b, const struct module *m)
+{
+	bool kernel = !b->nvme_path[0] && module_ready(m) &&
+		      (b->cxl_node < 0 || m->cxl_nodes >> b->cxl_node & 1);
+
+	if (b->pager != KVT_PAGER_AUTO)
+		return;
+	b->pager = kernel ? KVT_PAGER_KERNEL : KVT_PAGER_USER;
+	if (kernel)
+		fprintf(stderr, "kvtier run: --pager kernel (/dev/kvtier has a store)\n");
+}
+
+static int check_module(const struct budgets *b, const struct module *m)
+{
+	char want[SIZE_TEXT], have[SIZE_TEXT];
+	const char *command, *lack = module_lack(m, &command);
+
+	if (lack)
+		return fail(EXIT_OWN, "--pager kernel: %s%s%s%s", lack, *command ? ": run `" : "",
+			    command, *command ? "` as root" : "");
+	if (b->nvme_path[0])
+		return fail(EXIT_OWN,
+			    "--nvme: the kernel pager uses the stores that are attached: give "
+			    ":SIZE without a path, or --pager user");
+	if (b->cxl_node >= 0 && (b->cxl_node > 63 || !(m->cxl_nodes >> b->cxl_node & 1)))
+		return fail(EXIT_OWN,
+			    "--cxl: node %d is none of the kernel pager's: see " MODULE_CLASS
+			    "/cxl/nodes",
+			    b->cxl_node);
+	if (b->nvme_bytes > m->store_free)
+		return fail(EXIT_OWN, "--nvme: the stores have %s left to give, %s are wanted",
+			    size_text(m->store_free, have), size_text(b->nvme_bytes, want));
+	return 0;
+}
+
 static int check_kernel(void)
 {
 	struct host_uffd uffd;
@@ -146,22 +198,32 @@ static void announce(const struct budgets *b, bool dram, bool nvme)
 			size_text(b->dram_bytes, text));
 	if (nvme)
 		fprintf(stderr,
-			"kvtier run: --nvme %s (an unnamed file there, as large as needed)\n",
-			b->nvme_path);
+			"kvtier run: --nvme %s (an unnamed file there, %s)\n",
+			b->nvme_path, b->nvme_bytes ? "as large as given" : "as large as needed");
+}
+
+/* What the user pager needs of this host. */
+static int complete_user(struct budgets *b)
+{
+	int ret = check_kernel();
+
+	if (!ret && !b->nvme_path[0])
+		ret = choose_nvme(b);
+	return ret ? ret : check_nvme(b);
 }
 
 int budgets_complete(struct budgets *b)
 {
 	bool dram = !b->dram_bytes, nvme = !b->nvme_path[0];
-	int ret = check_kernel();
+	struct module m;
+	int ret;
 
+	module_ask(&m);
+	choose_pager(b, &m);
+	ret = b->pager == KVT_PAGER_KERNEL ? check_module(b, &m) : complete_user(b);
 	if (!ret && dram)
 		ret = choose_dram(b);
-	if (!ret && nvme)
-		ret = choose_nvme(b);
 	if (!ret)
-		ret = check_nvme(b);
-	if (!ret)
-		announce(b, dram, nvme);
+		announce(b, dram, nvme && b->nvme_path[0]);
 	return ret;
 }

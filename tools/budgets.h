@@ -5,12 +5,15 @@
 
 #include <stdint.h>
 
+#include "kvtier.h"
+
 struct budgets {
+	enum kvt_pager pager; /* never KVT_PAGER_AUTO once they are complete */
 	uint64_t dram_bytes;
 	uint64_t cxl_bytes;
 	int cxl_node; /* -1: none */
 	uint64_t nvme_bytes; /* 0: as much as needed */
-	char nvme_path[4096]; /* "": none yet */
+	char nvme_path[4096]; /* "": none yet; the kernel pager has none */
 	uint64_t block_bytes; /* 0: chosen for each cache */
 };
 
@@ -18,6 +21,7 @@ struct budgets {
 int budget_dram(struct budgets *b, const char *text);
 int budget_cxl(struct budgets *b, const char *text);
 int budget_nvme(struct budgets *b, const char *text);
+int budget_pager(struct budgets *b, const char *text);
 int budget_block(struct budgets *b, const char *text);
 
 /* Choose what was not given, say so, and check the whole against this host. */

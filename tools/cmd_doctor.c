@@ -16,6 +16,7 @@
 #include "command.h"
 #include "host.h"
 #include "kvtier.h"
+#include "module.h"
 #include "option.h"
 #include "size.h"
 #include "store.h"
@@ -216,26 +217,36 @@ static void check_swap(struct finding *f, const char *nvme)
 
 static void check_module(struct finding *f, const char *nvme)
 {
+	const char *lack, *command;
+	char size[SIZE_TEXT];
+	struct module m;
+
 	(void)nvme;
-	if (!access("/dev/kvtier", F_OK))
-		say(f, NOTE, "/dev/kvtier is there, but this version uses the user pager only");
+	module_ask(&m);
+	lack = module_lack(&m, &command);
+	if (!lack)
+		say(f, OK, "the kernel pager can serve: stores have %s left to give",
+		    size_text(m.store_free, size));
 	else
-		say(f, OK, "no kernel module: the user pager serves each process by itself");
+		say(f, m.error == -ENODEV ? OK : NOTE,
+		    "%s: the user pager serves each process by itself", lack);
+	mend(f, command);
 }
 
 static const struct {
 	const char *name;
 	void (*check)(struct finding *f, const char *nvme);
+	bool for_user_pager; /* what it finds missing matters to that alone */
 } checks[] = {
-	{ "kernel", check_kernel },
-	{ "userfaultfd", check_uffd },
-	{ "io_uring", check_io_uring },
-	{ "memlock", check_memlock },
-	{ "o_direct", check_direct_io },
-	{ "numa", check_nodes },
-	{ "huge_pages", check_huge_pages },
-	{ "swap", check_swap },
-	{ "module", check_module },
+	{ "kernel", check_kernel, true },
+	{ "userfaultfd", check_uffd, true },
+	{ "io_uring", check_io_uring, true },
+	{ "memlock", check_memlock, true },
+	{ "o_direct", check_direct_io, true },
+	{ "numa", check_nodes, false },
+	{ "huge_pages", check_huge_pages, true },
+	{ "swap", check_swap, true },
+	{ "module", check_module, false },
 };
 
 #define NR_CHECKS (sizeof(checks) / sizeof(checks[0]))
@@ -322,13 +333,17 @@ int cmd_doctor(int argc, char **argv)
 	struct finding findings[NR_CHECKS] = { 0 };
 	const char *nvme = NULL;
 	bool missing = false;
+	struct module m;
 	int ret = parse(&nvme, argc, argv);
 	size_t i;
 
 	if (ret)
 		return ret < 0 ? help() : ret;
+	module_ask(&m);
 	for (i = 0; i < NR_CHECKS; i++) {
 		checks[i].check(&findings[i], nvme);
+		if (findings[i].verdict == MISSING && checks[i].for_user_pager && module_ready(&m))
+			findings[i].verdict = NOTE;
 		missing |= findings[i].verdict == MISSING;
 	}
 	if (json_errors)

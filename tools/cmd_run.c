@@ -19,6 +19,7 @@
 #define SHIM "libkvtier-preload.so"
 
 static const struct option options[] = {
+	{ "pager", required_argument, NULL, 'p' },
 	{ "dram", required_argument, NULL, 'd' },
 	{ "cxl", required_argument, NULL, 'c' },
 	{ "nvme", required_argument, NULL, 'n' },
@@ -37,7 +38,10 @@ static int help(void)
 	     "                      (default: half of the memory available now)\n"
 	     "  --cxl NODE:SIZE     memory on a NUMA node as a second tier (default: none)\n"
 	     "  --nvme PATH[:SIZE]  directory, new file or free block device for the rest\n"
-	     "                      (default: a directory on a disk, as large as needed)\n"
+	     "                      (default: a directory on a disk, as large as needed);\n"
+	     "                      the kernel pager has its stores and takes :SIZE alone\n"
+	     "  --pager NAME        user, kernel or auto (default: kernel if /dev/kvtier has a\n"
+	     "                      store and no PATH is given, else user)\n"
 	     "  --block SIZE        unit of tiering, 64K to 2M (default: chosen)\n"
 	     "  --stats FILE        write the pools' last figures to FILE as JSON\n"
 	     "  --json              errors of kvtier itself as JSON\n"
@@ -63,6 +67,8 @@ static int take_option(struct run *r, int option)
 		return budget_cxl(&r->budgets, optarg);
 	case 'n':
 		return budget_nvme(&r->budgets, optarg);
+	case 'p':
+		return budget_pager(&r->budgets, optarg);
 	case 'b':
 		return budget_block(&r->budgets, optarg);
 	case 's':
@@ -158,7 +164,8 @@ static int set_environment(const struct run *r, const char *session)
 	ret |= set_number("KVTIER_DRAM", b->dram_bytes);
 	ret |= set_number("KVTIER_NVME_BYTES", b->nvme_bytes);
 	ret |= set_number("KVTIER_BLOCK", b->block_bytes);
-	ret |= setenv("KVTIER_NVME", b->nvme_path, 1);
+	ret |= b->nvme_path[0] ? setenv("KVTIER_NVME", b->nvme_path, 1) : unsetenv("KVTIER_NVME");
+	ret |= setenv("KVTIER_PAGER", b->pager == KVT_PAGER_KERNEL ? "kernel" : "user", 1);
 	ret |= setenv("KVTIER_SESSION", session, 1);
 	ret |= setenv("KVTIER_KEEP_STATS", "1", 1);
 	return ret ? fail(EXIT_OWN, "cannot set the environment: %s", strerror(errno)) : 0;

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "command.h"
+#include "module.h"
 #include "option.h"
 #include "pools.h"
 #include "size.h"
@@ -39,6 +40,7 @@ static const struct kvt_stat_file *find_before(const struct pools *before,
 
 	for (i = 0; before && i < before->nr; i++)
 		if (before->pool[i].pid == pool->pid &&
+		    before->pool[i].kernel_id == pool->kernel_id &&
 		    before->pool[i].created_ns == pool->created_ns)
 			return &before->pool[i];
 	return NULL;
@@ -109,14 +111,26 @@ static const char *percent(double part, char *buf)
 	return buf;
 }
 
+/* Whose it is: a process, or what the kernel calls a pool of somebody else's. */
+static void print_owner(const struct kvt_stat_file *pool)
+{
+	if (pool->pid && pool->kernel_id >= 0)
+		printf("%s (pid %u, kernel pager, pool%d)", pool->name, pool->pid, pool->kernel_id);
+	else if (pool->pid)
+		printf("%s (pid %u, %s pager)", pool->name, pool->pid, pool->pager);
+	else
+		printf("%s (kernel pager, pool%d)", pool->name, pool->kernel_id);
+}
+
 static void print_pool(const struct kvt_stat_file *pool, const struct kvt_stat_file *before)
 {
 	struct kvtier_stats s = since(pool, before);
 	char size[SIZE_TEXT], block[SIZE_TEXT], part[PERCENT_TEXT], hidden[PERCENT_TEXT];
 	int t;
 
-	printf("%s (pid %u, %s pager): %s in blocks of %s\n", pool->name, pool->pid, pool->pager,
-	       size_text(s.bytes, size), size_text(1ull << s.block_shift, block));
+	print_owner(pool);
+	printf(": %s in blocks of %s\n", size_text(s.bytes, size),
+	       size_text(1ull << s.block_shift, block));
 	for (t = KVTIER_TIER_DRAM; t < KVTIER_NR_TIERS; t++)
 		print_tier(t, &s.tier[t]);
 	printf("  hits %s  faults %llu: first touch %llu, mapped %llu, late %llu, read %llu\n",
@@ -166,6 +180,8 @@ static int show_once(struct pools *pools, const struct pools *before)
 {
 	int ret = pools_read(pools, NULL, NULL);
 
+	if (!ret)
+		ret = module_pools(pools, MODULE_CLASS);
 	if (ret)
 		return fail(1, "cannot read the pools' files: %s", strerror(-ret));
 	return show(pools, before);

@@ -80,7 +80,7 @@ static bool copy_file(const char *path, struct kvt_stat_file *copy)
 	       copy->bytes == sizeof(*copy);
 }
 
-static int add(struct pools *pools, const struct kvt_stat_file *pool, const char *path)
+int pools_add(struct pools *pools, const struct kvt_stat_file *pool, const char *path)
 {
 	void *grown = realloc(pools->pool, (pools->nr + 1) * sizeof(*pools->pool));
 
@@ -148,7 +148,7 @@ static int read_one(const struct reader *r, const char *path, uint32_t pid)
 	bool known = copy_file(path, &pool);
 
 	if (known && (r->want ? r->want(&pool, r->arg) : pool_alive(&pool)))
-		return add(r->pools, &pool, path);
+		return pools_add(r->pools, &pool, path);
 	/* A process killed while it made its pool leaves a file that says nothing. */
 	if (!r->awaited && (known ? !pool_alive(&pool) : !process_alive(pid)))
 		unlink(path);
@@ -284,6 +284,8 @@ cJSON *pool_json(const struct kvt_stat_file *pool)
 	cJSON_AddBoolToObject(o, "closed", pool->closed);
 	cJSON_AddStringToObject(o, "pager", pool->pager);
 	cJSON_AddBoolToObject(o, "uffd_move", pool->uffd_move);
+	/* cJSON writes a NaN as null. */
+	cJSON_AddNumberToObject(o, "kernel_id", pool->kernel_id < 0 ? NAN : pool->kernel_id);
 	cJSON_AddNumberToObject(o, "bytes", (double)s->bytes);
 	cJSON_AddNumberToObject(o, "block_bytes", (double)(1ull << s->block_shift));
 	cJSON_AddNumberToObject(o, "nr_blocks", (double)s->nr_blocks);
@@ -295,7 +297,6 @@ cJSON *pool_json(const struct kvt_stat_file *pool)
 	cJSON_AddNumberToObject(o, "arena_bytes", (double)pool->arena_bytes);
 	cJSON_AddStringToObject(o, "nvme_path", pool->nvme_path);
 	add_counters(o, s);
-	/* cJSON writes a NaN as null. */
 	cJSON_AddNumberToObject(o, "hit_fraction", stats_hits(s));
 	cJSON_AddNumberToObject(o, "hidden_fraction", stats_hidden(s));
 	cJSON_AddNumberToObject(o, "prefetch_accuracy", stats_accuracy(s));

@@ -243,7 +243,7 @@ static int fresh_anon(int advice)
 	uint64_t i;
 
 	if (anon)
-		munmap(anon, BYTES + HUGE_BYTES);
+		munmap(anon, BYTES);
 	anon = mmap(NULL, BYTES + HUGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
 		    -1, 0);
 	if (anon == MAP_FAILED)

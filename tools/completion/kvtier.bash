@@ -26,7 +26,7 @@ _kvtier_engine_at()
 	for ((i = 2; i < COMP_CWORD; i++)); do
 		case ${COMP_WORDS[i]} in
 		--) echo $((i + 1)) && return ;;
-		--dram | --cxl | --nvme | --block | --stats) i=$((i + 1)) ;;
+		--pager | --dram | --cxl | --nvme | --block | --stats) i=$((i + 1)) ;;
 		-*) ;;
 		*) echo "$i" && return ;;
 		esac
@@ -46,9 +46,10 @@ _kvtier_run()
 	case $before in
 	--nvme | --stats) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
 	--block) mapfile -t COMPREPLY < <(compgen -W "64K 128K 256K 512K 1M 2M" -- "$word") ;;
+	--pager) mapfile -t COMPREPLY < <(compgen -W "auto user kernel" -- "$word") ;;
 	--dram | --cxl) ;;
 	*)
-		mapfile -t COMPREPLY < <(compgen -W "--dram --cxl --nvme --block --stats --json \
+		mapfile -t COMPREPLY < <(compgen -W "--pager --dram --cxl --nvme --block --stats --json \
 			-h --help --" -- "$word")
 		[[ $word == -* ]] || mapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(compgen -c -- "$word")
 		;;

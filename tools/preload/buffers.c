@@ -205,8 +205,12 @@ static struct kvt_pool *create(const struct buffer *b, uint64_t dram)
 	c.block_bytes = b->block_bytes;
 	c.cxl_node = b->cxl_bytes ? s->cxl_node : -1;
 	c.cxl_bytes = b->cxl_bytes;
+	c.pager = s->kernel ? KVT_PAGER_KERNEL : KVT_PAGER_USER;
 	c.nvme_path = s->nvme_path;
 	c.nvme_bytes = b->nvme_bytes;
+	/* As much as needed: with no path the library cannot know that NVMe is wanted. */
+	if (s->kernel && !c.nvme_bytes)
+		c.nvme_bytes = b->bytes + KVT_BLOCK_MAX;
 	if (kvt_pool_create(&c, &pool)) {
 		kvt_refuse("%s", kvt_error_detail());
 		return NULL;

@@ -25,9 +25,10 @@ static uint64_t number(const char *name)
 
 static void read_environment(void)
 {
-	const char *cxl = getenv("KVTIER_CXL");
+	const char *cxl = getenv("KVTIER_CXL"), *pager = getenv("KVTIER_PAGER");
 	char *colon = NULL;
 
+	settings.kernel = pager && !strcmp(pager, "kernel");
 	settings.dram_bytes = number("KVTIER_DRAM");
 	settings.cxl_node = cxl ? (int)strtol(cxl, &colon, 10) : -1;
 	if (cxl && colon && *colon == ':')

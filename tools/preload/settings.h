@@ -3,14 +3,16 @@
 #ifndef KVT_PRELOAD_SETTINGS_H
 #define KVT_PRELOAD_SETTINGS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 struct kvt_settings {
+	bool kernel; /* KVTIER_PAGER: which pager serves the caches */
 	uint64_t dram_bytes; /* KVTIER_DRAM: of all caches of this process together */
 	uint64_t cxl_bytes; /* KVTIER_CXL=NODE:BYTES */
 	int cxl_node;
-	const char *nvme_path; /* KVTIER_NVME */
+	const char *nvme_path; /* KVTIER_NVME; NULL: the kernel pager's stores */
 	uint64_t nvme_bytes; /* KVTIER_NVME_BYTES; 0: as much as needed */
 	uint64_t block_bytes; /* KVTIER_BLOCK; 0: chosen */
 	const char *session; /* KVTIER_SESSION: file that takes a line per event */

@@ -65,7 +65,7 @@ static void splat_lock_order(void)
 static void splat_sleep_in_atomic(void)
 {
 	spin_lock(&spin);
-	msleep(1);
+	usleep_range(1000, 2000);
 	spin_unlock(&spin);
 }
 
