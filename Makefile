@@ -54,6 +54,7 @@ LIB_LIBS = $(PACKAGE_LIBS) -pthread -lm
 TOOL_LIBS = $(call once,TOOL_LIBS,$(PKG_CONFIG) --libs $(TOOL_PACKAGES))
 # The pinned engine's folder; scripts/engine.sh fetches it when it is not there.
 ENGINE = $(call once,ENGINE,scripts/engine.sh)
+ENGINE_CFLAGS = -isystem $(or $(ENGINE),$(error no engine))/include
 TEST_LIBS = $(call once,TEST_LIBS,$(PKG_CONFIG) --libs $(TEST_PACKAGES))
 
 WARNINGS := -Wall -Wextra -Werror
@@ -84,15 +85,15 @@ HEADERS := $(sort $(wildcard libkvtier/include/*.h))
 LIB_FILES := $(B)/libkvtier.so.$(SOVERSION) $(B)/libkvtier.so $(B)/libkvtier.a $(B)/kvtier.pc
 DEMO_MAIN := $(shell grep -ls '^int main\b' $(DEMO_SRC) /dev/null)
 DEMO_BIN := $(patsubst demo/%.c,$(B)/%,$(DEMO_MAIN))
-BENCH_MAIN := $(shell grep -ls '^int main\b' $(BENCH_SRC) /dev/null)
-BENCH_BIN := $(patsubst tests/bench/%.c,$(B)/%,$(BENCH_MAIN))
+BENCH_BIN := $(patsubst tests/bench/%.c,$(B)/%,$(BENCH_SRC))
 UNIT_BIN := $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(UNIT_SRC))
 SEQ_MAIN := $(shell grep -ls '^int main\b' $(SEQ_SRC) /dev/null)
 SEQ_BIN := $(patsubst tests/seq/%.c,$(B)/tests/seq/%,$(SEQ_MAIN))
 VM_BIN := $(patsubst tests/vm/%.c,$(B)/tests/vm/%,$(VM_SRC))
 
 .PHONY: all lib tools demo-programs tests demo test bench install uninstall clean help deps
-.PHONY: modules install-module uninstall-module dkms
+.PHONY: bench-attend bench-decode
+.PHONY: vm vm-demo modules install-module uninstall-module dkms
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 .PRECIOUS: $(B)/obj/%.o
@@ -113,13 +114,31 @@ demo: ## set up and show an unmodified llama.cpp with a quarter of the memory; M
 	MODEL='$(MODEL)' CTX='$(CTX)' demo/demo.sh
 
 test: ## set up, build every variant and run all tests; SUITES="unit engine" runs some
-	scripts/setup.sh build test demo
+	scripts/setup.sh build test demo vm
 	SUITES='$(SUITES)' tests/run.sh
+
+vm: ## set up and open a shell in a machine with the module, CXL and NVMe; KERNEL=6.12
+	scripts/setup.sh build demo vm
+	tests/vm/run.sh --shell --kernel $(or $(KERNEL),6.12)
+
+vm-demo: ## set up and run an unmodified llama.cpp on the module in that machine; KERNEL=
+	scripts/setup.sh build demo vm
+	tests/vm/run.sh --kernel $(or $(KERNEL),6.12) --suite boot --suite engine
 
 bench: ## set up and measure; prints a table and writes build/bench.json
 	scripts/setup.sh build demo bench
 	$(MAKE) all demo-programs $(BENCH_BIN)
 	tests/bench/bench.sh
+
+bench-attend: ## set up and measure attention against ggml's and a plain read
+	scripts/setup.sh build demo bench
+	$(MAKE) all $(B)/bench-attend
+	tests/bench/attend.sh
+
+bench-decode: ## set up and measure decode steps of a cache larger than its memory
+	scripts/setup.sh build demo bench
+	$(MAKE) all demo-programs $(B)/bench-decode
+	tests/bench/decode.sh
 
 install: lib tools ## install under PREFIX (default /usr/local); DESTDIR= for packages
 	$(INSTALL) -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR)/pkgconfig \
@@ -221,7 +240,8 @@ $(call objects,$(TOOL_SRC)): $(B)/places
 FORCE:
 
 $(B)/obj/tools/%.o: EXTRA_CFLAGS = -Ilibkvtier -Itools -DKVTIER_LIBDIR='"$(LIBDIR)/kvtier"'
-$(B)/obj/demo/%.o: EXTRA_CFLAGS = -isystem $(or $(ENGINE),$(error no engine))/include
+$(B)/obj/demo/%.o: EXTRA_CFLAGS = $(ENGINE_CFLAGS)
+$(B)/obj/tests/bench/attend_ggml.o: EXTRA_CFLAGS = $(ENGINE_CFLAGS)
 $(B)/obj/tests/unit/%.o: EXTRA_CFLAGS = -Ilibkvtier -Itools
 
 $(B)/libkvtier.so.$(SOVERSION): $(call objects,$(LIB_SRC)) libkvtier/libkvtier.map
@@ -262,11 +282,15 @@ $(B)/conformance: $(call objects,$(CONFORMANCE_SRC)) $(B)/libkvtier.so
 	$(Q_LD)$(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) -L$(B) -lkvtier -pthread \
 		-Wl,-rpath,'$$ORIGIN'
 
-$(B)/bench.a: $(call objects,$(filter-out $(BENCH_MAIN),$(BENCH_SRC)))
-	$(Q_AR)rm -f $@ && $(AR) rcs $@ $^
+$(BENCH_BIN): $(B)/%: $(B)/obj/tests/bench/%.o $(B)/libkvtier.so
+	$(Q_LD)$(CC) $(ALL_LDFLAGS) -o $@ $< -L$(B) -lkvtier -pthread -Wl,-rpath,'$$ORIGIN'
 
-$(BENCH_BIN): $(B)/%: $(B)/obj/tests/bench/%.o $(B)/bench.a $(B)/libkvtier.so
-	$(Q_LD)$(CC) $(ALL_LDFLAGS) -o $@ $< $(B)/bench.a -L$(B) -lkvtier -pthread -ldl -lm \
+$(B)/bench-attend: $(call objects,$(ATTEND_SRC)) $(B)/libkvtier.so
+	$(Q_LD)$(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) -L$(B) -lkvtier -pthread -ldl -lm \
+		-Wl,-rpath,'$$ORIGIN'
+
+$(B)/bench-decode: $(call objects,$(DECODE_SRC)) $(B)/libkvtier.so
+	$(Q_LD)$(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) -L$(B) -lkvtier -pthread -lm \
 		-Wl,-rpath,'$$ORIGIN'
 
 # So do the programs of tests/seq; what several of them need is in files without a main().

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 #
-# setup.sh [build] [demo] [test] [bench]: install the Debian packages that these
+# setup.sh [build] [demo] [test] [bench] [vm]: install the Debian packages that these
 # need (all of them without arguments).  Says and does nothing when they are there.
 set -eu
 
@@ -28,6 +28,14 @@ test=(
 bench=(
 	fio                                    # what the disk gives at best
 	jq
+)
+
+vm=(
+	busybox-static cpio kmod rsync         # what the machine starts with
+	xz-utils lz4                           # packed modules, a packed kernel
+	flex bison bc libelf-dev               # build the debug kernel, prepare headers
+	sparse                                 # check the module
+	jq                                     # figures
 )
 
 fail()
@@ -87,7 +95,7 @@ install_packages()
 	apt install -y --no-install-recommends "$@"
 }
 
-[[ $# -gt 0 ]] || set -- build demo test bench
+[[ $# -gt 0 ]] || set -- build demo test bench vm
 packages=()
 for group; do
 	case $group in
@@ -95,7 +103,8 @@ for group; do
 	demo) packages+=("${demo[@]}") ;;
 	test) packages+=("${test[@]}") ;;
 	bench) packages+=("${bench[@]}") ;;
-	*) fail "unknown group \"$group\": choose from build, demo, test, bench" ;;
+	vm) packages+=("${vm[@]}") ;;
+	*) fail "unknown group \"$group\": choose from build, demo, test, bench, vm" ;;
 	esac
 done
 command -v dpkg-query >/dev/null ||

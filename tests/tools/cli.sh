@@ -57,8 +57,20 @@ nvme()
 		says 125 "900T are wanted" run --nvme "$work/nvme:900T" -- true &&
 		says 125 "'lots' is not a size" run --nvme "$work/nvme:lots" -- true &&
 		says 125 "is zero or out of range" run --nvme "$work/nvme:0" -- true &&
+		says 125 "'' is not a size" run --nvme : -- true &&
 		says 125 "Not a directory" run --nvme "$work/file/x" -- true &&
 		expect "the file" "$(<"$work/file")" data
+}
+
+pager()
+{
+	says 125 "'frob' is not auto, user or kernel" run --pager frob -- true &&
+		says 125 "--pager needs a value" run --pager || return 1
+	[[ ! -e /dev/kvtier ]] || { skip "the module is loaded" || return; }
+	says 125 "no kernel module is loaded: run \`modprobe kvtier\`" \
+		run "${good[@]}" --pager kernel -- true &&
+		says 125 "loaded a shared ggml library" run "${good[@]}" --pager user -- true &&
+		says 125 "loaded a shared ggml library" run "${good[@]}" --pager auto -- true
 }
 
 nvme_in_memory()
@@ -247,6 +259,7 @@ ktap_case options "unknown commands, options and arguments" options
 ktap_case sizes "sizes that are none, zero or too large" sizes
 ktap_case cxl "NUMA nodes that are not there" cxl
 ktap_case nvme "paths that cannot be the NVMe tier" nvme
+ktap_case pager "pagers that are unknown or not there" pager
 ktap_case nvme_in_memory "a path in memory" nvme_in_memory
 ktap_case nvme_unwritable "a path that may not be written" nvme_unwritable
 ktap_case nvme_full "a disk that is full" nvme_full
