@@ -32,7 +32,8 @@ put_base()
 {
 	local applet bash
 
-	mkdir -p "$root"/{bin,usr/bin,lib,lib64,dev,proc,sys,tmp,vm,suites,cache,kvtier/build,etc}
+	mkdir -p "$root"/{bin,usr,lib,lib64,dev,proc,sys,tmp,vm,suites,cache,kvtier/build,etc}
+	ln -s ../bin "$root/usr/bin"
 	cp -L /lib64/ld-linux-x86-64.so.2 "$root/lib64/"
 	cp "$(command -v busybox)" "$root/bin/busybox"
 	for applet in $("$root/bin/busybox" --list); do

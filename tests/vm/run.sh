@@ -198,14 +198,14 @@ qemu_arguments()
 	machine=q35
 	append="console=ttyS0 panic=-1 loglevel=7 log_buf_len=8M kasan_multi_shot nokaslr"
 	append+=" systemd.log_level=0 random.trust_cpu=on"
-	args=(-nodefaults -display none -no-reboot -cpu max,-hypervisor
+	args=(-nodefaults -display none -no-reboot -cpu "max,-hypervisor"
 		-kernel "$kernel/vmlinuz" -initrd "$work/initramfs")
 	"topology_$topology"
 	topology_disks
 	args+=(-machine "$machine")
 	if [[ $icount ]]; then
-		args+=(-accel tcg,thread=single -icount shift=0,sleep=off -smp 2
-			-rtc base=2024-01-01,clock=vm -seed 1)
+		args+=(-accel "tcg,thread=single" -icount "shift=0,sleep=off" -smp 2
+			-rtc "base=2024-01-01,clock=vm" -seed 1)
 	else
 		args+=(-accel tcg -smp 2)
 	fi
@@ -218,13 +218,13 @@ qemu_arguments()
 serial_ports()
 {
 	if [[ $shell ]]; then
-		args+=(-chardev stdio,id=console,signal=off,mux=off
+		args+=(-chardev "stdio,id=console,signal=off"
 			-chardev "file,id=suites,path=$work/suites")
 	else
-		args+=(-chardev "file,id=console,path=$console" -chardev stdio,id=suites,signal=off)
+		args+=(-chardev "file,id=console,path=$console" -chardev "stdio,id=suites,signal=off")
 	fi
 	args+=(-chardev "socket,id=monitor,path=$work/monitor,server=on,wait=off"
-		-mon chardev=monitor,mode=readline
+		-mon "chardev=monitor,mode=readline"
 		-chardev "socket,id=guest,path=$work/monitor,reconnect-ms=1000"
 		-serial chardev:console -serial chardev:suites -serial chardev:guest)
 }

@@ -2,6 +2,7 @@
 # shellcheck shell=bash
 #
 # QEMU's arguments for a topology.  Sourced by run.sh; drawn in its header.
+# shellcheck disable=SC2154,SC2034 # work, topology, args, machine, append: run.sh's
 
 # disk SERIAL SIZE [DRIVE-OPTIONS]: an NVMe disk on a sparse file.
 disk()
