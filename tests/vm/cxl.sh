@@ -4,6 +4,7 @@
 # Bring up the CXL type-3 device's volatile memory through the kernel's own
 # drivers: a region over one endpoint decoder, which dax_cxl and kmem turn into a
 # NUMA node without CPUs.
+# shellcheck shell=dash
 set -eu
 
 fail()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154 # root, kernel, release: run.sh's
 #
 # What the guest starts from.  Sourced by run.sh; $root is the folder that becomes
 # the initramfs.  The guest's /kvtier is a small copy of the repository, in which
@@ -52,10 +52,11 @@ put_base()
 # put_module NAME: it and what it needs, uncompressed.
 put_module()
 {
-	local file to
+	local files file to
 
-	for file in $(sed -nE "s|^([^:]*/${1//[-_]/[-_]}\.ko[^:]*): ?(.*)|\1 \2|p" \
-		"$kernel/modules/modules.dep"); do
+	files=$(sed -nE "s|^([^:]*/${1//[-_]/[-_]}\.ko[^:]*): ?(.*)|\1 \2|p" \
+		"$kernel/modules/modules.dep")
+	for file in $files; do
 		to=$root/lib/modules/$release/${file%.xz}
 		[[ ! -e $to ]] || continue
 		mkdir -p "${to%/*}"

@@ -18,16 +18,12 @@ out=$(realpath "$out")
 # Sources that are gone in the tree go in the copy too.
 copy_sources()
 {
-	local file
-
 	mkdir -p "$out/tests/vm"
 	rsync -rlt --delete --exclude='*.o' --exclude='.*' --exclude='*.mod*' --exclude='*.ko' \
 		kmod uapi "$out/"
 	rsync -rlt --delete --exclude='*.o' --exclude='.*' --exclude='*.mod*' --exclude='*.ko' \
 		--exclude='Module.symvers' --exclude='modules.order' tests/vm/modules "$out/tests/vm/"
-	for file in Kbuild; do
-		cmp -s $file "$out/$file" || cp $file "$out/$file"
-	done
+	cmp -s Kbuild "$out/Kbuild" || cp Kbuild "$out/"
 }
 
 # build FOLDER [MAKE-ARGUMENT...]

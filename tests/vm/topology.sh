@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 #
 # QEMU's arguments for a topology.  Sourced by run.sh; drawn in its header.
-# shellcheck disable=SC2154,SC2034 # work, topology, args, machine, append: run.sh's
+# shellcheck disable=SC2154,SC2034,SC2054 # work, topology, args, machine, append: run.sh's
 
 # disk SERIAL SIZE [DRIVE-OPTIONS]: an NVMe disk on a sparse file.
 disk()
@@ -19,7 +19,7 @@ topology_cxl()
 {
 	machine+=,cxl=on
 	append+=" memhp_default_state=online_kernel"
-	args+=(-m 3G,maxmem=8G,slots=8
+	args+=(-m "3G,maxmem=8G,slots=8"
 		-object memory-backend-ram,id=cxl-ram,share=on,size=512M
 		-device pxb-cxl,bus_nr=12,bus=pcie.0,id=cxl.1
 		-device cxl-rp,port=0,bus=cxl.1,id=rp13,chassis=0,slot=2
@@ -39,7 +39,7 @@ topology_numa()
 topology_errors()
 {
 	append+=" memhp_default_state=offline"
-	args+=(-m 3G,slots=4,maxmem=8G
+	args+=(-m "3G,slots=4,maxmem=8G"
 		-object memory-backend-ram,id=m0,size=3G
 		-numa node,nodeid=0,cpus=0-1,memdev=m0 -numa node,nodeid=1 -numa node,nodeid=2
 		-numa dist,src=0,dst=1,val=20 -numa dist,src=0,dst=2,val=30
