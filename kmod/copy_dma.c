@@ -14,11 +14,12 @@
  * times in a row is let go too.
  *
  * An engine may be taken away, of which users of dmaengine are not told; but then the
- * channel's device is no longer registered.  dma_release_channel() uses the memory of
- * such a channel after it has freed it (up to 7.2 at least), so it is kept for ever, and
- * with it the engine's module.  To avoid that, raise dma_threshold first and wait for
- * IDLE.  Intel's driver even frees the channel of a work queue that is disabled while
- * it is held; nothing can be done about that here.
+ * channel's device is no longer registered.  Up to 7.2 at least dmaengine is careless
+ * there: it still offers channels of an engine that was taken away while somebody held
+ * one (see is_present()), and dma_release_channel() looks at a channel whose driver may
+ * have freed it.  Intel's frees the channel of a work queue that is disabled while it is
+ * held.  So before an engine is taken away dma_threshold should be raised, and IDLE
+ * waited for.
  *
  * An engine may be silent.  After dma_timeout_ms it is stopped.  Those of DSA and IOAT
  * cannot be stopped: then the target is given up for ever, both mappings stay, and the
@@ -126,33 +127,53 @@ static bool is_gone(const struct channel *channel)
 
 static void close_channel(struct channel *channel)
 {
-	if (is_gone(channel))
-		pr_warn("%s was taken away while it was held: its driver cannot be unloaded\n",
-			channel->name);
-	else
-		dma_release_channel(channel->chan);
+	dma_release_channel(channel->chan);
 	put_device(channel->entry);
 	put_device(channel->dev);
 	put(channel, CHANNEL_NONE);
 }
 
+/*
+ * Is this channel's engine there?  If so it stays until its device, now *@engine, is
+ * unlocked.
+ */
+static bool is_present(struct dma_chan *chan, void *param)
+{
+	struct device **engine = param;
+
+	if (*engine) /* that offer came to nothing */
+		device_unlock(*engine);
+	*engine = NULL;
+	if (!device_trylock(chan->device->dev))
+		return false; /* perhaps on its way out, with the lock of dmaengine to come */
+	if (chan->device->chancnt) {
+		*engine = chan->device->dev;
+		return true;
+	}
+	device_unlock(chan->device->dev);
+	return false;
+}
+
 static bool open_channel(struct channel *channel)
 {
+	struct device *engine = NULL;
 	struct dma_chan *chan;
 	dma_cap_mask_t mask;
 
 	dma_cap_zero(mask);
 	dma_cap_set(DMA_MEMCPY, mask);
-	chan = dma_request_chan_by_mask(&mask);
-	if (IS_ERR(chan))
-		return false;
-	channel->chan = chan;
-	channel->dev = get_device(dmaengine_get_dma_device(chan));
-	channel->entry = get_device(&chan->dev->device);
-	strscpy(channel->name, dma_chan_name(chan), sizeof(channel->name));
-	channel->failures = 0;
-	init_completion(&channel->done);
-	return true;
+	chan = dma_request_channel(mask, is_present, &engine);
+	if (chan) {
+		channel->chan = chan;
+		channel->dev = get_device(dmaengine_get_dma_device(chan));
+		channel->entry = get_device(&chan->dev->device);
+		strscpy(channel->name, dma_chan_name(chan), sizeof(channel->name));
+		channel->failures = 0;
+		init_completion(&channel->done);
+	}
+	if (engine)
+		device_unlock(engine);
+	return chan;
 }
 
 /* One that does not reach all memory would make the processor copy twice. */

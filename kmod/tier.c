@@ -180,11 +180,21 @@ static int leave_node(enum kvtier_tier tier, int node)
 	return ret;
 }
 
+/* Whether it is in the tier now or was taken out. */
+static bool is_of_tier(int node, enum kvtier_tier tier)
+{
+	return node_state(node, N_MEMORY) && !!node_state(node, N_CPU) == (tier == KVTIER_TIER_DRAM);
+}
+
 int kvt_tier_set_nodes(enum kvtier_tier tier, const nodemask_t *nodes)
 {
 	nodemask_t before, leaving;
 	int node, ret = 0;
 
+	for_each_node_mask(node, *nodes) {
+		if (!is_of_tier(node, tier))
+			return -ENODEV;
+	}
 	mutex_lock(&kvt_pools_lock);
 	mutex_lock(&kvt_tier_lock);
 	before = excluded;
