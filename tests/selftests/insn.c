@@ -287,6 +287,7 @@ static int fill_anon(void)
 /* A swap area of the disk, as mkswap(8) makes it. */
 static int swap_up(void)
 {
+	static const char magic[] = { 'S', 'W', 'A', 'P', 'S', 'P', 'A', 'C', 'E', '2' };
 	static char page[4096] __attribute__((aligned(4096)));
 	uint32_t *head = (uint32_t *)(page + 1024);
 	int fd, ret = 0;
@@ -295,7 +296,7 @@ static int swap_up(void)
 		return -ENODEV;
 	head[0] = 1;
 	head[1] = (uint32_t)((1024 * MIB >> 12) - 1);
-	memcpy(page + 4096 - 10, "SWAPSPACE2", 10);
+	memcpy(page + sizeof(page) - sizeof(magic), magic, sizeof(magic));
 	fd = open(swap_disk, O_RDWR | O_CLOEXEC);
 	if (fd < 0)
 		return -errno;
@@ -599,7 +600,7 @@ static void compare(const double *ours, const double *theirs)
 
 static void count_instructions(void)
 {
-	double huge[OF_POOLS], small[OF_POOLS], kernel[OF_KERNEL];
+	double huge[OF_POOLS] = { 0 }, small[OF_POOLS] = { 0 }, kernel[OF_KERNEL] = { 0 };
 	cpu_set_t cpus;
 
 	CPU_ZERO(&cpus);

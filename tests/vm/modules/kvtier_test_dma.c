@@ -80,12 +80,14 @@ struct channel {
 struct engine {
 	struct dma_device dma;
 	bool idxd_like;
-	bool gone; /* its device is; who has a channel keeps the struct */
+	bool gone; /* its device is */
+	struct list_head link; /* engines */
 	struct channel channels[CHANNELS_MAX];
 };
 
 static struct workqueue_struct *queue;
 static struct platform_device *device;
+static LIST_HEAD(engines); /* all that ever were; changed by probe() alone */
 
 static struct channel *channel_of(struct dma_chan *chan)
 {
@@ -329,9 +331,20 @@ static void free_chan_resources(struct dma_chan *chan)
 
 /* ---- the engine's life ------------------------------------------------------------------ */
 
+/*
+ * Nobody has a channel any more.  dma_release_channel() still looks at the last of them
+ * after this, so the memory stays until the module goes.
+ */
 static void release(struct dma_device *dma)
 {
-	kfree(container_of(dma, struct engine, dma));
+}
+
+static void free_engines(void)
+{
+	struct engine *engine, *next;
+
+	list_for_each_entry_safe(engine, next, &engines, link)
+		kfree(engine);
 }
 
 static void init_channel(struct engine *engine, struct channel *channel)
@@ -401,6 +414,7 @@ static int probe(struct platform_device *pdev)
 		kfree(engine);
 		return ret;
 	}
+	list_add(&engine->link, &engines);
 	return devm_add_action_or_reset(&pdev->dev, unregister, engine);
 }
 
@@ -427,6 +441,7 @@ static int __init test_dma_init(void)
 
 unregister_driver:
 	platform_driver_unregister(&driver);
+	free_engines();
 destroy_queue:
 	destroy_workqueue(queue);
 	return ret;
@@ -437,6 +452,7 @@ static void __exit test_dma_exit(void)
 	platform_device_unregister(device);
 	platform_driver_unregister(&driver);
 	destroy_workqueue(queue);
+	free_engines();
 }
 
 module_init(test_dma_init);
