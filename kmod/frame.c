@@ -31,18 +31,17 @@ void kvt_frame_exit(void)
 	kmem_cache_destroy(frames);
 }
 
-/* Charge one block to a budget. */
+/* Charge one block to a budget, which is never exceeded, however short. */
 bool kvt_charge(struct kvt_share *share)
 {
-	s64 used = atomic64_inc_return(&share->used);
-	s64 peak;
+	s64 used = atomic64_read(&share->used), peak;
 
-	if (used > (s64)READ_ONCE(share->budget)) {
-		atomic64_dec(&share->used);
-		return false;
-	}
-	for (peak = atomic64_read(&share->peak); used > peak;) {
-		if (atomic64_try_cmpxchg(&share->peak, &peak, used))
+	do {
+		if (used >= (s64)READ_ONCE(share->budget))
+			return false;
+	} while (!atomic64_try_cmpxchg(&share->used, &used, used + 1));
+	for (peak = atomic64_read(&share->peak); used + 1 > peak;) {
+		if (atomic64_try_cmpxchg(&share->peak, &peak, used + 1))
 			break;
 	}
 	return true;

@@ -111,7 +111,7 @@ unit()
 # of what the cases measure.
 sanitized=(env ASAN_OPTIONS=detect_leaks=1:quarantine_size_mb=8 UBSAN_OPTIONS=print_stacktrace=1)
 
-# The module's suites that are short enough to be run each time.
+# The module's shorter suites.
 fast=(--suite boot --suite conformance --suite abi --suite clone)
 
 case ${1:-} in
@@ -132,8 +132,8 @@ suite conformance-copy 600 env KVTIER_UFFD=copy "$B/conformance" --pager user --
 suite conformance-asan 900 "${sanitized[@]}" "$B/asan/conformance" --pager user \
 	--dir "$logs" --slow 4
 suite conformance-kernel 600 "$B/conformance" --pager kernel --dir "$logs"
-suite vm-6.12 1500 tests/vm/run.sh --kernel 6.12 "${fast[@]}"
-if [[ ${SUITES:-} ]]; then # for asking: they take long
+if [[ ${SUITES:-} ]]; then # for asking, after scripts/setup.sh vm: they take long
+	suite vm-6.12 1500 tests/vm/run.sh --kernel 6.12 "${fast[@]}"
 	suite kbuild 1200 tests/vm/kbuild.sh
 	suite vm-all 3600 tests/vm/run.sh --kernel 6.12
 	suite vm-6.1 1500 tests/vm/run.sh --kernel 6.1 "${fast[@]}"

@@ -19,7 +19,8 @@ matching()
 	printf '%s\n' "${files[@]}" | grep -E "$1"
 }
 
-mapfile -t c_files < <(matching '\.c$' | grep -v '^kmod/')
+# The module and what needs the kernel's own headers have kbuild's checks.
+mapfile -t c_files < <(matching '\.c$' | grep -vE '^(kmod|tests/selftests|tests/vm/modules)/')
 mapfile -t source_files < <(
 	matching '\.(c|h|sh|mk|map|jq)$|(^|/)(Makefile|Kbuild)$'
 	echo .ci/run
@@ -89,12 +90,12 @@ spdx()
 
 	for file in "${files[@]}"; do
 		case $file in
-		*.md | *.rst | *.json | *.map.in | LICENSES/* | *.pc.in | *.csv) continue ;;
+		*.md | *.rst | *.json | *.map.in | tests/selftests/config | tests/selftests/settings | LICENSES/* | *.pc.in | *.csv) continue ;;
 		esac
 		line=$(head -n 1 "$file")
 		[[ $line != '#!'* ]] || line=$(sed -n 2p "$file")
 		case $file in
-		kmod/* | Kbuild) want=GPL-2.0-only ;;
+		kmod/* | Kbuild | tests/vm/modules/*) want=GPL-2.0-only ;;
 		uapi/*) want='GPL-2.0-only WITH Linux-syscall-note' ;;
 		*) want=MIT ;;
 		esac
