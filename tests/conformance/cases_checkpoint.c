@@ -92,7 +92,7 @@ static int adopt_refusals(struct conf *c)
 	char *path = conf_path(c, "slots");
 	struct kvt_pool *pool = kept_pool(c, path);
 	size_t block = kvt_pool_block_bytes(pool);
-	struct kept kept = {}, bad = {};
+	struct kept kept = {}, bad;
 	uint32_t i;
 
 	checkpointed(pool, &kept);
@@ -202,7 +202,7 @@ static int checkpoint_refusals(struct conf *c)
 static int adopt_needs_key(struct conf *c)
 {
 	struct kvt_pool *pool = kept_pool(c, NULL), *next;
-	struct kept kept = {}, wrong = {};
+	struct kept kept = {}, wrong;
 
 	CONF_RET(kvt_pool_key(pool, &kept.key), -ENOENT); /* no checkpoint yet */
 	CONF_RET(kvt_pool_set_key(pool, &kept.key), -EINVAL); /* zeroes */
