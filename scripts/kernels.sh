@@ -350,7 +350,8 @@ exec 8>"$apt/lock-update" 9>"$cache/lock-${1//[^a-z0-9.]/}"
 flock 8
 update
 exec 8>&-
-flock 9 # one call fetches, the others find it done
+# One call fetches, the others find it done.
+flock -w 3600 9 || fail "another call has been fetching \"$1\" for an hour; end it and try again"
 case $1 in
 6.1) distribution_kernel 6.1 bookworm+bookworm-updates+bookworm-security amd64 ;;
 6.12) distribution_kernel 6.12 bookworm+bookworm-updates+bookworm-security 6.12-amd64 ;;
