@@ -27,7 +27,7 @@ fi
 model=$gguf
 if [[ ! -r $gguf ]]; then
 	model=$work/model.gguf
-	"$B/mkmodel" --layers 5 --heads 8 --kv-heads 4 --head-dim 16 --embd 64 --ffn 172 \
+	"$B/mkmodel" --layers 5 --heads 8 --kv-heads 4 --head-dim 16 --embd 64 --ffn 192 \
 		-o "$model" || exit 1
 fi
 
