@@ -116,6 +116,7 @@ struct kvt_pool *pool(struct kvt_client *c, const char *name, uint64_t bytes, ui
 		      uint32_t flags);
 
 /* What block @b of version @v of a pool holds, as 64-bit words. */
+uint64_t word_of(uint64_t b, uint64_t v, uint64_t i);
 void fill_block(struct kvt_pool *p, uint64_t b, uint64_t v);
 /* Words that are not as they should be. */
 uint64_t wrong_words(struct kvt_pool *p, uint64_t b, uint64_t v);
