@@ -139,8 +139,8 @@ static void check_all(void)
 			       (unsigned long long)now);
 		wrong += now;
 	}
-	figure("crash.wrong_bytes", (double)wrong * 8);
-	figure("crash.steps", (double)journal->steps);
+	figure("crash.wrong_bytes", (double)wrong * 8, "bytes");
+	figure("crash.steps", (double)journal->steps, "steps");
 	CHECK(!wrong, "expected no wrong word");
 	CHECK(journal->steps > 20, "expected the engine to get on, it made %llu steps",
 	      (unsigned long long)journal->steps);
@@ -181,7 +181,7 @@ static void kills(int whom)
 	kill(pid, SIGKILL);
 	waitpid(pid, NULL, 0);
 	check_all();
-	figure("crash.kills", rounds);
+	figure("crash.kills", rounds, "kills");
 }
 
 static void kill_engine(void)

@@ -33,8 +33,7 @@ extern const struct test_case pool_cases[], quota_cases[], plan_cases[], bad_cas
 __attribute__((noreturn, format(printf, 3, 4))) void fail_at(const char *file, int line,
 							     const char *fmt, ...);
 __attribute__((noreturn, format(printf, 1, 2))) void skip(const char *fmt, ...);
-/* "figure NAME VALUE" on a line of its own. */
-void figure(const char *name, double value);
+void figure(const char *name, double value, const char *unit);
 
 #define CHECK(condition, ...)                                      \
 	do {                                                       \
