@@ -23,6 +23,7 @@ BEGIN { print "KTAP version 1"; suite = ""; verdict = "" }
 			cases " (exit " $4 ")")
 	else if ($4 != 0 && $4 != 4 && !bad)
 		result(0, suite ".exit expected 0, got " $4)
+	print "# " suite ": " cases " cases, " bad " failed, " $5 " s"
 	suite = ""
 	next
 }
