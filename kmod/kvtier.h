@@ -308,7 +308,7 @@ int kvt_map_pool(struct kvt_pool *pool); /* make its inode */
 void kvt_unmap_pool(struct kvt_pool *pool);
 int kvt_mmap(struct file *file, struct vm_area_struct *vma);
 vm_fault_t kvt_mkwrite(struct vm_fault *vmf);
-/* Take blocks out of all page tables (owner of them). */
+/* Take blocks out of all page tables (owner of them, with the folios of all locked). */
 void kvt_unmap(struct kvt_pool *pool, u64 nr, u64 blocks);
 /*
  * Unmap a resident, unshared block and make sure that nobody else holds its pages;

@@ -5,6 +5,7 @@
  * together, start all transfers, finish them, let go.
  */
 #include <linux/delay.h>
+#include <linux/pagemap.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 
@@ -330,9 +331,23 @@ static u32 own(struct kvt_pool *pool, struct kvt_move *moves, u64 first, u32 nr)
 	return i;
 }
 
+/*
+ * With their folios locked no fault is about to make an entry, so none is left that MAPPED
+ * does not tell of.  Nobody else locks two of a pool's folios.
+ */
+static void unmap_run(struct kvt_pool *pool, struct kvt_move *moves, u32 nr)
+{
+	u32 i;
+
+	for (i = 0; i < nr; i++)
+		folio_lock(moves[i].block->frame->folio);
+	kvt_unmap(pool, moves[0].nr, nr);
+	for (i = 0; i < nr; i++)
+		folio_unlock(moves[i].block->frame->folio);
+}
+
 /* One flush of the processors' TLBs for neighbours that all go. */
-static void unmap_together(struct kvt_pool *pool, const struct kvt_op *op, struct kvt_move *moves,
-			   u32 nr)
+static void unmap_together(struct kvt_pool *pool, struct kvt_move *moves, u32 nr)
 {
 	u32 i, begin = 0;
 
@@ -341,7 +356,7 @@ static void unmap_together(struct kvt_pool *pool, const struct kvt_op *op, struc
 		    !kvt_frame_shared(moves[i].block->frame))
 			continue;
 		if (i > begin + 1)
-			kvt_unmap(pool, moves[begin].nr, i - begin);
+			unmap_run(pool, moves + begin, i - begin);
 		begin = i + 1;
 	}
 }
@@ -356,7 +371,7 @@ static int save_batch(struct kvt_pool *pool, const struct kvt_op *op, u64 first,
 		return -ENOMEM;
 	owned = own(pool, moves, first, nr);
 	if (op->op == KVTIER_OP_DEMOTE)
-		unmap_together(pool, op, moves, owned);
+		unmap_together(pool, moves, owned);
 	for (i = 0; i < owned; i++) {
 		if (!moves[i].block)
 			continue;
