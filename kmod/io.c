@@ -390,7 +390,7 @@ int kvt_io_finish(struct kvt_io *io, struct kvt_frame *frame, bool give_up_slot)
 }
 
 int kvt_io_sync(struct kvt_store *store, u32 device, blk_opf_t opf, u64 offset,
-		struct folio *folio)
+		struct folio *folio, unsigned long deadline)
 {
 	struct kvt_io *io = kvt_io_new(store, device, opf, offset, folio,
 				       folio ? folio_size(folio) : 0);
@@ -398,7 +398,7 @@ int kvt_io_sync(struct kvt_store *store, u32 device, blk_opf_t opf, u64 offset,
 	if (!io)
 		return -ENOMEM;
 	kvt_io_submit(io);
-	return kvt_io_wait(io, msecs_to_jiffies(KVTIER_DEADLINE_MS));
+	return kvt_io_wait(io, deadline);
 }
 
 int kvt_io_init(void)

@@ -61,7 +61,9 @@ struct kvt_frame;
 struct kvt_group;
 struct kvt_io;
 struct kvt_pool;
+struct kvt_request;
 struct kvt_store;
+struct kvt_tab;
 
 /* Bits of kvt_block.flags. */
 enum kvt_block_bit {
@@ -165,6 +167,7 @@ struct kvt_pool {
 	atomic64_t nr_pinned; /* blocks with pins */
 	wait_queue_head_t room; /* woken when a frame became free or a block became idle */
 	struct kvt_store *store; /* NULL without NVMe */
+	struct kvt_tab *tab; /* slots that are reserved (tab.c); NULL without KVTIER_POOL_KEEP */
 	struct mem_cgroup *memcg; /* charged for frames; NULL without memcg */
 	struct mutex budget_lock; /* changes of budgets */
 	struct workqueue_struct *wq; /* NOWAIT operations and commands */
@@ -432,10 +435,11 @@ u64 kvt_span_ns(struct kvt_span *span);
 
 #define KVT_STRIPE_MAX 8
 
-/* The slots of one key. */
+/* The slots that one pool reserved under one key. */
 struct kvt_reservation {
 	struct list_head link; /* store->reservations */
 	u8 key[KVTIER_KEY_BYTES];
+	struct kvt_tab *tab; /* of the pool: has its slots too */
 	struct xarray slots; /* kvt_slot_index(unit) -> log2 of the slot's bytes */
 };
 
@@ -466,9 +470,11 @@ struct kvt_store {
 	bool hold; /* written to only after the administrator lifts it; reserve_lock */
 	bool closed; /* being attached or detached: no new pools; kvt_stores_lock */
 
-	struct mutex reserve_lock; /* the next two; outside .lock and the lock of .extra */
+	struct mutex reserve_lock; /* the next four; outside .lock and the lock of .extra */
 	struct list_head reservations;
+	u32 nr_keys; /* of reservations; read without the lock */
 	bool marked; /* the headers say that there are reservations */
+	bool mark_unsure; /* a header could not be written: they may say either */
 
 	struct xarray extra; /* kvt_slot_index(unit) -> users - 1 of a slot that has several */
 
@@ -504,7 +510,7 @@ int kvt_store_claim(struct kvt_store *store, u64 bytes); /* more, for a larger b
 void kvt_store_unclaim(struct kvt_store *store, u64 bytes);
 u64 kvt_store_bits(void);
 u64 kvt_store_free(void); /* bytes that new pools may claim, of the store with the most */
-int kvt_store_flush(struct kvt_store *store); /* what was written is durable */
+int kvt_store_flush(struct kvt_store *store, unsigned long deadline); /* make writes durable */
 int kvt_store_init(struct class *class); /* class attributes: attach_store, format_store */
 void kvt_store_exit(void); /* before the class goes */
 
@@ -518,16 +524,38 @@ bool kvt_slot_shared(struct kvt_store *store, u32 unit);
 
 /*
  * Reservations of checkpoints: all of @units or none, durably known.  A slot counts
- * once per key.  All may sleep and do I/O.  @shift is the pool's block_shift.
+ * once per key.  All may sleep and do I/O, and end early on a fatal signal (-EINTR).
+ * The slots are on the pool's tab already.
  */
-int kvt_reserve(struct kvt_store *store, u8 key[KVTIER_KEY_BYTES], const u32 *units, u32 nr,
-		u32 shift); /* zero key: a new one, returned in it; else -ENOENT */
-int kvt_reserved(struct kvt_store *store, const u8 *key, u32 unit, u32 shift); /* or -ENOENT */
+int kvt_reserve(struct kvt_pool *pool, u8 key[KVTIER_KEY_BYTES], const u32 *units,
+		u32 nr); /* zero key: a new one, returned in it; else -ENOENT */
+int kvt_reserved(struct kvt_pool *pool, const u8 *key, u32 unit); /* or -ENOENT */
 /* One more user of a slot that this key reserves: for a block that adopts it; or -ENOENT. */
-int kvt_reserve_share(struct kvt_store *store, const u8 *key, u32 unit, u32 shift);
-/* Again, on a store on hold (else -ENOENT).  -EINVAL: no such slot, or it overlaps others. */
-int kvt_reserve_again(struct kvt_store *store, const u8 *key, const u32 *units, u32 nr, u32 shift);
-int kvt_unreserve(struct kvt_store *store, const u8 *key); /* -ENOENT */
+int kvt_reserve_share(struct kvt_pool *pool, const u8 *key, u32 unit);
+/*
+ * Again, on a store on hold (else -ENOENT), and charged to the pool (-ENOSPC).
+ * -EINVAL: no such slot, or it overlaps others.
+ */
+int kvt_reserve_again(struct kvt_pool *pool, const u8 *key, const u32 *units, u32 nr);
+int kvt_unreserve(struct kvt_pool *pool, const u8 *key); /* -ENOENT */
+
+/* ---- tab.c: who pays for slots that are reserved ------------------------------------------ */
+
+struct kvt_tab *kvt_tab_new(struct kvt_pool *pool); /* NULL: ENOMEM */
+struct kvt_tab *kvt_tab_get(struct kvt_tab *tab);
+void kvt_tab_put(struct kvt_tab *tab);
+void kvt_tab_close(struct kvt_tab *tab); /* its pool goes; or NULL */
+/*
+ * Put a slot on the tab once more: owner of a block of the pool that has it; or with
+ * @charge, which is for who is not and charges it if it was not there (-ENOSPC); -ENOMEM.
+ */
+int kvt_tab_add(struct kvt_tab *tab, u32 unit, bool charge);
+void kvt_tab_remove(struct kvt_tab *tab, u32 unit); /* once */
+bool kvt_tab_has(struct kvt_pool *pool, u32 unit);
+/* A block that paid for its slot gives it up. */
+void kvt_tab_settle(struct kvt_pool *pool, u32 unit);
+/* A block is to have a slot and to pay for it; false: over the budget. */
+bool kvt_tab_charge(struct kvt_pool *pool, u32 unit);
 
 /* ---- io.c: one block to or from its slot --------------------------------------------------- */
 

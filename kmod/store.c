@@ -179,13 +179,13 @@ static struct kvt_store *kvt_store_open(char **paths, u32 nr)
 	return store;
 }
 
-int kvt_store_flush(struct kvt_store *store)
+int kvt_store_flush(struct kvt_store *store, unsigned long deadline)
 {
 	int error = 0;
 	u32 i;
 
 	for (i = 0; i < store->nr_devices && !error; i++)
-		error = kvt_io_sync(store, i, REQ_OP_WRITE | REQ_PREFLUSH, 0, NULL);
+		error = kvt_io_sync(store, i, REQ_OP_WRITE | REQ_PREFLUSH, 0, NULL, deadline);
 	return error;
 }
 

@@ -142,7 +142,7 @@ KVT_STORE_NUMBER(size_bytes, kvt_store_bytes(store));
 KVT_STORE_NUMBER(used_bytes, READ_ONCE(store->nr_used) << KVT_UNIT_SHIFT);
 KVT_STORE_NUMBER(claimed_bytes, READ_ONCE(store->claimed));
 KVT_STORE_NUMBER(pools, READ_ONCE(store->nr_pools));
-KVT_STORE_NUMBER(reservations, kvt_reserve_count(store));
+KVT_STORE_NUMBER(reservations, READ_ONCE(store->nr_keys));
 KVT_STORE_NUMBER(bytes_read, atomic64_read(&store->bytes_read));
 KVT_STORE_NUMBER(bytes_written, atomic64_read(&store->bytes_written));
 KVT_STORE_NUMBER(io_errors, atomic64_read(&store->io_errors));
