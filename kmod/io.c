@@ -9,7 +9,7 @@
  * loaded so long, and kvt_io_exit() waits for all.
  *
  * Submitting can block too, when the device has no free request or is frozen.  So
- * where that is likely, a worker of the store does it, and the owner still waits no
+ * where that is likely, a worker of the device does it, and the owner still waits no
  * longer than the deadline; an io that no worker has taken yet is then withdrawn.
  */
 #include <linux/bio.h>
@@ -169,6 +169,7 @@ static void kvt_io_set_stalled(struct kvt_io *io, bool stalled)
 	struct kvt_block *block;
 
 	atomic64_add(stalled ? 1 : -1, &io->store->stalled);
+	atomic_add(stalled ? 1 : -1, &io->queue->stalled);
 	if (!io->pool || kvt_io_is_write(io))
 		return;
 	block = kvt_block_peek(io->pool, io->nr);
@@ -258,7 +259,7 @@ static bool kvt_io_may_block(struct kvt_io *io, int requests)
 	struct request_queue *q = bdev_get_queue(io->bio.bi_bdev);
 
 	return requests > io->queue->limit || READ_ONCE(q->mq_freeze_depth) ||
-	       atomic64_read(&io->store->stalled);
+	       atomic_read(&io->queue->stalled);
 }
 
 static void kvt_io_submit(struct kvt_io *io)
@@ -267,12 +268,12 @@ static void kvt_io_submit(struct kvt_io *io)
 
 	io->start = jiffies;
 	if (kvt_io_may_block(io, requests))
-		queue_work(io->store->wq, &io->submit);
+		queue_work(io->queue->wq, &io->submit);
 	else
 		submit_bio(&io->bio);
 }
 
-static void kvt_io_give_way(struct kvt_store *store)
+void kvt_io_give_way(struct kvt_store *store)
 {
 	wait_event_timeout(store->quiet, !atomic_read(&store->reads),
 			   msecs_to_jiffies(KVT_GIVE_WAY_MS));
@@ -317,10 +318,8 @@ struct kvt_io *kvt_io_start(struct kvt_pool *pool, u64 nr, u32 unit, struct foli
 	io->pool = pool;
 	io->nr = nr;
 	io->unit = unit;
-	if (kind == KVT_IO_BACKGROUND) {
+	if (kind == KVT_IO_BACKGROUND)
 		io->bio.bi_ioprio = IOPRIO_PRIO_VALUE(IOPRIO_CLASS_BE, IOPRIO_NR_LEVELS - 1);
-		kvt_io_give_way(store);
-	}
 	kvt_io_account_start(io);
 	kvt_io_submit(io);
 	return io;
@@ -384,8 +383,10 @@ int kvt_io_finish(struct kvt_io *io, struct kvt_frame *frame, bool give_up_slot)
 	io->frame = frame;
 	io->give_up_slot = give_up_slot;
 	error = kvt_io_wait(io, pool->deadline);
-	if (error)
+	if (error) {
 		atomic64_inc(&pool->io[KVTIER_TIER_NVME].io_errors);
+		kvt_store_watch(pool);
+	}
 	return error;
 }
 

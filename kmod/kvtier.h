@@ -167,6 +167,7 @@ struct kvt_pool {
 	atomic64_t nr_pinned; /* blocks with pins */
 	wait_queue_head_t room; /* woken when a frame became free or a block became idle */
 	struct kvt_store *store; /* NULL without NVMe */
+	atomic_t told_gone; /* that its store is */
 	struct kvt_tab *tab; /* slots that are reserved (tab.c); NULL without KVTIER_POOL_KEEP */
 	struct mem_cgroup *memcg; /* charged for frames; NULL without memcg */
 	struct mutex budget_lock; /* changes of budgets */
@@ -445,7 +446,9 @@ struct kvt_reservation {
 
 /* What a device has to do, so that no thread waits for a request that it cannot get. */
 struct kvt_queue {
+	struct workqueue_struct *wq; /* submits what might have to wait for the device */
 	atomic_t requests; /* under way, estimated */
+	atomic_t stalled; /* given up and still under way */
 	u32 limit; /* above this a worker submits */
 	u32 request_bytes; /* what one request moves at most */
 };
@@ -464,11 +467,11 @@ struct kvt_store {
 	u32 nr_devices;
 	struct kvt_bdev device[KVT_STRIPE_MAX]; /* compat/bdev.h: open, exclusive */
 	struct kvt_queue queue[KVT_STRIPE_MAX];
-	struct workqueue_struct *wq; /* submits what might have to wait for the device */
 	u64 nr_units; /* of data, over all devices */
 	u8 uuid[KVTIER_UUID_BYTES];
 	bool hold; /* written to only after the administrator lifts it; reserve_lock */
 	bool closed; /* being attached or detached: no new pools; kvt_stores_lock */
+	bool gone; /* a device was removed: no new pools; set once, without a lock */
 
 	struct mutex reserve_lock; /* the next four; outside .lock and the lock of .extra */
 	struct list_head reservations;
@@ -510,6 +513,8 @@ int kvt_store_claim(struct kvt_store *store, u64 bytes); /* more, for a larger b
 void kvt_store_unclaim(struct kvt_store *store, u64 bytes);
 u64 kvt_store_bits(void);
 u64 kvt_store_free(void); /* bytes that new pools may claim, of the store with the most */
+/* Has a device of the pool's store been removed?  The pool is told, once. */
+bool kvt_store_watch(struct kvt_pool *pool);
 int kvt_store_flush(struct kvt_store *store, unsigned long deadline); /* make writes durable */
 int kvt_store_init(struct class *class); /* class attributes: attach_store, format_store */
 void kvt_store_exit(void); /* before the class goes */
@@ -561,6 +566,8 @@ bool kvt_tab_charge(struct kvt_pool *pool, u32 unit);
 
 enum kvt_io_kind { KVT_IO_READ, KVT_IO_WRITE, KVT_IO_BACKGROUND };
 
+/* What writes in the background, and owns as little as it can, lets reads go first. */
+void kvt_io_give_way(struct kvt_store *store);
 /*
  * Start the transfer; never sleeps for long, and NULL means no memory.  The io holds
  * a reference to pool, store and folio until the device is done, whatever the caller
