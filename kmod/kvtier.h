@@ -172,7 +172,8 @@ struct kvt_pool {
 	struct mem_cgroup *memcg; /* charged for frames; NULL without memcg */
 	struct mutex budget_lock; /* changes of budgets */
 	struct workqueue_struct *wq; /* NOWAIT operations and commands */
-	bool dying; /* is being released: keep nothing */
+	atomic_t nr_later; /* NOWAIT operations that are not done */
+	bool dying; /* is being released: keep nothing, begin nothing */
 
 	struct mutex vma_lock; /* vmas */
 	struct list_head vmas; /* struct kvt_vma, map.c */
@@ -407,6 +408,7 @@ u64 kvt_shrink_scan(u64 nr);
 
 struct kvt_op {
 	u32 op, tier, flags;
+	const struct kvt_request *request; /* that a worker does (uring.c); NULL: the caller waits */
 };
 int kvt_range_check(struct kvt_pool *pool, const struct kvt_op *op); /* of all ranges */
 int kvt_range_later(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u64 nr);
@@ -623,6 +625,7 @@ int kvt_sysfs_add_pool(struct kvt_pool *pool);
 void kvt_sysfs_remove_pool(struct kvt_pool *pool);
 
 int kvt_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags);
+bool kvt_request_ended(const struct kvt_request *request); /* nobody wants it any more */
 extern const struct file_operations kvt_fops;
 long kvt_ioctl(struct file *file, unsigned int cmd, unsigned long arg);
 

@@ -227,7 +227,7 @@ static int build(struct kvt_pool *pool, const struct kvtier_pool_create *arg)
 		goto unmap;
 	pool->id = ret;
 	ret = -ENOMEM;
-	pool->wq = alloc_workqueue("kvtier-%u", WQ_UNBOUND, 0, pool->id);
+	pool->wq = alloc_workqueue("kvtier-%u", WQ_UNBOUND | WQ_FREEZABLE, 0, pool->id);
 	if (!pool->wq)
 		goto free_id;
 	ret = kvt_sysfs_add_pool(pool);
@@ -311,8 +311,8 @@ void kvt_pool_release(struct kvt_pool *pool)
 	mutex_lock(&kvt_pools_lock);
 	list_del(&pool->link);
 	mutex_unlock(&kvt_pools_lock);
-	destroy_workqueue(pool->wq); /* NOWAIT operations end first */
 	WRITE_ONCE(pool->dying, true);
+	destroy_workqueue(pool->wq); /* NOWAIT operations stop at their next block */
 	clear_blocks(pool);
 	kvt_frames_drop_spare(pool, U64_MAX);
 	kvt_unmap_pool(pool);

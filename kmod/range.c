@@ -12,6 +12,14 @@
 #include "kvtier.h"
 #include "trace.h"
 
+/* Whether to stop halfway. */
+static int stopped(const struct kvt_op *op)
+{
+	if (op->request && kvt_request_ended(op->request))
+		return -ECANCELED;
+	return signal_pending(current) ? -EINTR : 0;
+}
+
 static bool has(const struct kvt_pool *pool, enum kvtier_tier tier)
 {
 	return READ_ONCE(pool->share[tier].budget) != 0;
@@ -231,12 +239,14 @@ static int bring_batch(struct kvt_pool *pool, const struct kvt_op *op, u64 first
 		kvt_block_unlock(pool, moves[i].block);
 	}
 	kfree(moves);
-	for (i = 0; i < nr && ret != -EINTR; i++) {
+	for (i = 0; i < nr && !ret; i++) {
 		one = bring_alone(pool, op, first + i);
 		if (one == -EINTR)
 			ret = -EINTR;
 		else if (one && !*error)
 			*error = one;
+		if (one && i + 1 < nr) /* each may have waited for long */
+			ret = ret ? ret : stopped(op);
 	}
 	return ret;
 }
@@ -463,12 +473,14 @@ static void unpin(struct kvt_pool *pool, u64 first, u64 nr)
 
 static int pin(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u64 nr)
 {
-	const struct kvt_op fetch = { .op = KVTIER_OP_PROMOTE };
+	const struct kvt_op fetch = { .op = KVTIER_OP_PROMOTE, .request = op->request };
 	int ret = 0, ignored = 0;
 	u64 done;
 
 	for (done = 0; done < nr && !ret; done++) {
-		if (!(done % KVT_BATCH))
+		if (done && !(done % KVT_BATCH))
+			ret = stopped(op);
+		if (!ret && !(done % KVT_BATCH))
 			ret = bring_batch(pool, &fetch, first + done,
 					  min_t(u64, KVT_BATCH, nr - done), &ignored);
 		if (!ret)
@@ -496,8 +508,8 @@ int kvt_range_run(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u64
 	for (done = 0; done < nr; done += now) {
 		now = min_t(u64, KVT_BATCH, nr - done);
 		ret = run_batch(pool, op, first + done, now, &error);
-		if (!ret && signal_pending(current) && done + now < nr)
-			ret = -EINTR;
+		if (!ret && done + now < nr)
+			ret = stopped(op);
 		if (ret)
 			return ret;
 		cond_resched();
