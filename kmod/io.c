@@ -23,6 +23,7 @@
 #include <linux/slab.h>
 
 #include "store.h"
+#include "trace.h"
 
 #define KVT_GIVE_WAY_MS 20 /* how long a background write lets reads go first */
 #define KVT_METER_NS (20 * NSEC_PER_MSEC) /* of a sample of the bandwidth */
@@ -39,6 +40,7 @@ struct kvt_io {
 	u64 nr;
 	u32 unit;
 	unsigned long start; /* jiffies */
+	u64 start_ns;
 	atomic_t holders; /* its owner and the device */
 	int error;
 	struct completion done;
@@ -125,6 +127,8 @@ static void kvt_io_account_end(struct kvt_io *io)
 	atomic_sub(io->requests, &io->queue->requests);
 	if (!io->pool)
 		return;
+	trace_kvtier_io(io->store->id, io->unit, io->bytes, kvt_io_is_write(io),
+			ktime_get_ns() - io->start_ns, io->error);
 	if (kvt_io_is_write(io))
 		kvt_io_account_write(io, bytes);
 	else
@@ -267,6 +271,7 @@ static void kvt_io_submit(struct kvt_io *io)
 	int requests = atomic_add_return(io->requests, &io->queue->requests);
 
 	io->start = jiffies;
+	io->start_ns = ktime_get_ns();
 	if (kvt_io_may_block(io, requests))
 		queue_work(io->queue->wq, &io->submit);
 	else

@@ -393,8 +393,10 @@ void kvt_put_unit(struct kvt_pool *pool, u32 unit); /* a slot that was charged t
 
 /* ---- evict.c: victims --------------------------------------------------------------- */
 
-/* Free up to @want frames of a tier; returns how many were. Owner of no resident block,
- * or of blocks that it took with kvt_block_try(). */
+/*
+ * Free up to @want frames of a tier; returns how many were.  Owner of no resident block,
+ * or of blocks that it took with kvt_block_try().
+ */
 u32 kvt_evict(struct kvt_pool *pool, enum kvtier_tier tier, u32 want);
 void kvt_hint_cold(struct kvt_pool *pool, struct kvt_block *block);
 /* Give back slots of blocks that are in memory too; -ENOSPC: not as many as wanted. */
@@ -507,8 +509,10 @@ static inline u64 kvt_store_bytes(const struct kvt_store *store)
 	return store->nr_units << KVT_UNIT_SHIFT;
 }
 
-/* The store for a pool that accepts @stores (0: any): that with the most room; holds a
- * reference and claims @bytes.  ERR_PTR(-ENODEV, -ENOSPC). */
+/*
+ * The store for a pool that accepts @stores (0: any): that with the most room, if need
+ * be one on hold; holds a reference and claims @bytes.  ERR_PTR(-ENODEV, -ENOSPC).
+ */
 struct kvt_store *kvt_store_get(u64 stores, u64 bytes);
 void kvt_store_put(struct kvt_store *store, u64 bytes); /* of a pool: gives the claim back */
 int kvt_store_claim(struct kvt_store *store, u64 bytes); /* more, for a larger budget */
@@ -618,6 +622,7 @@ struct kvt_policy {
 };
 extern struct kvt_policy kvt_policy;
 
+bool kvt_may_change(void); /* what is in sysfs: by a descriptor that was passed on, too */
 int kvt_sysfs_init(void);
 void kvt_sysfs_exit(void);
 extern struct class *kvt_class;

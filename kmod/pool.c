@@ -18,7 +18,7 @@ static DEFINE_IDA(ids);
 
 struct kvt_pool *kvt_pool_of(struct file *file)
 {
-	return smp_load_acquire(&file->private_data);
+	return smp_load_acquire(&file->private_data); /* kvt_pool_create() stores it */
 }
 
 static void pool_free(struct kref *ref)
@@ -262,7 +262,7 @@ int kvt_pool_create(struct file *file, struct kvtier_pool_create *arg)
 	if (!ret) {
 		list_add_tail(&pool->link, &kvt_pools);
 		file->f_mapping = pool->mapping;
-		smp_store_release(&file->private_data, pool);
+		smp_store_release(&file->private_data, pool); /* complete: kvt_pool_of() */
 	}
 	mutex_unlock(&kvt_pools_lock);
 	if (ret)

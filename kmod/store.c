@@ -356,8 +356,8 @@ static bool kvt_store_check(struct kvt_store *store)
 		return false;
 	if (!kvt_store_lost_device(store))
 		return true;
-	if (!xchg(&store->gone, true))
-		pr_err("store%u: a device was removed: what is there is lost\n", store->id);
+	WRITE_ONCE(store->gone, true);
+	pr_err_ratelimited("store%u: a device was removed: what is there is lost\n", store->id);
 	return false;
 }
 
