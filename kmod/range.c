@@ -327,16 +327,23 @@ static void save_end(struct kvt_pool *pool, struct kvt_move *move)
 	kvt_block_unlock(pool, move->block);
 }
 
-/* Own as many of the batch as are there; fewer if a signal came. */
+/*
+ * Own as many of the batch, from its first on, as can be had without waiting while owning
+ * one: whose owner waits for room may wait for ours.  0: a signal came.
+ */
 static u32 own(struct kvt_pool *pool, struct kvt_move *moves, u64 first, u32 nr)
 {
+	bool none = true;
 	u32 i;
 
 	for (i = 0; i < nr; i++) {
-		moves[i] = (struct kvt_move){ .nr = first + i };
-		moves[i].block = kvt_block_peek(pool, first + i);
-		if (moves[i].block && kvt_block_lock_interruptible(moves[i].block))
+		struct kvt_block *block = kvt_block_peek(pool, first + i);
+
+		if (block && (none ? kvt_block_lock_interruptible(block) != 0 :
+				     !kvt_block_try(block)))
 			break;
+		moves[i] = (struct kvt_move){ .nr = first + i, .block = block };
+		none &= !block;
 	}
 	return i;
 }
@@ -371,15 +378,12 @@ static void unmap_together(struct kvt_pool *pool, struct kvt_move *moves, u32 nr
 	}
 }
 
-static int save_batch(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u32 nr,
-		      int *error)
+/* Write what is owned, all at once, and let go of it. */
+static void save_owned(struct kvt_pool *pool, const struct kvt_op *op, struct kvt_move *moves,
+		       u32 owned, int *error)
 {
-	struct kvt_move *moves = kmalloc_array(nr, sizeof(*moves), GFP_KERNEL);
-	u32 i, owned;
+	u32 i;
 
-	if (!moves)
-		return -ENOMEM;
-	owned = own(pool, moves, first, nr);
 	if (op->op == KVTIER_OP_DEMOTE)
 		unmap_together(pool, moves, owned);
 	for (i = 0; i < owned; i++) {
@@ -396,8 +400,24 @@ static int save_batch(struct kvt_pool *pool, const struct kvt_op *op, u64 first,
 		if (moves[i].error && !*error)
 			*error = moves[i].error;
 	}
+}
+
+static int save_batch(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u32 nr,
+		      int *error)
+{
+	struct kvt_move *moves = kmalloc_array(nr, sizeof(*moves), GFP_KERNEL);
+	u32 done, owned;
+
+	if (!moves)
+		return -ENOMEM;
+	for (done = 0; done < nr; done += owned) {
+		owned = own(pool, moves, first + done, nr - done);
+		if (!owned)
+			break;
+		save_owned(pool, op, moves, owned, error);
+	}
 	kfree(moves);
-	return owned < nr ? -EINTR : 0;
+	return done < nr ? -EINTR : 0;
 }
 
 /* ---- the others: one block at a time ---------------------------------------------------- */
