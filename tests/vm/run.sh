@@ -145,7 +145,7 @@ suite_seconds()
 	local limit
 
 	limit=$(header "$1" Seconds)
-	limit=${limit:-300}
+	limit=${limit:-900} # for what hangs, on a machine several times slower than most
 	[[ $name != debug ]] || limit=$((limit * 3))
 	[[ ! $icount ]] || limit=$((limit * 4))
 	echo "$limit"
