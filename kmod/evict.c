@@ -246,24 +246,36 @@ void kvt_hint_cold(struct kvt_pool *pool, struct kvt_block *block)
 
 /* ---- slots -------------------------------------------------------------------------- */
 
-/* A block that is in memory and has a slot besides, not reserved; owned. */
-static struct kvt_block *saved_block(struct kvt_pool *pool, const struct list_head *list, u64 *nr)
+/* One of those that have the frame, with a slot besides that is not reserved; owned. */
+static struct kvt_block *saved_sharer(struct kvt_pool *pool, const struct kvt_frame *frame, u64 *nr)
 {
-	struct kvt_frame *frame;
 	struct kvt_block *block;
+	u32 at = frame->block;
 
 	lockdep_assert_held(&pool->lru_lock);
-	list_for_each_entry(frame, list, lru) {
-		*nr = frame->block;
-		block = kvt_block_peek(pool, *nr);
-		if (READ_ONCE(block->unit) == KVT_NO_UNIT || kvt_tab_has(pool, block->unit) ||
-		    !kvt_block_try(block))
-			continue;
-		if (block->unit != KVT_NO_UNIT)
+	do {
+		block = kvt_block_peek(pool, at);
+		*nr = at;
+		at = block->next;
+		if (block->frame == frame && block->unit != KVT_NO_UNIT &&
+		    !kvt_tab_has(pool, block->unit) && kvt_block_try(block))
 			return block;
-		clear_bit_unlock(KVT_BLOCK_BUSY, &block->flags);
-	}
+	} while (at != frame->block);
 	return NULL;
+}
+
+/* A block that is in memory and has a slot besides, owned. */
+static struct kvt_block *saved_block(struct kvt_pool *pool, const struct list_head *list, u64 *nr)
+{
+	struct kvt_block *block = NULL;
+	struct kvt_frame *frame;
+
+	list_for_each_entry(frame, list, lru) {
+		block = saved_sharer(pool, frame, nr);
+		if (block)
+			break;
+	}
+	return block;
 }
 
 static bool reclaim_slot(struct kvt_pool *pool)

@@ -454,7 +454,7 @@ enum kvtier_pool_flags {
  * @budget: indexed by enum kvtier_tier; that of KVTIER_TIER_NONE must be 0
  * @name: shown in sysfs and by tools; zero-terminated; empty: the name of the
  *        calling program
- * @id: output: the pool is /sys/class/kvtier/pool<id>
+ * @id: must be 0; output: the pool is /sys/class/kvtier/pool<id>
  * @__reserved: 0
  *
  * Nothing is allocated but tables.  Refused are a DRAM budget below
