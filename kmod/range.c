@@ -331,6 +331,7 @@ static void save_end(struct kvt_pool *pool, struct kvt_move *move)
 }
 
 /*
+<<<<<<< HEAD
  * Own the first of the blocks, and those after it that nobody else owns: who owns a block waits
  * for no other.  How many, or 0: a signal came.
  */
@@ -344,6 +345,24 @@ static u32 own(struct kvt_pool *pool, struct kvt_move *moves, u64 first, u32 nr)
 		if (block && (i ? !kvt_block_try(block) : kvt_block_lock_interruptible(block)))
 			break;
 		moves[i] = (struct kvt_move){ .nr = first + i, .block = block };
+=======
+ * Own as many of the batch, from its first on, as can be had without waiting while owning
+ * one: whose owner waits for room may wait for ours.  0: a signal came.
+ */
+static u32 own(struct kvt_pool *pool, struct kvt_move *moves, u64 first, u32 nr)
+{
+	bool none = true;
+	u32 i;
+
+	for (i = 0; i < nr; i++) {
+		struct kvt_block *block = kvt_block_peek(pool, first + i);
+
+		if (block && (none ? kvt_block_lock_interruptible(block) != 0 :
+				     !kvt_block_try(block)))
+			break;
+		moves[i] = (struct kvt_move){ .nr = first + i, .block = block };
+		none &= !block;
+>>>>>>> vm
 	}
 	return i;
 }
@@ -378,8 +397,14 @@ static void unmap_together(struct kvt_pool *pool, struct kvt_move *moves, u32 nr
 	}
 }
 
+<<<<<<< HEAD
 static void save_owned(struct kvt_pool *pool, const struct kvt_op *op, struct kvt_move *moves,
 		       u32 nr, int *error)
+=======
+/* Write what is owned, all at once, and let go of it. */
+static void save_owned(struct kvt_pool *pool, const struct kvt_op *op, struct kvt_move *moves,
+		       u32 owned, int *error)
+>>>>>>> vm
 {
 	u32 i;
 
@@ -405,6 +430,7 @@ static int save_batch(struct kvt_pool *pool, const struct kvt_op *op, u64 first,
 		      int *error)
 {
 	struct kvt_move *moves = kmalloc_array(nr, sizeof(*moves), GFP_KERNEL);
+<<<<<<< HEAD
 	u32 done, owned = 1;
 
 	if (!moves)
@@ -415,6 +441,20 @@ static int save_batch(struct kvt_pool *pool, const struct kvt_op *op, u64 first,
 	}
 	kfree(moves);
 	return owned ? 0 : -EINTR;
+=======
+	u32 done, owned;
+
+	if (!moves)
+		return -ENOMEM;
+	for (done = 0; done < nr; done += owned) {
+		owned = own(pool, moves, first + done, nr - done);
+		if (!owned)
+			break;
+		save_owned(pool, op, moves, owned, error);
+	}
+	kfree(moves);
+	return done < nr ? -EINTR : 0;
+>>>>>>> vm
 }
 
 /* ---- the others: one block at a time ---------------------------------------------------- */

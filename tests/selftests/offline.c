@@ -28,7 +28,7 @@ FIXTURE_SETUP(offline)
 	request.flags = KVTIER_POOL_NO_PREDICT;
 	ASSERT_EQ(0, pool_open(&self->pool, &request));
 	fill(&self->pool, 0, BLOCKS, 1);
-	ASSERT_EQ(0, op(&self->pool, KVTIER_OP_DEMOTE, 0, BLOCKS));
+	ASSERT_EQ(0, op_to(&self->pool, KVTIER_OP_DEMOTE, KVTIER_TIER_NVME, 0, BLOCKS));
 	ASSERT_EQ(0, op_to(&self->pool, KVTIER_OP_PROMOTE, KVTIER_TIER_CXL, 0, 16));
 	ASSERT_EQ(self->node, info(&self->pool, 3).node);
 }
