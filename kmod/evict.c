@@ -285,13 +285,16 @@ void kvt_hint_cold(struct kvt_pool *pool, struct kvt_block *block)
 
 /* ---- slots -------------------------------------------------------------------------- */
 
-static bool is_saved(const struct kvt_block *block)
+/* In memory, and in a slot besides that only blocks need. */
+static bool is_saved(struct kvt_pool *pool, const struct kvt_block *block)
 {
-	return READ_ONCE(block->frame) && READ_ONCE(block->unit) != KVT_NO_UNIT;
+	u32 unit = READ_ONCE(block->unit);
+
+	return READ_ONCE(block->frame) && unit != KVT_NO_UNIT && !kvt_tab_has(pool, unit);
 }
 
 /* In its slot alone, and could be read. */
-static bool is_away(const struct kvt_block *block)
+static bool is_away(struct kvt_pool *pool, const struct kvt_block *block)
 {
 	return !READ_ONCE(block->frame) && READ_ONCE(block->unit) != KVT_NO_UNIT &&
 	       !test_bit(KVT_BLOCK_BAD, &block->flags);
@@ -299,7 +302,8 @@ static bool is_away(const struct kvt_block *block)
 
 /* The next block from the hand on that @wanted says, owned; NULL: none but of other owners. */
 static struct kvt_block *next_block(struct kvt_pool *pool,
-				    bool (*wanted)(const struct kvt_block *block), u64 *nr)
+				    bool (*wanted)(struct kvt_pool *pool,
+						   const struct kvt_block *block), u64 *nr)
 {
 	u64 at = READ_ONCE(pool->slot_hand), left;
 	struct kvt_block *block;
@@ -310,9 +314,9 @@ static struct kvt_block *next_block(struct kvt_pool *pool,
 		block = kvt_block_peek(pool, *nr);
 		if (!(left % 1024))
 			cond_resched();
-		if (!block || !wanted(block) || !kvt_block_try(block))
+		if (!block || !wanted(pool, block) || !kvt_block_try(block))
 			continue;
-		if (wanted(block)) {
+		if (wanted(pool, block)) {
 			WRITE_ONCE(pool->slot_hand, at);
 			return block;
 		}

@@ -18,13 +18,14 @@ static DEFINE_IDA(ids);
 
 struct kvt_pool *kvt_pool_of(struct file *file)
 {
-	return smp_load_acquire(&file->private_data);
+	return smp_load_acquire(&file->private_data); /* kvt_pool_create() stores it */
 }
 
 static void pool_free(struct kref *ref)
 {
 	struct kvt_pool *pool = container_of(ref, struct kvt_pool, ref);
 
+	kvt_tab_close(pool->tab);
 	kvt_event_exit(pool);
 	kvt_block_table_exit(pool);
 	kvt_memcg_put(pool->memcg);
@@ -212,8 +213,13 @@ static int build(struct kvt_pool *pool, const struct kvtier_pool_create *arg)
 	ret = claim(pool, arg); /* first: what it cannot have needs no tables */
 	if (ret)
 		return ret;
+	if (pool->flags & KVTIER_POOL_KEEP) {
+		pool->tab = kvt_tab_new(pool);
+		ret = pool->tab ? 0 : -ENOMEM;
+	}
 	pool->memcg = kvt_memcg_of_current();
-	ret = kvt_event_init(pool);
+	if (!ret)
+		ret = kvt_event_init(pool);
 	if (!ret)
 		ret = kvt_block_table_init(pool);
 	if (!ret)
@@ -225,7 +231,7 @@ static int build(struct kvt_pool *pool, const struct kvtier_pool_create *arg)
 		goto unmap;
 	pool->id = ret;
 	ret = -ENOMEM;
-	pool->wq = alloc_workqueue("kvtier-%u", WQ_UNBOUND, 0, pool->id);
+	pool->wq = alloc_workqueue("kvtier-%u", WQ_UNBOUND | WQ_FREEZABLE, 0, pool->id);
 	if (!pool->wq)
 		goto free_id;
 	ret = kvt_sysfs_add_pool(pool);
@@ -260,7 +266,7 @@ int kvt_pool_create(struct file *file, struct kvtier_pool_create *arg)
 	if (!ret) {
 		list_add_tail(&pool->link, &kvt_pools);
 		file->f_mapping = pool->mapping;
-		smp_store_release(&file->private_data, pool);
+		smp_store_release(&file->private_data, pool); /* complete: kvt_pool_of() */
 	}
 	mutex_unlock(&kvt_pools_lock);
 	if (ret)
@@ -310,7 +316,7 @@ void kvt_pool_release(struct kvt_pool *pool)
 	list_del(&pool->link);
 	mutex_unlock(&kvt_pools_lock);
 	WRITE_ONCE(pool->dying, true);
-	destroy_workqueue(pool->wq); /* NOWAIT operations end first, and soon */
+	destroy_workqueue(pool->wq); /* NOWAIT operations stop at their next block */
 	clear_blocks(pool);
 	kvt_frames_drop_spare(pool, U64_MAX);
 	kvt_unmap_pool(pool);

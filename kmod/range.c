@@ -12,6 +12,14 @@
 #include "kvtier.h"
 #include "trace.h"
 
+/* Whether to stop halfway. */
+static int stopped(const struct kvt_op *op)
+{
+	if (op->request && kvt_request_ended(op->request))
+		return -ECANCELED;
+	return signal_pending(current) ? -EINTR : 0;
+}
+
 static bool has(const struct kvt_pool *pool, enum kvtier_tier tier)
 {
 	return READ_ONCE(pool->share[tier].budget) != 0;
@@ -246,12 +254,14 @@ static int bring_batch(struct kvt_pool *pool, const struct kvt_op *op, u64 first
 		kvt_block_unlock(pool, moves[i].block);
 	}
 	kfree(moves);
-	for (i = 0; i < nr && ret != -EINTR; i++) {
+	for (i = 0; i < nr && !ret; i++) {
 		one = bring_alone(pool, op, first + i);
 		if (one == -EINTR)
 			ret = -EINTR;
 		else if (one && !*error)
 			*error = one;
+		if (one && i + 1 < nr) /* each may have waited for long */
+			ret = ret ? ret : stopped(op);
 	}
 	return ret;
 }
@@ -331,21 +341,6 @@ static void save_end(struct kvt_pool *pool, struct kvt_move *move)
 }
 
 /*
-<<<<<<< HEAD
- * Own the first of the blocks, and those after it that nobody else owns: who owns a block waits
- * for no other.  How many, or 0: a signal came.
- */
-static u32 own(struct kvt_pool *pool, struct kvt_move *moves, u64 first, u32 nr)
-{
-	struct kvt_block *block;
-	u32 i;
-
-	for (i = 0; i < nr; i++) {
-		block = kvt_block_peek(pool, first + i);
-		if (block && (i ? !kvt_block_try(block) : kvt_block_lock_interruptible(block)))
-			break;
-		moves[i] = (struct kvt_move){ .nr = first + i, .block = block };
-=======
  * Own as many of the batch, from its first on, as can be had without waiting while owning
  * one: whose owner waits for room may wait for ours.  0: a signal came.
  */
@@ -362,7 +357,6 @@ static u32 own(struct kvt_pool *pool, struct kvt_move *moves, u64 first, u32 nr)
 			break;
 		moves[i] = (struct kvt_move){ .nr = first + i, .block = block };
 		none &= !block;
->>>>>>> vm
 	}
 	return i;
 }
@@ -397,14 +391,9 @@ static void unmap_together(struct kvt_pool *pool, struct kvt_move *moves, u32 nr
 	}
 }
 
-<<<<<<< HEAD
-static void save_owned(struct kvt_pool *pool, const struct kvt_op *op, struct kvt_move *moves,
-		       u32 nr, int *error)
-=======
 /* Write what is owned, all at once, and let go of it. */
 static void save_owned(struct kvt_pool *pool, const struct kvt_op *op, struct kvt_move *moves,
-		       u32 owned, int *error)
->>>>>>> vm
+		       u32 nr, int *error)
 {
 	u32 i;
 
@@ -430,18 +419,6 @@ static int save_batch(struct kvt_pool *pool, const struct kvt_op *op, u64 first,
 		      int *error)
 {
 	struct kvt_move *moves = kmalloc_array(nr, sizeof(*moves), GFP_KERNEL);
-<<<<<<< HEAD
-	u32 done, owned = 1;
-
-	if (!moves)
-		return -ENOMEM;
-	for (done = 0; done < nr && owned; done += owned) {
-		owned = own(pool, moves, first + done, nr - done);
-		save_owned(pool, op, moves, owned, error);
-	}
-	kfree(moves);
-	return owned ? 0 : -EINTR;
-=======
 	u32 done, owned;
 
 	if (!moves)
@@ -454,7 +431,6 @@ static int save_batch(struct kvt_pool *pool, const struct kvt_op *op, u64 first,
 	}
 	kfree(moves);
 	return done < nr ? -EINTR : 0;
->>>>>>> vm
 }
 
 /* ---- the others: one block at a time ---------------------------------------------------- */
@@ -526,12 +502,14 @@ static void unpin(struct kvt_pool *pool, u64 first, u64 nr)
 
 static int pin(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u64 nr)
 {
-	const struct kvt_op fetch = { .op = KVTIER_OP_PROMOTE };
+	const struct kvt_op fetch = { .op = KVTIER_OP_PROMOTE, .request = op->request };
 	int ret = 0, ignored = 0;
 	u64 done;
 
 	for (done = 0; done < nr && !ret; done++) {
-		if (!(done % KVT_BATCH))
+		if (done && !(done % KVT_BATCH))
+			ret = stopped(op);
+		if (!ret && !(done % KVT_BATCH))
 			ret = bring_batch(pool, &fetch, first + done,
 					  min_t(u64, KVT_BATCH, nr - done), &ignored);
 		if (!ret)
@@ -559,10 +537,8 @@ int kvt_range_run(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u64
 	for (done = 0; done < nr; done += now) {
 		now = min_t(u64, KVT_BATCH, nr - done);
 		ret = run_batch(pool, op, first + done, now, &error);
-		if (!ret && signal_pending(current) && done + now < nr)
-			ret = -EINTR;
-		if (READ_ONCE(pool->dying)) /* nobody is there who could want the rest */
-			ret = -ECANCELED;
+		if (!ret && done + now < nr)
+			ret = stopped(op);
 		if (ret)
 			return ret;
 		cond_resched();

@@ -29,7 +29,8 @@
 #
 # A suite is an executable of tests/vm/suites or a program of tests/selftests.
 #
-# Environment: B (build folder, default build), KVTIER_CACHE, JOBS.
+# Environment: B (build folder, default build), KVTIER_CACHE, JOBS, MIGRATIONS (of the
+# suite million, default 1000000).
 set -eu
 cd "$(dirname "$0")/../.."
 # shellcheck source=tests/vm/initramfs.sh
@@ -181,6 +182,7 @@ write_config()
 		echo "SUITES=\"$words\""
 		echo "SHELL_WANTED=$shell"
 		echo "ICOUNT=$icount"
+		echo "MIGRATIONS=${MIGRATIONS:-}"
 	} >"$root/vm/config"
 }
 
