@@ -127,35 +127,59 @@ static int fetchable(const struct kvt_block *block)
 	return block->error == -ETIMEDOUT ? -ETIMEDOUT : -EIO;
 }
 
-/* Move a resident block to the tier that was asked for; its owner lets go meanwhile. */
+/* Move a resident block to the tier that was asked for; -EAGAIN: there is no room there now. */
 static int change_tier(struct kvt_pool *pool, u64 nr, struct kvt_block *block,
 		       enum kvtier_tier tier)
 {
 	struct kvt_frame *to;
-	int ret = 0;
 
 	if (tier == KVTIER_TIER_NONE || !block->frame || block->frame->tier == tier)
 		return 0;
 	if (block->pins)
 		return -EBUSY;
-	to = kvt_frame_try(pool, tier);
-	if (!to) {
-		/* Waiting for room while owning a resident block could wait for itself. */
-		kvt_block_unlock(pool, block);
-		to = kvt_frame_get(pool, tier, TASK_INTERRUPTIBLE);
-		kvt_block_lock(block);
-		if (IS_ERR(to))
-			return PTR_ERR(to);
+	to = kvt_frame_soon(pool, tier);
+	return to ? kvt_migrate(pool, nr, block, to) : -EAGAIN;
+}
+
+bool kvt_pins_fit(struct kvt_pool *pool)
+{
+	u64 pinned = atomic64_read(&pool->nr_pinned);
+	u64 frames = frames_of(pool, KVTIER_TIER_NONE);
+
+	return !pinned || pool->nr_blocks <= frames || pinned + KVTIER_FRAMES_MIN <= frames;
+}
+
+static int pin_block(struct kvt_pool *pool, struct kvt_block *block)
+{
+	if (block->pins == U16_MAX)
+		return -EINVAL;
+	if (!block->pins) {
+		/* Others pin at the same time, so what was checked before may not hold. */
+		atomic64_inc(&pool->nr_pinned);
+		smp_mb__after_atomic(); /* with set_budget() */
+		if (!kvt_pins_fit(pool)) {
+			atomic64_dec(&pool->nr_pinned);
+			return -ENOSPC;
+		}
+		kvt_frame_pin(pool, block, true);
 	}
-	if (block->frame && block->frame->tier != tier && !block->pins)
-		ret = kvt_migrate(pool, nr, block, to);
-	else
-		kvt_frame_put(pool, to);
-	return ret;
+	block->pins++;
+	return 0;
+}
+
+static int unpin_block(struct kvt_pool *pool, struct kvt_block *block)
+{
+	if (!block->pins)
+		return -EINVAL;
+	if (!--block->pins) {
+		kvt_frame_pin(pool, block, false);
+		atomic64_dec(&pool->nr_pinned);
+	}
+	return 0;
 }
 
 static int bring_one(struct kvt_pool *pool, const struct kvt_op *op, u64 nr,
-		     struct kvt_block *block)
+		     struct kvt_block *block, unsigned long until)
 {
 	int ret = fetchable(block);
 
@@ -163,41 +187,32 @@ static int bring_one(struct kvt_pool *pool, const struct kvt_op *op, u64 nr,
 		ret = change_tier(pool, nr, block, op->tier);
 	if (!ret && !block->frame &&
 	    (op->op == KVTIER_OP_PIN || block->unit != KVT_NO_UNIT))
-		ret = kvt_fetch(pool, nr, block, op->tier, TASK_INTERRUPTIBLE);
-	if (!ret && op->op == KVTIER_OP_PIN) {
-		if (block->pins == U16_MAX)
-			ret = -EINVAL;
-		else if (!block->pins++)
-			atomic64_inc(&pool->nr_pinned);
-	}
+		ret = kvt_fetch(pool, nr, block, op->tier, TASK_INTERRUPTIBLE, until);
+	if (!ret && op->op == KVTIER_OP_PIN)
+		ret = pin_block(pool, block);
 	return ret;
 }
 
+/* Waits for room as the owner of nothing, or of a block without a frame. */
 static int bring_alone(struct kvt_pool *pool, const struct kvt_op *op, u64 nr)
 {
 	struct kvt_block *block = kvt_block_get(pool, nr);
+	unsigned long until = jiffies + pool->deadline;
 	int ret;
 
 	if (!block)
 		return -ENOMEM;
-	ret = kvt_block_lock_interruptible(block);
-	if (ret)
-		return ret;
-	ret = bring_one(pool, op, nr, block);
-	kvt_block_unlock(pool, block);
+	do {
+		ret = kvt_block_lock_interruptible(block);
+		if (ret)
+			return ret;
+		ret = bring_one(pool, op, nr, block, until);
+		kvt_block_unlock(pool, block);
+		if (ret != -EAGAIN)
+			return ret;
+		ret = kvt_wait_for_room(pool, TASK_INTERRUPTIBLE, until);
+	} while (!ret);
 	return ret;
-}
-
-static struct kvt_frame *frame_without_waiting(struct kvt_pool *pool, enum kvtier_tier tier)
-{
-	enum kvtier_tier t = tier == KVTIER_TIER_NONE ? KVTIER_TIER_DRAM : tier;
-	struct kvt_frame *frame = kvt_frame_try(pool, t);
-
-	if (!frame && tier == KVTIER_TIER_NONE)
-		frame = kvt_frame_try(pool, KVTIER_TIER_CXL);
-	if (!frame && kvt_evict(pool, t, 1))
-		frame = kvt_frame_try(pool, t);
-	return frame;
 }
 
 /* Start the read of a block that is in its slot; the move owns it then.  Never waits. */
@@ -208,7 +223,7 @@ static bool bring_start(struct kvt_pool *pool, const struct kvt_op *op, struct k
 	if (!block || !kvt_block_try(block))
 		return false;
 	if (!block->frame && block->unit != KVT_NO_UNIT && !fetchable(block)) {
-		move->frame = frame_without_waiting(pool, op->tier);
+		move->frame = kvt_frame_soon(pool, op->tier);
 		if (move->frame) {
 			move->block = block;
 			move->error = kvt_fetch_start(pool, move);
@@ -294,8 +309,6 @@ static int leave_start(struct kvt_pool *pool, const struct kvt_op *op, struct kv
 	if (ret)
 		return ret;
 	move->leaves = true;
-	if (!kvt_block_unsaved(block))
-		kvt_count(pool, KVT_CLEAN_DROPS);
 	return kvt_save_start(pool, move, false);
 }
 
@@ -380,20 +393,20 @@ static void unmap_together(struct kvt_pool *pool, struct kvt_move *moves, u32 nr
 
 /* Write what is owned, all at once, and let go of it. */
 static void save_owned(struct kvt_pool *pool, const struct kvt_op *op, struct kvt_move *moves,
-		       u32 owned, int *error)
+		       u32 nr, int *error)
 {
 	u32 i;
 
 	if (op->op == KVTIER_OP_DEMOTE)
-		unmap_together(pool, moves, owned);
-	for (i = 0; i < owned; i++) {
+		unmap_together(pool, moves, nr);
+	for (i = 0; i < nr; i++) {
 		if (!moves[i].block)
 			continue;
 		moves[i].error = op->op == KVTIER_OP_DEMOTE ?
 					 leave_start(pool, op, &moves[i]) :
 					 writeback_start(pool, op, &moves[i]);
 	}
-	for (i = 0; i < owned; i++) {
+	for (i = 0; i < nr; i++) {
 		if (!moves[i].block)
 			continue;
 		save_end(pool, &moves[i]);
@@ -430,11 +443,7 @@ static int one_block(struct kvt_pool *pool, u32 op, u64 nr, struct kvt_block *bl
 	case KVTIER_OP_DISCARD:
 		return kvt_empty(pool, nr, block);
 	case KVTIER_OP_UNPIN:
-		if (!block->pins)
-			return -EINVAL;
-		if (!--block->pins)
-			atomic64_dec(&pool->nr_pinned);
-		return 0;
+		return unpin_block(pool, block);
 	case KVTIER_OP_COLD:
 		kvt_hint_cold(pool, block);
 		return 0;
