@@ -43,13 +43,13 @@ struct problem {
 
 static uint64_t noise_state = 1;
 
-static float noise(void)
+static inline float noise(void)
 {
 	noise_state = noise_state * 6364136223846793005ull + 1442695040888963407ull;
 	return (float)(noise_state >> 40) * 0x1p-23f - 1;
 }
 
-static void *need(size_t bytes)
+static inline void *need(size_t bytes)
 {
 	void *p = aligned_alloc(64, (bytes + 63) / 64 * 64);
 
@@ -58,18 +58,18 @@ static void *need(size_t bytes)
 	return p;
 }
 
-static bool integer_type(uint32_t type)
+static inline bool integer_type(uint32_t type)
 {
 	return type >= KVT_INT8;
 }
 
-static uint32_t block_rows(const struct shape *s, uint32_t i)
+static inline uint32_t block_rows(const struct shape *s, uint32_t i)
 {
 	return s->tokens - i * s->block < s->block ? s->tokens - i * s->block : s->block;
 }
 
 /* Store the floats of a block, and put back what was stored. */
-static void store(float *from, uint32_t type, uint32_t heads, uint32_t dim, uint32_t tokens,
+static inline void store(float *from, uint32_t type, uint32_t heads, uint32_t dim, uint32_t tokens,
 		  const void **rows, uint32_t *stride)
 {
 	size_t bytes = heads * kvt_row_bytes(type, dim);
@@ -83,7 +83,7 @@ static void store(float *from, uint32_t type, uint32_t heads, uint32_t dim, uint
 	*rows = to;
 }
 
-static void make_blocks(struct problem *p)
+static inline void make_blocks(struct problem *p)
 {
 	const struct shape *s = &p->shape;
 	uint32_t i, nr = (s->tokens + s->block - 1) / s->block;
@@ -111,7 +111,7 @@ static void make_blocks(struct problem *p)
 	p->seq.q_position = position - (s->q_tokens < position ? s->q_tokens : 0);
 }
 
-static void make_params(struct problem *p)
+static inline void make_params(struct problem *p)
 {
 	const struct shape *s = &p->shape;
 	uint32_t i, bytes = (p->seq.nr_blocks + 7) / 8;
@@ -137,7 +137,7 @@ static void make_params(struct problem *p)
 }
 
 /* Numbers that a test may still change, before problem_ready(). */
-static void problem_init(struct problem *p, const struct shape *shape)
+static inline void problem_init(struct problem *p, const struct shape *shape)
 {
 	float spread = shape->spread != 0 ? shape->spread : 1;
 	size_t i, k, v, q;
@@ -162,7 +162,7 @@ static void problem_init(struct problem *p, const struct shape *shape)
 		p->q[i] = noise() * 2 * spread;
 }
 
-static uint64_t position_of(const struct problem *p, uint32_t token)
+static inline uint64_t position_of(const struct problem *p, uint32_t token)
 {
 	const struct kvt_seq_block *b = &p->blocks[token / p->shape.block];
 	uint64_t row = token % p->shape.block;
@@ -170,7 +170,7 @@ static uint64_t position_of(const struct problem *p, uint32_t token)
 	return b->position + (b->span ? row * b->span / b->tokens : row);
 }
 
-static bool sees(const struct problem *p, uint32_t query, uint32_t head, uint32_t token)
+static inline bool sees(const struct problem *p, uint32_t query, uint32_t head, uint32_t token)
 {
 	uint64_t at = p->seq.q_position + query, position = position_of(p, token);
 	uint32_t block = token / p->shape.block;
@@ -184,20 +184,20 @@ static bool sees(const struct problem *p, uint32_t query, uint32_t head, uint32_
 	return !p->params.window || position + p->params.window > at || position < p->params.sinks;
 }
 
-static double capped(const struct problem *p, double score)
+static inline double capped(const struct problem *p, double score)
 {
 	return p->params.softcap != 0 ? p->params.softcap * tanh(score / p->params.softcap) : score;
 }
 
 /* How far off a row may be: see Documentation/attention.rst. */
-static double lse_bound(const struct problem *p, const char *isa, size_t row)
+static inline double lse_bound(const struct problem *p, const char *isa, size_t row)
 {
 	bool coarse = !strcmp(isa, "avx512vnni") && integer_type(p->shape.k_type);
 
 	return 0x1p-18 + (coarse ? 0x1p-14 : 0x1p-18) * (p->most_score[row] + p->params.softcap);
 }
 
-static double out_bound(const struct problem *p, const char *isa, size_t row)
+static inline double out_bound(const struct problem *p, const char *isa, size_t row)
 {
 	bool coarse = !strcmp(isa, "avx512vnni") &&
 		      integer_type(p->shape.part ? p->shape.k_type : p->shape.v_type);
@@ -206,7 +206,7 @@ static double out_bound(const struct problem *p, const char *isa, size_t row)
 }
 
 /* One query row in double precision. */
-static void answer_row(const struct problem *p, size_t row)
+static inline void answer_row(const struct problem *p, size_t row)
 {
 	const struct shape *s = &p->shape;
 	uint32_t query = (uint32_t)(row / s->q_heads), q_head = (uint32_t)(row % s->q_heads);
@@ -259,13 +259,13 @@ static void answer_row(const struct problem *p, size_t row)
 	free(score);
 }
 
-static size_t problem_rows(const struct problem *p)
+static inline size_t problem_rows(const struct problem *p)
 {
 	return (size_t)p->shape.q_tokens * p->shape.q_heads;
 }
 
 /* Store the numbers, and know the answer. */
-static void problem_ready(struct problem *p)
+static inline void problem_ready(struct problem *p)
 {
 	size_t rows = problem_rows(p), i;
 
@@ -282,7 +282,7 @@ static void problem_ready(struct problem *p)
 		answer_row(p, i);
 }
 
-static void problem_exit(struct problem *p)
+static inline void problem_exit(struct problem *p)
 {
 	uint32_t i;
 
@@ -303,7 +303,7 @@ static void problem_exit(struct problem *p)
 }
 
 /* NULL: this CPU has not got it. */
-static struct kvt_attend *attend_with(const char *isa, uint32_t threads)
+static inline struct kvt_attend *attend_with(const char *isa, uint32_t threads)
 {
 	struct kvt_attend_config config = KVT_ATTEND_CONFIG_INIT;
 	struct kvt_attend *attend = NULL;
@@ -319,7 +319,8 @@ static struct kvt_attend *attend_with(const char *isa, uint32_t threads)
 	return attend;
 }
 
-static void problem_run(const struct problem *p, struct kvt_attend *attend, float *out, float *lse)
+static inline void problem_run(const struct problem *p, struct kvt_attend *attend, float *out,
+			       float *lse)
 {
 	struct kvt_attend_seq seq = p->seq;
 
@@ -329,7 +330,7 @@ static void problem_run(const struct problem *p, struct kvt_attend *attend, floa
 		fail_msg("kvt_attend: %s", kvt_error_detail());
 }
 
-static void check_row(const struct problem *p, const char *isa, size_t row, const float *out,
+static inline void check_row(const struct problem *p, const char *isa, size_t row, const float *out,
 		      float lse)
 {
 	double most = out_bound(p, isa, row);
