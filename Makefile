@@ -69,7 +69,7 @@ ALL_LDFLAGS = $(SANFLAGS) $(LDFLAGS)
 
 objects = $(patsubst %.c,$(B)/obj/%.o,$(1))
 
-LIB_SRC := $(sort $(wildcard libkvtier/*.c))
+LIB_SRC := $(sort $(wildcard libkvtier/*.c $(if $(filter x86_64,$(shell uname -m)),libkvtier/x86/*.c)))
 TOOL_SRC := $(sort $(wildcard tools/*.c))
 DAEMON_SRC := $(sort $(wildcard daemon/*.c))
 PRELOAD_SRC := $(sort $(wildcard tools/preload/*.c))
@@ -254,6 +254,11 @@ $(B)/places: FORCE
 $(call objects,$(TOOL_SRC)): $(B)/places
 FORCE:
 
+# What is chosen at run time; the rest of the library runs on any CPU.
+ISA_avx2 := -mavx2 -mfma -mf16c
+ISA_avx512 := $(ISA_avx2) -mavx512f -mavx512bw -mavx512dq -mavx512vl
+ISA_avx512vnni := $(ISA_avx512) -mavx512vnni
+$(B)/obj/libkvtier/x86/%.o: EXTRA_CFLAGS = -Ilibkvtier $(ISA_$(firstword $(subst _, ,$(notdir $*))))
 $(B)/obj/tools/%.o: EXTRA_CFLAGS = -Ilibkvtier -Itools -DKVTIER_LIBDIR='"$(LIBDIR)/kvtier"'
 $(B)/obj/daemon/%.o: EXTRA_CFLAGS = -Ilibkvtier
 $(B)/obj/tests/daemon/%.o: EXTRA_CFLAGS = -Ilibkvtier
