@@ -13,6 +13,7 @@ BINDIR ?= $(PREFIX)/bin
 LIBDIR ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
 DATADIR ?= $(PREFIX)/share
+UNITDIR ?= $(PREFIX)/lib/systemd/system
 CFLAGS ?= -O2 -g
 PKG_CONFIG ?= pkg-config
 INSTALL ?= install
@@ -68,7 +69,7 @@ ALL_LDFLAGS = $(SANFLAGS) $(LDFLAGS)
 
 objects = $(patsubst %.c,$(B)/obj/%.o,$(1))
 
-LIB_SRC := $(sort $(wildcard libkvtier/*.c))
+LIB_SRC := $(sort $(wildcard libkvtier/*.c $(if $(filter x86_64,$(shell uname -m)),libkvtier/x86/*.c)))
 TOOL_SRC := $(sort $(wildcard tools/*.c))
 DAEMON_SRC := $(sort $(wildcard daemon/*.c))
 PRELOAD_SRC := $(sort $(wildcard tools/preload/*.c))
@@ -153,10 +154,13 @@ bench-trace: ## replay the traces of peers against LRU and Belady; TRACES=
 	$(MAKE) all
 	tests/bench/trace.sh
 
-install: lib tools ## install under PREFIX (default /usr/local); DESTDIR= for packages
+install: lib tools daemon ## install under PREFIX (default /usr/local); DESTDIR= for packages
 	$(INSTALL) -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR)/pkgconfig \
 		$(DESTDIR)$(LIBDIR)/kvtier $(DESTDIR)$(INCLUDEDIR)/linux
-	$(INSTALL) -m 755 $(B)/kvtier $(DESTDIR)$(BINDIR)/
+	$(INSTALL) -m 755 $(B)/kvtier $(B)/kvtierd $(DESTDIR)$(BINDIR)/
+	$(INSTALL) -d $(DESTDIR)$(UNITDIR)
+	sed 's,/usr/local/bin,$(BINDIR),' packaging/systemd/kvtierd.service \
+		>$(DESTDIR)$(UNITDIR)/kvtierd.service
 	$(INSTALL) -m 644 $(B)/libkvtier-preload.so $(DESTDIR)$(LIBDIR)/kvtier/
 	$(INSTALL) -m 755 $(B)/libkvtier.so.$(SOVERSION) $(DESTDIR)$(LIBDIR)/
 	ln -sf libkvtier.so.$(SOVERSION) $(DESTDIR)$(LIBDIR)/libkvtier.so
@@ -168,13 +172,14 @@ install: lib tools ## install under PREFIX (default /usr/local); DESTDIR= for pa
 		$(DESTDIR)$(call target_of,$f)$(newline))
 
 uninstall: ## remove what install put there
-	rm -f $(DESTDIR)$(BINDIR)/kvtier $(DESTDIR)$(LIBDIR)/libkvtier.so \
+	rm -f $(DESTDIR)$(BINDIR)/kvtier $(DESTDIR)$(BINDIR)/kvtierd \
+		$(DESTDIR)$(UNITDIR)/kvtierd.service $(DESTDIR)$(LIBDIR)/libkvtier.so \
 		$(DESTDIR)$(LIBDIR)/libkvtier.so.$(SOVERSION) $(DESTDIR)$(LIBDIR)/libkvtier.a \
 		$(DESTDIR)$(LIBDIR)/pkgconfig/kvtier.pc \
 		$(patsubst libkvtier/include/%,$(DESTDIR)$(INCLUDEDIR)/%,$(HEADERS)) \
 		$(DESTDIR)$(INCLUDEDIR)/linux/kvtier.h $(DESTDIR)$(LIBDIR)/kvtier/libkvtier-preload.so \
 		$(foreach f,$(EXTRA_FILES),$(DESTDIR)$(call target_of,$f))
-	-rmdir $(DESTDIR)$(LIBDIR)/kvtier
+	-rmdir $(DESTDIR)$(LIBDIR)/kvtier $(DESTDIR)$(DATADIR)/kvtier
 
 modules: ## build the kernel module for KDIR= (default: the running kernel)
 	@test -e $(KDIR)/Makefile || { echo "kvtier: no kernel headers in $(KDIR);" \
@@ -219,7 +224,9 @@ EXTRA_FILES := \
 	$(foreach f,$(wildcard Documentation/man/*.[1-8]),\
 		$f:$(DATADIR)/man/man$(subst .,,$(suffix $f))/$(notdir $f)) \
 	$(foreach f,$(wildcard tools/completion/kvtier.bash),\
-		$f:$(DATADIR)/bash-completion/completions/kvtier)
+		$f:$(DATADIR)/bash-completion/completions/kvtier) \
+	packaging/kvtierd.conf:$(DATADIR)/kvtier/kvtierd.conf.example \
+	packaging/grafana/kvtier.json:$(DATADIR)/kvtier/grafana.json
 source_of = $(firstword $(subst :, ,$(1)))
 target_of = $(lastword $(subst :, ,$(1)))
 define newline
@@ -252,6 +259,11 @@ $(B)/places: FORCE
 $(call objects,$(TOOL_SRC)): $(B)/places
 FORCE:
 
+# What is chosen at run time; the rest of the library runs on any CPU.
+ISA_avx2 := -mavx2 -mfma -mf16c
+ISA_avx512 := $(ISA_avx2) -mavx512f -mavx512bw -mavx512dq -mavx512vl
+ISA_avx512vnni := $(ISA_avx512) -mavx512vnni
+$(B)/obj/libkvtier/x86/%.o: EXTRA_CFLAGS = -Ilibkvtier $(ISA_$(firstword $(subst _, ,$(notdir $*))))
 $(B)/obj/tools/%.o: EXTRA_CFLAGS = -Ilibkvtier -Itools -DKVTIER_LIBDIR='"$(LIBDIR)/kvtier"'
 $(B)/obj/daemon/%.o: EXTRA_CFLAGS = -Ilibkvtier
 $(B)/obj/tests/daemon/%.o: EXTRA_CFLAGS = -Ilibkvtier
