@@ -6,10 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "client.h"
 #include "error.h"
+
+#define RESIZE_TRIES 30000
 
 /* ---- operations on a memory file: requests ----------------------------------------- */
 
@@ -106,9 +109,20 @@ static int range_op(struct kvt_pool *pool, uint32_t op, uint32_t tier, uint32_t 
 	return ret ? ret : done;
 }
 
+/* Dirty blocks leave once they are written. */
 static int resize(struct kvt_pool *pool, uint64_t dram_bytes)
 {
-	return ask_about(kvt_shared_of(pool), KVT_MSG_BUDGET, dram_bytes, NULL, 0);
+	struct timespec pause = { .tv_nsec = 1000000 };
+	int ret = ask_about(kvt_shared_of(pool), KVT_MSG_BUDGET, dram_bytes, NULL, 0), tries;
+	struct kvtier_stats st;
+
+	for (tries = 0; ret >= 0 && tries < RESIZE_TRIES; tries++) {
+		ret = ask_about(kvt_shared_of(pool), KVT_MSG_STATS, 0, &st, sizeof(st));
+		if (ret < 0 || st.tier[KVTIER_TIER_DRAM].used_bytes <= dram_bytes)
+			return ret < 0 ? ret : 0;
+		nanosleep(&pause, NULL);
+	}
+	return ret < 0 ? ret : kvt_fail(-ETIMEDOUT, "what has to leave memory could not be written yet");
 }
 
 static int clone_blocks(struct kvt_pool *dst, uint64_t dst_offset, struct kvt_pool *src,
