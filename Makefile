@@ -44,7 +44,7 @@ SYSUSERS := /usr/lib/sysusers.d/kvtier.conf
 DKMS_SOURCE = /usr/src/kvtier-$(VERSION)
 
 LIB_PACKAGES := liburing libisal numa
-TOOL_PACKAGES := libcjson
+TOOL_PACKAGES := libcjson ncursesw
 DAEMON_PACKAGES := inih libmicrohttpd
 TEST_PACKAGES := cmocka
 
