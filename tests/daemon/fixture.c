@@ -149,7 +149,7 @@ static void manager_start(void)
 
 /* ---- a daemon ----------------------------------------------------------------------------------- */
 
-static const char *program(void)
+const char *daemon_program(void)
 {
 	static char path[512];
 	ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - 1);
@@ -213,7 +213,7 @@ void daemon_spawn(void)
 		dup2(log, STDOUT_FILENO);
 		give_store();
 		setenv("NOTIFY_SOCKET", to.sun_path, 1);
-		execl(program(), "kvtierd", "--config", daemon_.config, NULL);
+		execl(daemon_program(), "kvtierd", "--config", daemon_.config, NULL);
 		_exit(127);
 	}
 	pthread_mutex_unlock(&daemon_.lock);

@@ -105,6 +105,7 @@ void daemon_configure(const char *lines);
 void daemon_spawn(void);
 void daemon_kill(int signal);
 void daemon_end(void);
+const char *daemon_program(void);
 /* Does the log have a line with this? */
 bool daemon_logged(const char *text);
 /* A line of metrics by its beginning: the value; -1: none. */
