@@ -205,7 +205,7 @@ static void draw_pool(struct top_frame *f, const struct row *r)
 	char text[6][SIZE_TEXT], hidden[PERCENT_TEXT];
 
 	add(f, s->bad_blocks ? TOP_WRONG : TOP_PLAIN,
-	    "%-16.16s %7u %6s %6s %6s %6s %7s %7s %6.0f %7s", r->pool->name, r->pool->pid,
+	    "%-13.13s %7u %6s %6s %6s %6s %7s %7s %6.0f %7s", r->pool->name, r->pool->pid,
 	    size_text(s->bytes, text[0]), size_text(s->tier[KVTIER_TIER_DRAM].used_bytes, text[1]),
 	    size_text(s->tier[KVTIER_TIER_CXL].used_bytes, text[2]),
 	    size_text(s->tier[KVTIER_TIER_NVME].used_bytes, text[3]),
@@ -218,7 +218,7 @@ static void draw_daemon_pool(struct top_frame *f, const struct kvt_daemon_pool *
 	char text[4][SIZE_TEXT], name[128];
 
 	snprintf(name, sizeof(name), "%s/%s", p->tenant, p->name);
-	add(f, TOP_PLAIN, "%-16.16s %7s %6s %6s %6s %6s  %u clients, idle %llu s", name, "daemon",
+	add(f, TOP_PLAIN, "%-13.13s %7s %6s %6s %6s %6s  %u clients, idle %llu s", name, "daemon",
 	    size_text(p->bytes, text[0]), size_text(p->used[KVTIER_TIER_DRAM], text[1]),
 	    size_text(p->used[KVTIER_TIER_CXL], text[2]),
 	    size_text(p->used[KVTIER_TIER_NVME], text[3]), p->clients,
@@ -246,7 +246,7 @@ void top_draw(struct top_frame *f, const struct top_look *look)
 	draw_sum(f, look, &sum);
 	draw_problems(f, look->now);
 	draw_tenants(f, look);
-	add(f, TOP_HEAD, "%-16s %7s %6s %6s %6s %6s %7s %7s %6s %7s", "POOL", "PID", "SIZE", "DRAM",
+	add(f, TOP_HEAD, "%-13s %7s %6s %6s %6s %6s %7s %7s %6s %7s", "POOL", "PID", "SIZE", "DRAM",
 	    "CXL", "NVME", "READ/s", "WRITE/s", "LATE/s", "HIDDEN");
 	f->first_pool = f->nr;
 	for (i = 0; rows && i < look->now->pools.nr; i++)
