@@ -119,7 +119,14 @@ static int print_json(const struct system *s, const struct sums *sums)
 	pools = cJSON_AddArrayToObject(o, "pools");
 	for (i = 0; i < s->pools.nr; i++)
 		cJSON_AddItemToArray(pools, pool_json(&s->pools.pool[i]));
-	cJSON_AddNumberToObject(o, "daemon_pools", s->nr_daemon_pools);
+	pools = cJSON_AddArrayToObject(o, "daemon_pools");
+	for (i = 0; i < s->nr_daemon_pools; i++) {
+		tier = cJSON_CreateObject();
+		cJSON_AddStringToObject(tier, "name", s->daemon_pools[i].name);
+		cJSON_AddStringToObject(tier, "tenant", s->daemon_pools[i].tenant);
+		cJSON_AddNumberToObject(tier, "clients", s->daemon_pools[i].clients);
+		cJSON_AddItemToArray(pools, tier);
+	}
 	cJSON_AddItemToObject(o, "problems", problems_of(s));
 	return print_object(o);
 }
@@ -172,7 +179,7 @@ static void print_pool(const char *label, const struct kvt_stat_file *f)
 	const struct kvtier_stats *s = &f->stats;
 	char size[4][SIZE_TEXT], hits[PERCENT_TEXT], hidden[PERCENT_TEXT];
 
-	printf("%-8s %-18.18s %7u %6s %6s %6s %6s %7s %7s %8llu\n", label, f->name, f->pid,
+	printf("%-8s %-12.12s %7u %6s %6s %6s %6s %7s %7s %6llu\n", label, f->name, f->pid,
 	       size_text(s->bytes, size[0]),
 	       size_text(s->tier[KVTIER_TIER_DRAM].used_bytes, size[1]),
 	       size_text(s->tier[KVTIER_TIER_CXL].used_bytes, size[2]),
@@ -181,22 +188,35 @@ static void print_pool(const char *label, const struct kvt_stat_file *f)
 	       (unsigned long long)s->late_faults);
 }
 
+static void print_daemon_pool(const struct kvt_daemon_pool *p)
+{
+	char size[4][SIZE_TEXT], name[128];
+
+	snprintf(name, sizeof(name), "%s/%s", p->tenant, p->name);
+	printf("%-8s %-12.12s %7s %6s %6s %6s %6s  %u clients\n", "", name, "daemon",
+	       size_text(p->bytes, size[0]), size_text(p->used[KVTIER_TIER_DRAM], size[1]),
+	       size_text(p->used[KVTIER_TIER_CXL], size[2]),
+	       size_text(p->used[KVTIER_TIER_NVME], size[3]), p->clients);
+}
+
 static void print_pools(const struct system *s)
 {
-	size_t i, shown = s->pools.nr < POOLS_SHOWN ? s->pools.nr : POOLS_SHOWN;
+	size_t all = s->pools.nr + s->nr_daemon_pools, i;
 
-	if (!s->pools.nr && !s->nr_daemon_pools) {
+	if (!all) {
 		puts("pools    none: start an engine with `kvtier run -- COMMAND`");
 		return;
 	}
-	if (shown)
-		printf("%-8s %-18s %7s %6s %6s %6s %6s %7s %7s %8s\n", "pools", "", "PID", "SIZE",
-		       "DRAM", "CXL", "NVME", "HITS", "HIDDEN", "LATE");
-	for (i = 0; i < shown; i++)
-		print_pool("", &s->pools.pool[i]);
-	if (shown < s->pools.nr || s->nr_daemon_pools)
-		printf("%-8s and %zu more, %u of the daemon: `kvtier pool`\n", shown ? "" : "pools",
-		       s->pools.nr - shown, s->nr_daemon_pools);
+	printf("%-8s %-12s %7s %6s %6s %6s %6s %7s %7s %6s\n", "pools", "", "PID", "SIZE", "DRAM", "CXL",
+	       "NVME", "HITS", "HIDDEN", "LATE");
+	for (i = 0; i < all && i < POOLS_SHOWN; i++) {
+		if (i < s->pools.nr)
+			print_pool("", &s->pools.pool[i]);
+		else
+			print_daemon_pool(&s->daemon_pools[i - s->pools.nr]);
+	}
+	if (all > POOLS_SHOWN)
+		printf("%-8s and %zu more: `kvtier pool`\n", "", all - POOLS_SHOWN);
 }
 
 static void print_problems(const struct system *s)
