@@ -98,7 +98,7 @@ DAEMON_TEST_BIN := $(patsubst tests/daemon/%.c,$(B)/tests/daemon/%,$(DAEMON_TEST
 VM_BIN := $(patsubst tests/vm/%.c,$(B)/tests/vm/%,$(VM_SRC))
 
 .PHONY: all lib tools daemon demo-programs tests demo test bench install uninstall clean help deps
-.PHONY: bench-attend bench-decode
+.PHONY: bench-attend bench-decode bench-trace
 .PHONY: vm vm-demo modules install-module uninstall-module dkms
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
@@ -147,6 +147,11 @@ bench-decode: ## set up and measure decode steps of a cache larger than its memo
 	scripts/setup.sh build demo bench
 	$(MAKE) all demo-programs $(B)/bench-decode
 	tests/bench/decode.sh
+
+bench-trace: ## replay the traces of peers against LRU and Belady; TRACES=
+	scripts/setup.sh build bench
+	$(MAKE) all
+	tests/bench/trace.sh
 
 install: lib tools ## install under PREFIX (default /usr/local); DESTDIR= for packages
 	$(INSTALL) -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR)/pkgconfig \

@@ -12,6 +12,7 @@ build=(
 	pkg-config                             # find the libraries
 	liburing-dev libnuma-dev libisal-dev   # NVMe, CXL node, CRC32C
 	libcjson-dev                           # JSON of the tools
+	libncurses-dev                         # kvtier top
 )
 demo=(
 	git npm:npm ca-certificates            # fetch the engine and its headers
@@ -23,6 +24,7 @@ test=(
 	clang-tidy cppcheck shellcheck         # static analysis
 	dwarves                                # struct layouts (pahole)
 	mandoc                                 # man pages against the code
+	tmux                                   # kvtier top in a terminal
 	jq                                     # read the JSON results
 )
 bench=(

@@ -139,7 +139,7 @@ static double horizon(const struct tiers *s, double now)
 {
 	double begun = s->t->prefix ? 3 : 0.1; /* before it is known how fast it fills */
 
-	return fmax(begun / 3, 2 * s->config.dram * (now + begun) / (double)(s->inserted + 1));
+	return fmax(begun / 3, 0.7 * s->config.dram * (now + begun) / (double)(s->inserted + 1));
 }
 
 /* Demote up to @need blocks that no known request wants. */
