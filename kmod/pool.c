@@ -18,13 +18,14 @@ static DEFINE_IDA(ids);
 
 struct kvt_pool *kvt_pool_of(struct file *file)
 {
-	return smp_load_acquire(&file->private_data);
+	return smp_load_acquire(&file->private_data); /* kvt_pool_create() stores it */
 }
 
 static void pool_free(struct kref *ref)
 {
 	struct kvt_pool *pool = container_of(ref, struct kvt_pool, ref);
 
+	kvt_tab_close(pool->tab);
 	kvt_event_exit(pool);
 	kvt_block_table_exit(pool);
 	kvt_memcg_put(pool->memcg);
@@ -124,6 +125,7 @@ static void init_share(struct kvt_share *share, const struct kvtier_tier_budget 
 	share->nodes = budget->nodes;
 	INIT_LIST_HEAD(&share->active);
 	INIT_LIST_HEAD(&share->cold);
+	INIT_LIST_HEAD(&share->held);
 	INIT_LIST_HEAD(&share->spare);
 }
 
@@ -148,6 +150,10 @@ static struct kvt_pool *pool_alloc(const struct kvtier_pool_create *arg)
 		init_share(&pool->share[tier], &arg->budget[tier], arg->block_shift);
 		kvt_span_init(&pool->io[tier].read);
 		kvt_span_init(&pool->io[tier].write);
+	}
+	for (tier = KVTIER_TIER_DRAM; tier < KVTIER_NR_TIERS; tier++) {
+		if (arg->budget[tier].bytes)
+			pool->tiers |= BIT(tier);
 	}
 	pool->flags = arg->flags;
 	pool->bytes = arg->bytes;
@@ -204,16 +210,20 @@ static int build(struct kvt_pool *pool, const struct kvtier_pool_create *arg)
 {
 	int ret;
 
-	ret = kvt_event_init(pool);
+	ret = claim(pool, arg); /* first: what it cannot have needs no tables */
+	if (ret)
+		return ret;
+	if (pool->flags & KVTIER_POOL_KEEP) {
+		pool->tab = kvt_tab_new(pool);
+		ret = pool->tab ? 0 : -ENOMEM;
+	}
+	pool->memcg = kvt_memcg_of_current();
+	if (!ret)
+		ret = kvt_event_init(pool);
 	if (!ret)
 		ret = kvt_block_table_init(pool);
-	if (ret)
-		return ret;
-	pool->memcg = kvt_memcg_of_current();
-	ret = claim(pool, arg);
-	if (ret)
-		return ret;
-	ret = kvt_map_pool(pool);
+	if (!ret)
+		ret = kvt_map_pool(pool);
 	if (ret)
 		goto give_back;
 	ret = ida_alloc(&ids, GFP_KERNEL);
@@ -221,7 +231,7 @@ static int build(struct kvt_pool *pool, const struct kvtier_pool_create *arg)
 		goto unmap;
 	pool->id = ret;
 	ret = -ENOMEM;
-	pool->wq = alloc_workqueue("kvtier-%u", WQ_UNBOUND, 0, pool->id);
+	pool->wq = alloc_workqueue("kvtier-%u", WQ_UNBOUND | WQ_FREEZABLE, 0, pool->id);
 	if (!pool->wq)
 		goto free_id;
 	ret = kvt_sysfs_add_pool(pool);
@@ -256,7 +266,7 @@ int kvt_pool_create(struct file *file, struct kvtier_pool_create *arg)
 	if (!ret) {
 		list_add_tail(&pool->link, &kvt_pools);
 		file->f_mapping = pool->mapping;
-		smp_store_release(&file->private_data, pool);
+		smp_store_release(&file->private_data, pool); /* complete: kvt_pool_of() */
 	}
 	mutex_unlock(&kvt_pools_lock);
 	if (ret)
@@ -305,8 +315,8 @@ void kvt_pool_release(struct kvt_pool *pool)
 	mutex_lock(&kvt_pools_lock);
 	list_del(&pool->link);
 	mutex_unlock(&kvt_pools_lock);
-	destroy_workqueue(pool->wq); /* NOWAIT operations end first */
 	WRITE_ONCE(pool->dying, true);
+	destroy_workqueue(pool->wq); /* NOWAIT operations stop at their next block */
 	clear_blocks(pool);
 	kvt_frames_drop_spare(pool, U64_MAX);
 	kvt_unmap_pool(pool);
@@ -339,23 +349,36 @@ static u64 over(const struct kvt_share *share, u64 budget)
 	return used > budget ? used - budget : 0;
 }
 
+/* Of what is more than a budget of slots: have it in memory alone. */
+static bool less_slots(struct kvt_pool *pool)
+{
+	return kvt_reclaim_slot(pool) || kvt_bring_back(pool);
+}
+
+static bool less_frames(struct kvt_pool *pool, enum kvtier_tier tier, u64 want)
+{
+	bool any = kvt_evict(pool, tier, min_t(u64, want, KVT_BATCH));
+
+	return kvt_frames_drop_spare(pool, U64_MAX) || any;
+}
+
 /* With the new budget in force: make what is used fit. */
 static int shrink(struct kvt_pool *pool, enum kvtier_tier tier, u64 budget)
 {
 	struct kvt_share *share = &pool->share[tier];
 	unsigned long until = jiffies + pool->deadline;
+	u64 more;
+	bool any;
 
-	if (tier == KVTIER_TIER_NVME)
-		return over(share, budget) ? kvt_reclaim_slots(pool, over(share, budget)) : 0;
-	kvt_frames_drop_spare(pool, U64_MAX);
-	while (over(share, budget)) {
-		if (!kvt_evict(pool, tier, over(share, budget))) {
-			if (time_after(jiffies, until))
-				return -ENOSPC;
-			if (schedule_timeout_interruptible(HZ / 50 + 1))
-				return -EINTR;
-		}
-		kvt_frames_drop_spare(pool, U64_MAX);
+	while ((more = over(share, budget))) {
+		any = tier == KVTIER_TIER_NVME ? less_slots(pool) : less_frames(pool, tier, more);
+		if (signal_pending(current))
+			return -EINTR;
+		if (any)
+			continue;
+		if (time_after(jiffies, until))
+			return -ENOSPC;
+		schedule_timeout_interruptible(HZ / 50 + 1);
 	}
 	return 0;
 }
@@ -371,7 +394,7 @@ static int check_new(struct kvt_pool *pool, enum kvtier_tier tier, u64 blocks)
 		return -EINVAL;
 	for (t = 0; t < KVTIER_NR_TIERS; t++)
 		b[t] = t == tier ? blocks : pool->share[t].budget;
-	if (!pool->share[tier].budget && blocks)
+	if (!(pool->tiers & BIT(tier)) && blocks)
 		return -ENODEV; /* the pool was made without it */
 	return check_capacity(pool->nr_blocks, b[KVTIER_TIER_DRAM], b[KVTIER_TIER_CXL],
 			      b[KVTIER_TIER_NVME]);
@@ -391,7 +414,8 @@ static int set_budget(struct kvt_pool *pool, enum kvtier_tier tier, u64 blocks)
 		return ret;
 	WRITE_ONCE(share->budget, blocks);
 	if (blocks < old) {
-		ret = shrink(pool, tier, blocks);
+		smp_mb(); /* with pin_block(): it sees the budget, or its pin is seen here */
+		ret = kvt_pins_fit(pool) ? shrink(pool, tier, blocks) : -ENOSPC;
 		if (ret)
 			WRITE_ONCE(share->budget, old);
 		else

@@ -1,15 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Range operations, as the table in <linux/kvtier.h> says.  A range is worked on in
- * batches: own the blocks in ascending order, take them out of the page tables
+ * batches: own as many blocks as can be had, take them out of the page tables
  * together, start all transfers, finish them, let go.
  */
 #include <linux/delay.h>
+#include <linux/pagemap.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 
 #include "kvtier.h"
 #include "trace.h"
+
+/* Whether to stop halfway. */
+static int stopped(const struct kvt_op *op)
+{
+	if (op->request && kvt_request_ended(op->request))
+		return -ECANCELED;
+	return signal_pending(current) ? -EINTR : 0;
+}
 
 static bool has(const struct kvt_pool *pool, enum kvtier_tier tier)
 {
@@ -118,35 +127,59 @@ static int fetchable(const struct kvt_block *block)
 	return block->error == -ETIMEDOUT ? -ETIMEDOUT : -EIO;
 }
 
-/* Move a resident block to the tier that was asked for; its owner lets go meanwhile. */
+/* Move a resident block to the tier that was asked for; -EAGAIN: there is no room there now. */
 static int change_tier(struct kvt_pool *pool, u64 nr, struct kvt_block *block,
 		       enum kvtier_tier tier)
 {
 	struct kvt_frame *to;
-	int ret = 0;
 
 	if (tier == KVTIER_TIER_NONE || !block->frame || block->frame->tier == tier)
 		return 0;
 	if (block->pins)
 		return -EBUSY;
-	to = kvt_frame_try(pool, tier);
-	if (!to) {
-		/* Waiting for room while owning a resident block could wait for itself. */
-		kvt_block_unlock(pool, block);
-		to = kvt_frame_get(pool, tier, TASK_INTERRUPTIBLE);
-		kvt_block_lock(block);
-		if (IS_ERR(to))
-			return PTR_ERR(to);
+	to = kvt_frame_soon(pool, tier);
+	return to ? kvt_migrate(pool, nr, block, to) : -EAGAIN;
+}
+
+bool kvt_pins_fit(struct kvt_pool *pool)
+{
+	u64 pinned = atomic64_read(&pool->nr_pinned);
+	u64 frames = frames_of(pool, KVTIER_TIER_NONE);
+
+	return !pinned || pool->nr_blocks <= frames || pinned + KVTIER_FRAMES_MIN <= frames;
+}
+
+static int pin_block(struct kvt_pool *pool, struct kvt_block *block)
+{
+	if (block->pins == U16_MAX)
+		return -EINVAL;
+	if (!block->pins) {
+		/* Others pin at the same time, so what was checked before may not hold. */
+		atomic64_inc(&pool->nr_pinned);
+		smp_mb__after_atomic(); /* with set_budget() */
+		if (!kvt_pins_fit(pool)) {
+			atomic64_dec(&pool->nr_pinned);
+			return -ENOSPC;
+		}
+		kvt_frame_pin(pool, block, true);
 	}
-	if (block->frame && block->frame->tier != tier && !block->pins)
-		ret = kvt_migrate(pool, nr, block, to);
-	else
-		kvt_frame_put(pool, to);
-	return ret;
+	block->pins++;
+	return 0;
+}
+
+static int unpin_block(struct kvt_pool *pool, struct kvt_block *block)
+{
+	if (!block->pins)
+		return -EINVAL;
+	if (!--block->pins) {
+		kvt_frame_pin(pool, block, false);
+		atomic64_dec(&pool->nr_pinned);
+	}
+	return 0;
 }
 
 static int bring_one(struct kvt_pool *pool, const struct kvt_op *op, u64 nr,
-		     struct kvt_block *block)
+		     struct kvt_block *block, unsigned long until)
 {
 	int ret = fetchable(block);
 
@@ -154,41 +187,32 @@ static int bring_one(struct kvt_pool *pool, const struct kvt_op *op, u64 nr,
 		ret = change_tier(pool, nr, block, op->tier);
 	if (!ret && !block->frame &&
 	    (op->op == KVTIER_OP_PIN || block->unit != KVT_NO_UNIT))
-		ret = kvt_fetch(pool, nr, block, op->tier, TASK_INTERRUPTIBLE);
-	if (!ret && op->op == KVTIER_OP_PIN) {
-		if (block->pins == U16_MAX)
-			ret = -EINVAL;
-		else if (!block->pins++)
-			atomic64_inc(&pool->nr_pinned);
-	}
+		ret = kvt_fetch(pool, nr, block, op->tier, TASK_INTERRUPTIBLE, until);
+	if (!ret && op->op == KVTIER_OP_PIN)
+		ret = pin_block(pool, block);
 	return ret;
 }
 
+/* Waits for room as the owner of nothing, or of a block without a frame. */
 static int bring_alone(struct kvt_pool *pool, const struct kvt_op *op, u64 nr)
 {
 	struct kvt_block *block = kvt_block_get(pool, nr);
+	unsigned long until = jiffies + pool->deadline;
 	int ret;
 
 	if (!block)
 		return -ENOMEM;
-	ret = kvt_block_lock_interruptible(block);
-	if (ret)
-		return ret;
-	ret = bring_one(pool, op, nr, block);
-	kvt_block_unlock(pool, block);
+	do {
+		ret = kvt_block_lock_interruptible(block);
+		if (ret)
+			return ret;
+		ret = bring_one(pool, op, nr, block, until);
+		kvt_block_unlock(pool, block);
+		if (ret != -EAGAIN)
+			return ret;
+		ret = kvt_wait_for_room(pool, TASK_INTERRUPTIBLE, until);
+	} while (!ret);
 	return ret;
-}
-
-static struct kvt_frame *frame_without_waiting(struct kvt_pool *pool, enum kvtier_tier tier)
-{
-	enum kvtier_tier t = tier == KVTIER_TIER_NONE ? KVTIER_TIER_DRAM : tier;
-	struct kvt_frame *frame = kvt_frame_try(pool, t);
-
-	if (!frame && tier == KVTIER_TIER_NONE)
-		frame = kvt_frame_try(pool, KVTIER_TIER_CXL);
-	if (!frame && kvt_evict(pool, t, 1))
-		frame = kvt_frame_try(pool, t);
-	return frame;
 }
 
 /* Start the read of a block that is in its slot; the move owns it then.  Never waits. */
@@ -199,7 +223,7 @@ static bool bring_start(struct kvt_pool *pool, const struct kvt_op *op, struct k
 	if (!block || !kvt_block_try(block))
 		return false;
 	if (!block->frame && block->unit != KVT_NO_UNIT && !fetchable(block)) {
-		move->frame = frame_without_waiting(pool, op->tier);
+		move->frame = kvt_frame_soon(pool, op->tier);
 		if (move->frame) {
 			move->block = block;
 			move->error = kvt_fetch_start(pool, move);
@@ -230,12 +254,14 @@ static int bring_batch(struct kvt_pool *pool, const struct kvt_op *op, u64 first
 		kvt_block_unlock(pool, moves[i].block);
 	}
 	kfree(moves);
-	for (i = 0; i < nr && ret != -EINTR; i++) {
+	for (i = 0; i < nr && !ret; i++) {
 		one = bring_alone(pool, op, first + i);
 		if (one == -EINTR)
 			ret = -EINTR;
 		else if (one && !*error)
 			*error = one;
+		if (one && i + 1 < nr) /* each may have waited for long */
+			ret = ret ? ret : stopped(op);
 	}
 	return ret;
 }
@@ -283,8 +309,6 @@ static int leave_start(struct kvt_pool *pool, const struct kvt_op *op, struct kv
 	if (ret)
 		return ret;
 	move->leaves = true;
-	if (!kvt_block_unsaved(block))
-		kvt_count(pool, KVT_CLEAN_DROPS);
 	return kvt_save_start(pool, move, false);
 }
 
@@ -316,23 +340,44 @@ static void save_end(struct kvt_pool *pool, struct kvt_move *move)
 	kvt_block_unlock(pool, move->block);
 }
 
-/* Own as many of the batch as are there; fewer if a signal came. */
+/*
+ * Own as many of the batch, from its first on, as can be had without waiting while owning
+ * one: whose owner waits for room may wait for ours.  0: a signal came.
+ */
 static u32 own(struct kvt_pool *pool, struct kvt_move *moves, u64 first, u32 nr)
 {
+	bool none = true;
 	u32 i;
 
 	for (i = 0; i < nr; i++) {
-		moves[i] = (struct kvt_move){ .nr = first + i };
-		moves[i].block = kvt_block_peek(pool, first + i);
-		if (moves[i].block && kvt_block_lock_interruptible(moves[i].block))
+		struct kvt_block *block = kvt_block_peek(pool, first + i);
+
+		if (block && (none ? kvt_block_lock_interruptible(block) != 0 :
+				     !kvt_block_try(block)))
 			break;
+		moves[i] = (struct kvt_move){ .nr = first + i, .block = block };
+		none &= !block;
 	}
 	return i;
 }
 
+/*
+ * With their folios locked no fault is about to make an entry, so none is left that MAPPED
+ * does not tell of.  Nobody else locks two of a pool's folios.
+ */
+static void unmap_run(struct kvt_pool *pool, struct kvt_move *moves, u32 nr)
+{
+	u32 i;
+
+	for (i = 0; i < nr; i++)
+		folio_lock(moves[i].block->frame->folio);
+	kvt_unmap(pool, moves[0].nr, nr);
+	for (i = 0; i < nr; i++)
+		folio_unlock(moves[i].block->frame->folio);
+}
+
 /* One flush of the processors' TLBs for neighbours that all go. */
-static void unmap_together(struct kvt_pool *pool, const struct kvt_op *op, struct kvt_move *moves,
-			   u32 nr)
+static void unmap_together(struct kvt_pool *pool, struct kvt_move *moves, u32 nr)
 {
 	u32 i, begin = 0;
 
@@ -341,8 +386,32 @@ static void unmap_together(struct kvt_pool *pool, const struct kvt_op *op, struc
 		    !kvt_frame_shared(moves[i].block->frame))
 			continue;
 		if (i > begin + 1)
-			kvt_unmap(pool, moves[begin].nr, i - begin);
+			unmap_run(pool, moves + begin, i - begin);
 		begin = i + 1;
+	}
+}
+
+/* Write what is owned, all at once, and let go of it. */
+static void save_owned(struct kvt_pool *pool, const struct kvt_op *op, struct kvt_move *moves,
+		       u32 nr, int *error)
+{
+	u32 i;
+
+	if (op->op == KVTIER_OP_DEMOTE)
+		unmap_together(pool, moves, nr);
+	for (i = 0; i < nr; i++) {
+		if (!moves[i].block)
+			continue;
+		moves[i].error = op->op == KVTIER_OP_DEMOTE ?
+					 leave_start(pool, op, &moves[i]) :
+					 writeback_start(pool, op, &moves[i]);
+	}
+	for (i = 0; i < nr; i++) {
+		if (!moves[i].block)
+			continue;
+		save_end(pool, &moves[i]);
+		if (moves[i].error && !*error)
+			*error = moves[i].error;
 	}
 }
 
@@ -350,29 +419,18 @@ static int save_batch(struct kvt_pool *pool, const struct kvt_op *op, u64 first,
 		      int *error)
 {
 	struct kvt_move *moves = kmalloc_array(nr, sizeof(*moves), GFP_KERNEL);
-	u32 i, owned;
+	u32 done, owned;
 
 	if (!moves)
 		return -ENOMEM;
-	owned = own(pool, moves, first, nr);
-	if (op->op == KVTIER_OP_DEMOTE)
-		unmap_together(pool, op, moves, owned);
-	for (i = 0; i < owned; i++) {
-		if (!moves[i].block)
-			continue;
-		moves[i].error = op->op == KVTIER_OP_DEMOTE ?
-					 leave_start(pool, op, &moves[i]) :
-					 writeback_start(pool, op, &moves[i]);
-	}
-	for (i = 0; i < owned; i++) {
-		if (!moves[i].block)
-			continue;
-		save_end(pool, &moves[i]);
-		if (moves[i].error && !*error)
-			*error = moves[i].error;
+	for (done = 0; done < nr; done += owned) {
+		owned = own(pool, moves, first + done, nr - done);
+		if (!owned)
+			break;
+		save_owned(pool, op, moves, owned, error);
 	}
 	kfree(moves);
-	return owned < nr ? -EINTR : 0;
+	return done < nr ? -EINTR : 0;
 }
 
 /* ---- the others: one block at a time ---------------------------------------------------- */
@@ -385,11 +443,7 @@ static int one_block(struct kvt_pool *pool, u32 op, u64 nr, struct kvt_block *bl
 	case KVTIER_OP_DISCARD:
 		return kvt_empty(pool, nr, block);
 	case KVTIER_OP_UNPIN:
-		if (!block->pins)
-			return -EINVAL;
-		if (!--block->pins)
-			atomic64_dec(&pool->nr_pinned);
-		return 0;
+		return unpin_block(pool, block);
 	case KVTIER_OP_COLD:
 		kvt_hint_cold(pool, block);
 		return 0;
@@ -448,12 +502,14 @@ static void unpin(struct kvt_pool *pool, u64 first, u64 nr)
 
 static int pin(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u64 nr)
 {
-	const struct kvt_op fetch = { .op = KVTIER_OP_PROMOTE };
+	const struct kvt_op fetch = { .op = KVTIER_OP_PROMOTE, .request = op->request };
 	int ret = 0, ignored = 0;
 	u64 done;
 
 	for (done = 0; done < nr && !ret; done++) {
-		if (!(done % KVT_BATCH))
+		if (done && !(done % KVT_BATCH))
+			ret = stopped(op);
+		if (!ret && !(done % KVT_BATCH))
 			ret = bring_batch(pool, &fetch, first + done,
 					  min_t(u64, KVT_BATCH, nr - done), &ignored);
 		if (!ret)
@@ -481,8 +537,8 @@ int kvt_range_run(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u64
 	for (done = 0; done < nr; done += now) {
 		now = min_t(u64, KVT_BATCH, nr - done);
 		ret = run_batch(pool, op, first + done, now, &error);
-		if (!ret && signal_pending(current) && done + now < nr)
-			ret = -EINTR;
+		if (!ret && done + now < nr)
+			ret = stopped(op);
 		if (ret)
 			return ret;
 		cond_resched();

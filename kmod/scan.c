@@ -232,9 +232,13 @@ static void update_chunk(struct kvt_pool *pool, u64 first, u64 end, const struct
 	spin_lock(&pool->lru_lock); /* no frame is freed meanwhile */
 	for (nr = first; nr < end; nr++) {
 		block = kvt_block_peek(pool, nr);
-		if (block->frame)
-			update_frame(block->frame, nr, block,
-				     test_bit(nr - window->first, window->used));
+		if (!block->frame)
+			continue;
+		update_frame(block->frame, nr, block,
+			     test_bit(nr - window->first, window->used));
+		if (block->frame->list == KVT_LIST_HELD &&
+		    !folio_maybe_dma_pinned(block->frame->folio))
+			kvt_frame_list(pool, block->frame, KVT_LIST_ACTIVE);
 	}
 	spin_unlock(&pool->lru_lock);
 }

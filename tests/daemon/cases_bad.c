@@ -356,7 +356,7 @@ static void thousand_connections(void)
 	begun = cpu_s(daemon_.pid);
 	pause_ms(1000);
 	used = cpu_s(daemon_.pid) - begun;
-	figure("idle.connections_cpu_pct", 100 * used);
+	figure("idle.connections_cpu_pct", 100 * used, "percent");
 	still_serves(p);
 	/* One too many is refused, and the others stay. */
 	for (i = 0; i < 20; i++)
@@ -400,7 +400,7 @@ static void thousand_pools(void)
 	begun = cpu_s(daemon_.pid);
 	pause_ms(2000);
 	used = cpu_s(daemon_.pid) - begun;
-	figure("idle.pools_cpu_pct", 100 * used / 2);
+	figure("idle.pools_cpu_pct", 100 * used / 2, "percent");
 	for (i = 0; i < 1000; i++) {
 		CHECK(!wrong_words(p[i], 0, (uint64_t)i), "pool %d", i);
 		kvt_pool_destroy(p[i]);

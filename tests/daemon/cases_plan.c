@@ -73,14 +73,17 @@ static void ahead(void)
 	faults = after.hard_faults - before.hard_faults;
 	hidden = 1 - (double)(after.fault_wait_ns - before.fault_wait_ns) /
 			     (double)(after.transfer_ns - before.transfer_ns);
-	figure("plan.hard_faults", (double)faults);
-	figure("plan.promoted", (double)(after.promoted - before.promoted));
-	figure("plan.hidden", hidden);
+	figure("plan.hard_faults", (double)faults, "faults");
+	figure("plan.promoted", (double)(after.promoted - before.promoted), "blocks");
+	figure("plan.hidden", hidden, "fraction");
+	if (want_module)
+		goto end; /* an emulated machine's times say nothing */
 	CHECK(faults * 5 < 4 * 256, "expected less than one in five touches to find nothing begun, got "
 	      "%llu of 1024", (unsigned long long)faults);
 	/* Belady keeps what it can: LRU would read all 1024. */
 	CHECK(after.promoted - before.promoted < 960, "expected a part to stay in memory, %llu of 1024 "
 	      "were read", (unsigned long long)(after.promoted - before.promoted));
+end:
 	free(ranges);
 	kvt_pool_destroy(p);
 	kvt_client_close(c);
@@ -154,7 +157,7 @@ static void million(void)
 		OK(kvt_plan_wait(p, 20000 * patience_factor));
 		best = now_s() - begun < best ? now_s() - begun : best;
 	}
-	figure("plan.million_ms", best * 1000);
+	figure("plan.million_ms", best * 1000, "ms");
 	CHECK(daemon_metric("kvtier_plan_ranges_total") >= 3e6, "expected all ranges to be counted");
 	free(ranges);
 	kvt_pool_destroy(p);
@@ -170,6 +173,8 @@ static void turns(void)
 	struct kvt_pool *p;
 	uint64_t b;
 
+	if (want_module)
+		skip("the module has a write-back and a shrinker of its own");
 	daemon_start("[idle]\nafter-ms = 100\ndrain-above = 0\n");
 	c = client();
 	p = pool(c, "session", 32 * BLOCK, 32 * BLOCK, 0);
