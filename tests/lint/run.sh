@@ -54,18 +54,26 @@ flags_for()
 	esac
 }
 
+# Both for the calls of xargs below.
+tidy_file()
+{
+	# shellcheck disable=SC2046 # flags are words
+	clang-tidy --quiet "$1" -- $(flags_for "$1") 2>/dev/null
+}
+
 clang_tidy()
 {
-	local file status=0 headers
+	local headers file
 
 	command -v clang-tidy >/dev/null || { skip "clang-tidy is not installed" || return; }
 	headers=$(engine_headers)
+	export headers
+	export -f flags_for tidy_file
+	# shellcheck disable=SC2016 # expanded by the inner shell
 	for file in "${c_files[@]}"; do
 		[[ $headers || $file != demo/* ]] || continue
-		# shellcheck disable=SC2046 # flags are words
-		clang-tidy --quiet "$file" -- $(flags_for "$file") 2>/dev/null || status=1
-	done
-	return $status
+		printf '%s\0' "$file"
+	done | xargs -0 -n 1 -P "$(nproc)" bash -c 'tidy_file "$1"' tidy
 }
 
 run_cppcheck()
