@@ -18,8 +18,8 @@ static uint64_t round_out(const struct kvt_cache *c, uint64_t tokens)
 
 static int check_budget(const struct kvt_cache *c, const struct kvt_policy *p)
 {
-	uint64_t least = round_out(c, p->sinks) + round_out(c, p->window) +
-			 c->layouts[KVT_HOT].tokens;
+	uint64_t recent = (uint64_t)p->window + p->lookahead;
+	uint64_t least = round_out(c, p->sinks) + round_out(c, recent) + c->layouts[KVT_HOT].tokens;
 
 	if (p->kind == KVT_KEEP_ALL)
 		return 0;
@@ -27,13 +27,13 @@ static int check_budget(const struct kvt_cache *c, const struct kvt_policy *p)
 		return kvt_fail(-EINVAL, "a window of 0 tokens: at least the last one must be kept");
 	if (p->kind == KVT_WINDOW && !p->budget)
 		return 0;
-	if (p->budget < (uint64_t)p->sinks + p->window)
-		return kvt_fail(-EINVAL, "a budget of %u tokens is below %u sinks + %u window",
-				p->budget, p->sinks, p->window);
+	if (p->budget < p->sinks + recent)
+		return kvt_fail(-EINVAL, "a budget of %u tokens is below %u sinks + %llu window and "
+					 "lookahead", p->budget, p->sinks, (unsigned long long)recent);
 	if (p->budget < least)
 		return kvt_fail(-EINVAL, "a budget of %u tokens is too small: in extents of %u, %u "
-					 "sinks and a window of %u need %llu", p->budget,
-				c->layouts[KVT_HOT].tokens, p->sinks, p->window,
+					 "sinks and a window of %llu need %llu", p->budget,
+				c->layouts[KVT_HOT].tokens, p->sinks, (unsigned long long)recent,
 				(unsigned long long)least);
 	return 0;
 }
@@ -52,9 +52,12 @@ static int check_policy(const struct kvt_cache *c, const struct kvt_policy *p)
 	if ((p->flags & KVT_POLICY_MERGE) && p->kind == KVT_WINDOW)
 		return kvt_fail(-EINVAL, "a window keeps nothing but itself: merge under another "
 					 "policy, or summarise");
-	if (p->flags && (!g->kv_heads || !g->k_dim || !g->v_dim))
+	if (p->hot && !g->cold)
+		return kvt_fail(-EINVAL, "%u hot tokens, but the geometry has no cold types to bring "
+					 "older ones into", p->hot);
+	if (p->flags && (!g->v_dim || kvt_geometry_typed(g)))
 		return kvt_fail(-EINVAL, "merging and summaries need to know the keys and values: "
-					 "give the geometry kv_heads, k_dim and v_dim");
+					 "give the geometry kv_heads, k_dim, v_dim and types");
 	return check_budget(c, p);
 }
 
@@ -120,7 +123,8 @@ bool kvt_piece_droppable(const struct kvt_seq *seq, const struct kvt_piece *p)
 	const struct kvt_policy *policy = &seq->policy->policy;
 	uint64_t tokens = kvt_seq_tokens(seq), end = (uint64_t)p->position + p->span;
 
-	return p->position >= policy->sinks && end + policy->window <= tokens;
+	return p->position >= policy->sinks &&
+	       end + policy->window + policy->lookahead <= tokens;
 }
 
 void kvt_piece_remove(struct kvt_seq *seq, struct kvt_piece *p)
@@ -202,6 +206,10 @@ void kvt_policy_enforce(struct kvt_seq *seq)
 {
 	struct kvt_piece *p;
 
+	if (seq->policy && seq->policy->policy.hot &&
+	    kvt_seq_tokens(seq) > seq->policy->policy.hot)
+		/* Without room for the smaller copy the larger one stays. */
+		kvt_seq_compress(seq, kvt_seq_tokens(seq) - seq->policy->policy.hot);
 	while (seq->policy && too_many(seq)) {
 		if ((seq->policy->policy.flags & KVT_POLICY_MERGE) && kvt_policy_merge(seq) == 1)
 			continue;

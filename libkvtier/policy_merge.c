@@ -9,8 +9,8 @@
 #include <stdlib.h>
 
 #include "error.h"
+#include "kvtier_attend.h"
 #include "policy.h"
-#include "sequence_type.h"
 
 static bool mergeable(const struct kvt_seq *seq, const struct kvt_piece *p)
 {
@@ -56,16 +56,16 @@ static void merge_layer(struct kvt_cache *c, const struct kvt_piece *from,
 {
 	const struct kvt_geometry *g = &c->geometry;
 
-	kvt_type_load(g->k_type, g->k_dim, g->kv_heads, kvt_k_row(c, from->extent, layer, 0),
-		      from->rows, room);
+	kvt_dequantize(g->k_type, g->k_dim, g->kv_heads, from->rows,
+		       kvt_k_row(c, from->extent, layer, 0), 0, room);
 	average(room, from->rows, g->k_dim * g->kv_heads);
-	kvt_type_store(g->k_type, g->k_dim, g->kv_heads, room, from->rows / 2,
-		       kvt_k_row(c, to, layer, at));
-	kvt_type_load(g->v_type, g->v_dim, g->kv_heads, kvt_v_row(c, from->extent, layer, 0),
-		      from->rows, room);
+	kvt_quantize(g->k_type, g->k_dim, g->kv_heads, from->rows / 2, room,
+		     kvt_k_row(c, to, layer, at), 0);
+	kvt_dequantize(g->v_type, g->v_dim, g->kv_heads, from->rows,
+		       kvt_v_row(c, from->extent, layer, 0), 0, room);
 	average(room, from->rows, g->v_dim * g->kv_heads);
-	kvt_type_store(g->v_type, g->v_dim, g->kv_heads, room, from->rows / 2,
-		       kvt_v_row(c, to, layer, at));
+	kvt_quantize(g->v_type, g->v_dim, g->kv_heads, from->rows / 2, room,
+		     kvt_v_row(c, to, layer, at), 0);
 }
 
 static int merge_group(struct kvt_cache *c, const struct kvt_piece *pair,

@@ -15,8 +15,8 @@
 #include <string.h>
 
 #include "error.h"
+#include "kvtier_attend.h"
 #include "policy.h"
-#include "sequence_type.h"
 
 static size_t heads_of(const struct kvt_geometry *g)
 {
@@ -95,10 +95,10 @@ static void add_layer(struct kvt_seq *seq, const struct kvt_piece *p, uint32_t l
 	const struct kvt_layout *layout = kvt_layout_of(c, p->extent);
 	uint32_t row, head;
 
-	kvt_type_load(layout->k_type, g->k_dim, g->kv_heads, kvt_k_row(c, p->extent, layer, 0),
-		      p->rows, k);
-	kvt_type_load(layout->v_type, g->v_dim, g->kv_heads, kvt_v_row(c, p->extent, layer, 0),
-		      p->rows, v);
+	kvt_dequantize(layout->k_type, g->k_dim, g->kv_heads, p->rows,
+		       kvt_k_row(c, p->extent, layer, 0), 0, k);
+	kvt_dequantize(layout->v_type, g->v_dim, g->kv_heads, p->rows,
+		       kvt_v_row(c, p->extent, layer, 0), 0, v);
 	for (row = 0; row < p->rows; row++)
 		for (head = 0; head < g->kv_heads; head++)
 			add_row(g, seq->policy->summary, (size_t)layer * g->kv_heads + head,

@@ -180,10 +180,6 @@ static bool whole(const struct kvt_seq *seq, uint64_t first, uint64_t end)
 	return true;
 }
 
-/*
- * The last piece may be cut anywhere if its rows are tokens in the hot layout.  A cut
- * inside any other leaves a tail that could not be appended to.
- */
 static int check_cut(const struct kvt_seq *seq, uint64_t tokens)
 {
 	uint64_t window = kvt_policy_window(seq);
@@ -212,6 +208,15 @@ static void cut_layers(struct kvt_seq *seq, uint32_t tokens)
 			seq->length[i] = tokens;
 }
 
+/* Nothing can be appended to compressed rows: what follows gets an extent of its own. */
+static void cut_cold(struct kvt_seq *seq, uint32_t tokens)
+{
+	struct kvt_piece *p = seq->nr_pieces ? &seq->pieces[seq->nr_pieces - 1] : NULL;
+
+	if (p && p->extent->layout != KVT_HOT && tokens - p->position < p->rows)
+		p->rows = p->span = tokens - p->position;
+}
+
 int kvt_seq_truncate(struct kvt_seq *seq, uint64_t tokens)
 {
 	int ret = check_cut(seq, tokens);
@@ -221,6 +226,7 @@ int kvt_seq_truncate(struct kvt_seq *seq, uint64_t tokens)
 	cut_layers(seq, (uint32_t)tokens);
 	while (seq->nr_pieces && seq->pieces[seq->nr_pieces - 1].position >= tokens)
 		kvt_extent_put(seq->cache, seq->pieces[--seq->nr_pieces].extent);
+	cut_cold(seq, (uint32_t)tokens);
 	if (seq->nr_sealed + 1 > seq->nr_pieces)
 		seq->nr_sealed = seq->nr_pieces ? seq->nr_pieces - 1 : 0;
 	return 0;

@@ -12,7 +12,10 @@
  *	sequence.c		sequences come, fork, shrink and go
  *	sequence_append.c	reserve room, write rows, advance
  *	sequence_read.c		rows out, and where they are
+ *	sequence_float.c	rows as floats
+ *	sequence_compress.c	old extents in smaller types
  *	sequence_place.c	seal, demote, promote
+ *	sequence_dedup.c	identical extents become one
  *
  * An extent that one sequence alone refers to and that is not sealed is written in
  * place; any other is copied first (kvt_extent_writable()).
@@ -28,6 +31,7 @@
 #define KVT_HOLD_MAX 32
 #define KVT_ROW_ALIGN 64
 #define KVT_ID_BYTES 16
+#define KVT_INDEX_BUCKETS 4096 /* of the index of contents; a power of two */
 
 /* How rows lie in a block. */
 struct kvt_layout {
@@ -45,6 +49,10 @@ struct kvt_extent {
 	uint8_t layout; /* enum kvt_layout_id */
 	bool sealed;
 	uint32_t mark; /* its number in the manifest being written, from 1; else 0 */
+	bool indexed; /* by its content: @hash and @next hold; under kvt_cache.lock */
+	struct kvt_sketch *sketch; /* of its keys; set once, under kvt_cache.lock */
+	uint64_t hash;
+	struct kvt_extent *next;
 	struct kvtier_slot *slots; /* that a checkpoint reserved, one a block; NULL: not yet */
 	uint32_t blocks[]; /* of the pool, one a group of layers */
 };
@@ -73,6 +81,7 @@ struct kvt_cache {
 	uint32_t *limbo; /* blocks that could not be discarded yet */
 	uint32_t nr_limbo;
 	uint32_t seal_lag;
+	struct kvt_extent **index; /* buckets of extents by their content */
 	struct kvt_cache_stats stats;
 };
 
@@ -99,6 +108,7 @@ void kvt_blocks_give(struct kvt_cache *c, const uint32_t *blocks, uint32_t nr);
 int kvt_extent_new(struct kvt_cache *c, enum kvt_layout_id layout, struct kvt_extent **extent);
 void kvt_extent_get(struct kvt_cache *c, struct kvt_extent *extent);
 void kvt_extent_put(struct kvt_cache *c, struct kvt_extent *extent);
+bool kvt_extent_shared(struct kvt_cache *c, const struct kvt_extent *extent);
 bool kvt_extent_writable(struct kvt_cache *c, const struct kvt_extent *extent);
 int kvt_extent_copy(struct kvt_cache *c, struct kvt_extent *from, const uint32_t *rows,
 		    struct kvt_extent **copy);
@@ -118,6 +128,13 @@ int kvt_pieces_room(struct kvt_seq *seq, uint32_t nr);
 struct kvt_piece *kvt_piece_at(const struct kvt_seq *seq, uint64_t position);
 uint32_t kvt_piece_rows(const struct kvt_seq *seq, const struct kvt_piece *piece, uint32_t layer);
 
+/* sequence_read.c */
+int kvt_check_read(const struct kvt_seq *seq, uint32_t layer, uint64_t first, uint64_t tokens);
+int kvt_gone(uint64_t token, const char *how);
+
+/* sequence_float.c: 0 when rows of the cache can be told as floats. */
+int kvt_geometry_typed(const struct kvt_geometry *g);
+
 /* sequence_append.c */
 int kvt_seq_reserve(struct kvt_seq *seq, uint32_t layer, uint32_t tokens, uint32_t *nr_before);
 void kvt_seq_unreserve(struct kvt_seq *seq, uint32_t nr_before);
@@ -127,6 +144,9 @@ void kvt_seq_seal_full(struct kvt_seq *seq);
 int kvt_extent_seal(struct kvt_cache *c, struct kvt_extent *extent);
 int kvt_extent_op(struct kvt_cache *c, const struct kvt_extent *extent, uint32_t op, uint32_t flags,
 		  uint32_t group, uint32_t nr);
+
+/* sequence_dedup.c */
+void kvt_dedup_forget(struct kvt_cache *c, struct kvt_extent *extent);
 
 /* policy.c */
 void kvt_policy_enforce(struct kvt_seq *seq);

@@ -8,7 +8,7 @@
 
 #include "error.h"
 #include "sequence.h"
-#include "sequence_type.h"
+#include "kvtier_attend.h"
 
 static uint32_t align_rows(uint64_t bytes)
 {
@@ -37,7 +37,7 @@ static uint32_t rows_that_fit(const struct kvt_layout *layout, uint64_t block, u
 
 static int row_bytes(const struct kvt_geometry *g, uint32_t type, uint32_t dim, uint32_t *bytes)
 {
-	uint64_t head = kvt_type_row_bytes(type, dim);
+	uint64_t head = kvt_row_bytes(type, dim);
 
 	if (!head || head * g->kv_heads > UINT32_MAX)
 		return kvt_fail(-EINVAL, "type %u cannot hold heads of %u elements: name a type "
@@ -159,7 +159,8 @@ static int init_blocks(struct kvt_cache *c)
 				(unsigned long long)nr, c->geometry.block_tokens, c->groups);
 	c->free = calloc(nr, sizeof(*c->free));
 	c->limbo = calloc(nr, sizeof(*c->limbo));
-	if (!c->free || !c->limbo)
+	c->index = calloc(KVT_INDEX_BUCKETS, sizeof(struct kvt_extent *));
+	if (!c->free || !c->limbo || !c->index)
 		return kvt_fail(-ENOMEM, "no memory for a table of %llu blocks",
 				(unsigned long long)nr);
 	/* Taken from the end: ascending, so that the pager sees runs. */
@@ -203,6 +204,7 @@ void kvt_cache_destroy(struct kvt_cache *c)
 		return;
 	pthread_mutex_destroy(&c->save_lock);
 	pthread_mutex_destroy(&c->lock);
+	free((void *)c->index);
 	free(c->limbo);
 	free(c->free);
 	free(c);

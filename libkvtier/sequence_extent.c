@@ -47,14 +47,27 @@ void kvt_extent_put(struct kvt_cache *c, struct kvt_extent *e)
 	c->stats.references--;
 	if (left == 1)
 		c->stats.shared_extents--;
-	if (!left)
+	if (!left) {
 		c->stats.extents--;
+		kvt_dedup_forget(c, e);
+	}
 	pthread_mutex_unlock(&c->lock);
 	if (left)
 		return;
 	kvt_blocks_give(c, e->blocks, c->groups);
+	free(e->sketch);
 	free(e->slots);
 	free(e);
+}
+
+bool kvt_extent_shared(struct kvt_cache *c, const struct kvt_extent *e)
+{
+	bool shared;
+
+	pthread_mutex_lock(&c->lock);
+	shared = e->refs > 1;
+	pthread_mutex_unlock(&c->lock);
+	return shared;
 }
 
 bool kvt_extent_writable(struct kvt_cache *c, const struct kvt_extent *e)

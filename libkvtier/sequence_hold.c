@@ -15,8 +15,10 @@
 static int explain(int error)
 {
 	switch (error) {
-	case -EIO:
 	case -ETIMEDOUT:
+		return kvt_fail(error, "a block of the sequence did not come into memory in time: "
+				       "the NVMe tier stalls, or has no room for what must leave");
+	case -EIO:
 		return kvt_fail(error, "a block of the sequence is lost (%s): drop the sequence "
 				       "or truncate it before the block", kvt_strerror(error));
 	default:

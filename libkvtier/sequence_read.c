@@ -6,19 +6,19 @@
 #include "error.h"
 #include "sequence.h"
 
-static int check_read(const struct kvt_seq *seq, uint32_t layer, uint64_t first, uint64_t tokens)
+int kvt_check_read(const struct kvt_seq *seq, uint32_t layer, uint64_t first, uint64_t tokens)
 {
 	if (layer >= seq->cache->geometry.layers)
 		return kvt_fail(-EINVAL, "there is no layer %u: the model has %u", layer,
 				seq->cache->geometry.layers);
-	if (first + tokens > seq->length[layer])
+	if (first > seq->length[layer] || first + tokens > seq->length[layer])
 		return kvt_fail(-EINVAL, "tokens %llu to %llu of layer %u: it has %u",
 				(unsigned long long)first, (unsigned long long)(first + tokens) - 1,
 				layer, seq->length[layer]);
 	return 0;
 }
 
-static int gone(uint64_t token, const char *how)
+int kvt_gone(uint64_t token, const char *how)
 {
 	return kvt_fail(-ENODATA, "token %llu was %s: its exact rows are not there any more",
 			(unsigned long long)token, how);
@@ -47,18 +47,18 @@ int kvt_seq_read(const struct kvt_seq *seq, uint32_t layer, uint64_t first, uint
 {
 	const struct kvt_geometry *g = &seq->cache->geometry;
 	uint64_t at = first, end = first + tokens;
-	int ret = check_read(seq, layer, first, tokens);
+	int ret = kvt_check_read(seq, layer, first, tokens);
 
 	while (!ret && at < end) {
 		const struct kvt_piece *p = kvt_piece_at(seq, at);
 		uint64_t done = at - first, nr;
 
 		if (!p || p->position + (uint64_t)p->span <= at)
-			return gone(at, "dropped");
+			return kvt_gone(at, "dropped");
 		if (p->span != p->rows)
-			return gone(at, "merged with others");
+			return kvt_gone(at, "merged with others");
 		if (p->extent->layout != KVT_HOT)
-			return gone(at, "compressed");
+			return kvt_gone(at, "compressed");
 		nr = p->position + (uint64_t)p->rows - at;
 		if (nr > end - at)
 			nr = end - at;
@@ -79,8 +79,7 @@ static struct kvt_seq_block describe(const struct kvt_seq *seq, const struct kvt
 
 	return (struct kvt_seq_block){
 		.k = kvt_k_row(c, p->extent, layer, 0),
-		.v = layout->v_bytes ? kvt_v_row(c, p->extent, layer, 0) :
-				       kvt_k_row(c, p->extent, layer, 0),
+		.v = layout->v_bytes ? kvt_v_row(c, p->extent, layer, 0) : NULL,
 		.position = p->position,
 		.tokens = rows,
 		.span = p->span == p->rows ? rows : p->span,
@@ -89,7 +88,7 @@ static struct kvt_seq_block describe(const struct kvt_seq *seq, const struct kvt
 		.k_type = layout->k_type,
 		.v_type = layout->v_type,
 		.k_stride = layout->k_bytes,
-		.v_stride = layout->v_bytes ? layout->v_bytes : layout->k_bytes,
+		.v_stride = layout->v_bytes,
 	};
 }
 

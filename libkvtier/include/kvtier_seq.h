@@ -16,6 +16,7 @@
 #define KVTIER_SEQ_H
 
 #include <kvtier.h>
+#include <kvtier_attend.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -100,6 +101,8 @@ void kvt_cache_set_seal_lag(struct kvt_cache *cache, uint32_t tokens);
  * @sequences:      that exist
  * @copied_extents: copies made for a writer, since the cache was created
  * @dropped_tokens: that policies dropped, since the cache was created
+ * @deduplicated_extents: given up for identical ones, since the cache was created
+ * @compressed_tokens: brought into the cold types, since the cache was created
  */
 struct kvt_cache_stats {
 	uint64_t blocks;
@@ -111,6 +114,8 @@ struct kvt_cache_stats {
 	uint64_t sequences;
 	uint64_t copied_extents;
 	uint64_t dropped_tokens;
+	uint64_t deduplicated_extents;
+	uint64_t compressed_tokens;
 };
 
 void kvt_cache_stats(struct kvt_cache *cache, struct kvt_cache_stats *stats);
@@ -204,28 +209,6 @@ int kvt_seq_place(const struct kvt_seq *seq, uint32_t op, uint32_t flags, uint32
 		  uint64_t first, uint64_t tokens);
 
 /*
- * struct kvt_seq_block - a run of tokens that lies together
- * @k, @v:     first row; token rows are k_stride and v_stride apart
- * @position:  of the first token in the sequence
- * @tokens:    rows
- * @span:      positions that the rows stand for: more than @tokens after a merge
- * @offset:    of the block in the pool, for range operations and kvt_query()
- * @k_type...: as in the geometry, or its cold types
- */
-struct kvt_seq_block {
-	const void *k;
-	const void *v;
-	uint64_t position;
-	uint32_t tokens;
-	uint32_t span;
-	uint64_t offset;
-	uint32_t k_type;
-	uint32_t v_type;
-	uint32_t k_stride;
-	uint32_t v_stride;
-};
-
-/*
  * kvt_seq_view() - where a layer's rows are, in the order of positions
  *
  * Returns how many blocks there are, of which the first @nr are filled in.  The
@@ -233,6 +216,48 @@ struct kvt_seq_block {
  */
 int kvt_seq_view(const struct kvt_seq *seq, uint32_t layer, struct kvt_seq_block *blocks,
 		 uint32_t nr);
+
+/*
+ * struct kvt_seq_query - what one sequence of a batch asks
+ * @seq:         more than one query of a call may be of one sequence
+ * @q_tokens:    1 to KVT_QUERY_MAX
+ * @q_position:  of the first of them
+ * @q:           [q_tokens][q_heads][k_dim]
+ * @out:         [q_tokens][q_heads][v_dim]
+ * @lse:         [q_tokens][q_heads] log-sum-exp of the scores; NULL: not wanted
+ * @cold_blocks: 0, or how many of the blocks that are on NVMe and have a sketch are read:
+ *               those that promise most.  An approximation.
+ */
+struct kvt_seq_query {
+	struct kvt_seq *seq;
+	uint32_t q_tokens;
+	uint32_t cold_blocks;
+	uint64_t q_position;
+	const float *q;
+	float *out;
+	float *lse;
+};
+
+/*
+ * kvt_seq_attend() - attention over sequences, one layer, one call
+ *
+ * Over all that a sequence keeps: exact rows, compressed ones, merged ones with the weight
+ * of the positions that they stand for, and the summary of what was dropped if its policy
+ * has one.  The policy is told of where the attention went (kvt_seq_note()).  Exact when
+ * the sequence's policy is.  Errors: -EINVAL the parameters do not fit the cache; those of
+ * kvt_attend(); outputs of queries before the failing one are written then.
+ */
+int kvt_seq_attend(struct kvt_attend *attend, const struct kvt_attend_params *params, uint32_t layer,
+		   const struct kvt_seq_query *queries, uint32_t nr);
+
+/*
+ * kvt_seq_sketch() - keep a sketch in DRAM of what keys lie in each sealed extent
+ * @rank: directions a head, 1 to 16: k_dim + rank * (k_dim + block_tokens) floats
+ *
+ * Reads what has no sketch yet; best done before it is demoted.  Sketches follow the
+ * extents to forks and prefixes, not into manifests.  Returns how many were made.
+ */
+int kvt_seq_sketch(struct kvt_seq *seq, uint32_t rank);
 
 /*
  * enum kvt_policy_kind - what a bounded sequence drops, an extent at a time
@@ -269,6 +294,10 @@ enum kvt_policy_kind {
  * @budget: tokens that may be kept when an append returns.  Not for KVT_WINDOW,
  *          which keeps @sinks and @window rounded out to whole extents.  It must
  *          hold both, rounded out, and one extent more.
+ * @lookahead: tokens that a truncation may take back: so many more than @window are
+ *          kept
+ * @hot:    last tokens that stay in the cache's types; older ones are brought into
+ *          its cold types, a few extents at a time (geometry with @cold).  0: never
  */
 struct kvt_policy {
 	uint32_t size;
@@ -277,6 +306,8 @@ struct kvt_policy {
 	uint32_t sinks;
 	uint32_t window;
 	uint32_t budget;
+	uint32_t lookahead;
+	uint32_t hot;
 };
 
 #define KVT_POLICY_INIT { .size = sizeof(struct kvt_policy) }
@@ -309,6 +340,69 @@ void kvt_seq_note(struct kvt_seq *seq, const struct kvt_seq_block *blocks, const
 int kvt_seq_summary_attend(const struct kvt_seq *seq, uint32_t layer, uint32_t q_heads,
 			   const float *q, float scale, float *out, float *lse);
 
+struct kvt_draft;
+
+/*
+ * struct kvt_draft_config - a draft and a target sequence under one DRAM budget
+ * @size:        sizeof(struct kvt_draft_config)
+ * @dram_bytes:  of both pools together
+ * @draft_bytes: of them, what the draft's pool has as long as the target leaves it
+ * @window:      least tokens with which a draft is worth its while: below, it sits out
+ * @sinks:       first tokens that a shrunk draft keeps
+ * @lookahead:   tokens that one rollback may take back
+ */
+struct kvt_draft_config {
+	uint32_t size;
+	uint32_t window;
+	uint32_t sinks;
+	uint32_t lookahead;
+	uint64_t dram_bytes;
+	uint64_t draft_bytes;
+};
+
+#define KVT_DRAFT_CONFIG_INIT { .size = sizeof(struct kvt_draft_config) }
+
+/*
+ * enum kvt_draft_state
+ * @KVT_DRAFT_WHOLE:   it keeps all its tokens
+ * @KVT_DRAFT_BOUNDED: it keeps sinks and a window
+ * @KVT_DRAFT_OUT:     it keeps none: decode without it.  When there is room again, fill
+ *                     it anew from the tokens.
+ */
+enum kvt_draft_state {
+	KVT_DRAFT_WHOLE = 0,
+	KVT_DRAFT_BOUNDED = 1,
+	KVT_DRAFT_OUT = 2,
+};
+
+/*
+ * kvt_draft_create() - put two sequences, alone in their caches, under one budget
+ *
+ * Sets the DRAM budgets of both pools; the sequences stay the caller's and have to
+ * outlive it.  Errors: -EINVAL a field is out of range, or both are in one cache; -ENOSPC
+ * a pool cannot shrink so far.
+ */
+int kvt_draft_create(struct kvt_seq *target, struct kvt_seq *draft,
+		     const struct kvt_draft_config *config, struct kvt_draft **pair);
+void kvt_draft_destroy(struct kvt_draft *pair);
+
+/*
+ * kvt_draft_balance() - give the target what it needs, and the draft the rest
+ *
+ * To be called between steps.  Returns the draft's state (enum kvt_draft_state).  Errors: -ENOSPC a pool cannot shrink;
+ * budgets are as before then, and their sum is never exceeded.
+ */
+int kvt_draft_balance(struct kvt_draft *pair);
+enum kvt_draft_state kvt_draft_state(const struct kvt_draft *pair);
+
+/*
+ * kvt_draft_truncate() - roll both back to @tokens, or neither
+ *
+ * A draft that has fewer stays; one that cannot go back to there (its window is gone)
+ * becomes empty, to be filled anew.  Errors: those of kvt_seq_truncate() of the target.
+ */
+int kvt_draft_truncate(struct kvt_draft *pair, uint64_t tokens);
+
 /* Flags of kvt_seq_import(). */
 #define KVT_IMPORT_AGAIN (1u << 0) /* also a sequence that was in this cache before */
 
@@ -334,6 +428,25 @@ int kvt_seq_export(const struct kvt_seq *seq, int fd, int timeout_ms);
  */
 int kvt_seq_import(struct kvt_cache *cache, int fd, uint32_t flags, int timeout_ms,
 		   struct kvt_seq **seq);
+
+/*
+ * kvt_seq_compress() - bring tokens before @end into the cache's cold types
+ *
+ * An approximation.  As many whole extents at a time as fill one of the cold types; what
+ * others refer to as well stays as it is.  Returns how many tokens; errors: -EINVAL the
+ * geometry has no cold types; -ENOSPC no room for the copy; -EIO.  struct kvt_policy has
+ * @hot to have it done by the way.
+ */
+int64_t kvt_seq_compress(struct kvt_seq *seq, uint64_t end);
+
+/*
+ * kvt_seq_dedup() - share what other sequences of the cache hold already
+ *
+ * Sealed extents of the sequence whose rows are, byte for byte, those of another that
+ * went through this call are given up for it.  Reads both.  Returns how many were given
+ * up; on failure those before it were.
+ */
+int kvt_seq_dedup(struct kvt_seq *seq);
 
 struct kvt_prefix;
 
