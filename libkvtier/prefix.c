@@ -236,6 +236,12 @@ static int insert(struct kvt_prefix *p, struct kvt_prefix_node *node, const uint
 	return added;
 }
 
+static bool has_start(const struct kvt_seq *seq)
+{
+	return seq->nr_pieces && !seq->pieces[0].position &&
+	       seq->pieces[0].span == seq->pieces[0].rows;
+}
+
 int kvt_prefix_insert(struct kvt_prefix *p, const char *tenant, const uint32_t *tokens,
 		      uint32_t nr, const struct kvt_seq *seq)
 {
@@ -247,6 +253,9 @@ int kvt_prefix_insert(struct kvt_prefix *p, const char *tenant, const uint32_t *
 	if (nr > kvt_seq_tokens(seq))
 		return kvt_fail(-EINVAL, "%u tokens to insert; the sequence has %llu", nr,
 				(unsigned long long)kvt_seq_tokens(seq));
+	if (nr && !has_start(seq))
+		return kvt_fail(-ENODATA, "the sequence's first tokens were dropped or merged: no "
+					  "prefix is left to share");
 	pthread_mutex_lock(&p->lock);
 	p->visit++;
 	ret = kvt_prefix_root(p, tenant, &root);
@@ -326,6 +335,7 @@ int64_t kvt_prefix_match(struct kvt_prefix *p, const char *tenant, const uint32_
 	}
 	for (layer = 0; layer < p->cache->geometry.layers; layer++)
 		s->length[layer] = (uint32_t)ret;
+	kvt_cut_cold(s, (uint32_t)ret);
 	*seq = s;
 	return ret;
 }

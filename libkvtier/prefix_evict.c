@@ -93,13 +93,28 @@ void kvt_prefix_revalue(struct kvt_prefix *p, struct kvt_prefix_node *node)
 		settle(p, node->heap);
 }
 
+/* The least valuable leaf, but not the one that the call at work is at: there is but one. */
+static struct kvt_prefix_node *victim(const struct kvt_prefix *p)
+{
+	struct kvt_prefix_node *node, *best = NULL;
+	uint32_t i;
+
+	for (i = 0; i < 3 && i < p->nr_heap; i++) {
+		node = p->heap[i];
+		if (node->visit != p->visit && (!best || node->worth < best->worth))
+			best = node;
+		if (best && !i)
+			break;
+	}
+	return best;
+}
+
 bool kvt_prefix_evict_one(struct kvt_prefix *p)
 {
-	struct kvt_prefix_node *node, *parent;
+	struct kvt_prefix_node *node = victim(p), *parent;
 
-	if (!p->nr_heap || p->heap[0]->visit == p->visit)
-		return false; /* nothing is left but what this call is at */
-	node = p->heap[0];
+	if (!node)
+		return false;
 	parent = node->parent;
 	p->inflation = node->worth;
 	kvt_prefix_unleaf(p, node);

@@ -209,7 +209,7 @@ static void cut_layers(struct kvt_seq *seq, uint32_t tokens)
 }
 
 /* Nothing can be appended to compressed rows: what follows gets an extent of its own. */
-static void cut_cold(struct kvt_seq *seq, uint32_t tokens)
+void kvt_cut_cold(struct kvt_seq *seq, uint32_t tokens)
 {
 	struct kvt_piece *p = seq->nr_pieces ? &seq->pieces[seq->nr_pieces - 1] : NULL;
 
@@ -226,7 +226,7 @@ int kvt_seq_truncate(struct kvt_seq *seq, uint64_t tokens)
 	cut_layers(seq, (uint32_t)tokens);
 	while (seq->nr_pieces && seq->pieces[seq->nr_pieces - 1].position >= tokens)
 		kvt_extent_put(seq->cache, seq->pieces[--seq->nr_pieces].extent);
-	cut_cold(seq, (uint32_t)tokens);
+	kvt_cut_cold(seq, (uint32_t)tokens);
 	if (seq->nr_sealed + 1 > seq->nr_pieces)
 		seq->nr_sealed = seq->nr_pieces ? seq->nr_pieces - 1 : 0;
 	return 0;

@@ -124,6 +124,7 @@ int kvt_hold(struct kvt_hold *hold, struct kvt_cache *c, const uint32_t *blocks,
 void kvt_unhold(struct kvt_hold *hold);
 
 /* sequence.c */
+void kvt_cut_cold(struct kvt_seq *seq, uint32_t tokens);
 int kvt_pieces_room(struct kvt_seq *seq, uint32_t nr);
 struct kvt_piece *kvt_piece_at(const struct kvt_seq *seq, uint64_t position);
 uint32_t kvt_piece_rows(const struct kvt_seq *seq, const struct kvt_piece *piece, uint32_t layer);

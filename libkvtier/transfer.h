@@ -57,7 +57,8 @@ struct kvt_stream {
 	uint32_t crc; /* sum of those so far */
 };
 
-void kvt_stream_open(struct kvt_stream *s, int fd, int timeout_ms);
+/* -EBADF: not a descriptor. */
+int kvt_stream_open(struct kvt_stream *s, int fd, int timeout_ms);
 /* @bytes of @buf and their checksum. */
 int kvt_stream_put(struct kvt_stream *s, const void *buf, size_t bytes);
 /* The same in; -EILSEQ when they do not match, -EPIPE when the stream ends before. */

@@ -95,8 +95,9 @@ int kvt_seq_export(const struct kvt_seq *seq, int fd, int timeout_ms)
 
 	if (!rows)
 		return kvt_fail(-ENOMEM, "no memory to send an extent");
-	kvt_stream_open(&s, fd, timeout_ms);
-	ret = put_header(&s, seq);
+	ret = kvt_stream_open(&s, fd, timeout_ms);
+	if (!ret)
+		ret = put_header(&s, seq);
 	for (i = 0; !ret && i < end.pieces; i++)
 		ret = put_piece(&s, seq, i, rows);
 	end.crc = s.crc;

@@ -180,6 +180,19 @@ static void finish(struct import *in)
 	kvt_seq_seal_full(seq);
 }
 
+/* What a policy keeps always has the last token. */
+static int check_end(const struct import *in)
+{
+	const struct kvt_seq *seq = in->seq;
+	const struct kvt_piece *last = seq->nr_pieces ? &seq->pieces[seq->nr_pieces - 1] : NULL;
+	uint64_t end = last ? last->position + (uint64_t)last->span : 0;
+
+	if (end == in->header.tokens)
+		return 0;
+	return kvt_fail(-EILSEQ, "the stream's extents end at token %llu, the sequence has %u",
+			(unsigned long long)end, in->header.tokens);
+}
+
 static int receive(struct import *in, struct kvt_cache *c, uint32_t flags)
 {
 	uint32_t i;
@@ -187,6 +200,8 @@ static int receive(struct import *in, struct kvt_cache *c, uint32_t flags)
 
 	for (i = 0; !ret && i < in->header.pieces; i++)
 		ret = get_piece(in, i);
+	if (!ret)
+		ret = check_end(in);
 	return ret ? ret : get_end(in);
 }
 
@@ -203,10 +218,10 @@ int kvt_seq_import(struct kvt_cache *cache, int fd, uint32_t flags, int timeout_
 		ret = kvt_fail(-ENOMEM, "no memory to receive an extent");
 	else
 		ret = kvt_seq_create(cache, &in.seq);
-	if (!ret) {
-		kvt_stream_open(&in.stream, fd, timeout_ms);
+	if (!ret)
+		ret = kvt_stream_open(&in.stream, fd, timeout_ms);
+	if (!ret)
 		ret = receive(&in, cache, flags);
-	}
 	free(in.rows);
 	if (ret) {
 		kvt_seq_destroy(in.seq);

@@ -23,15 +23,17 @@
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "streams are written as they lie");
 _Static_assert(sizeof(struct kvt_geometry) == 88, "part of the stream's format");
 
-void kvt_stream_open(struct kvt_stream *s, int fd, int timeout_ms)
+int kvt_stream_open(struct kvt_stream *s, int fd, int timeout_ms)
 {
 	struct stat st;
 
 	*s = (struct kvt_stream){ .fd = fd, .timeout_ms = timeout_ms };
 	if (fstat(fd, &st))
-		return;
+		return kvt_fail(-errno, "cannot use descriptor %d for a stream: %s", fd,
+				strerror(errno));
 	s->is_socket = S_ISSOCK(st.st_mode);
 	s->is_file = S_ISREG(st.st_mode);
+	return 0;
 }
 
 static int await(const struct kvt_stream *s, short events)

@@ -484,7 +484,8 @@ void kvt_prefix_destroy(struct kvt_prefix *prefix);
  * @tokens: what the sequence's first @nr tokens are
  *
  * Full extents only; they are shared, not copied.  Returns how many extents were new
- * to the tree.  Errors: -EINVAL more tokens than the sequence has.
+ * to the tree.  Errors: -EINVAL more tokens than the sequence has; -ENODATA its first
+ * tokens were dropped or merged.
  */
 int kvt_prefix_insert(struct kvt_prefix *prefix, const char *tenant, const uint32_t *tokens,
 		      uint32_t nr, const struct kvt_seq *seq);

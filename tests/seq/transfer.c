@@ -339,7 +339,7 @@ static void prefill_killed(const char *dir)
 		pid = fork();
 		if (!pid) {
 			struct itimerval in = { .it_value.tv_usec =
-						       (long)(model_random(&random) % 200000) + 1 };
+						       (long)(model_random(&random) % 50000) + 1 };
 
 			close(fd[0]);
 			signal(SIGALRM, SIG_DFL);
