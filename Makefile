@@ -302,7 +302,7 @@ $(B)/bench-decode: $(call objects,$(DECODE_SRC)) $(B)/libkvtier.so
 SEQ_PARTS = $(call objects,$(filter-out $(SEQ_MAIN),$(SEQ_SRC)))
 $(SEQ_BIN): $(B)/tests/seq/%: $(B)/obj/tests/seq/%.o $(SEQ_PARTS) $(B)/libkvtier.so
 	$(Q_LD)mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) -L$(B) -lkvtier \
-		-pthread -Wl,-rpath,'$$ORIGIN/../..'
+		-pthread -lm -Wl,-rpath,'$$ORIGIN/../..'
 
 # What suites of tests/vm run in the guest; they know the kernel's header alone.
 $(VM_BIN): $(B)/tests/vm/%: $(B)/obj/tests/vm/%.o

@@ -10,6 +10,8 @@
 #include "sequence.h"
 #include "kvtier_attend.h"
 
+#define COLD_RUN_MAX 8 /* hot extents that become one cold one */
+
 static uint32_t align_rows(uint64_t bytes)
 {
 	return (uint32_t)((bytes + KVT_ROW_ALIGN - 1) / KVT_ROW_ALIGN * KVT_ROW_ALIGN);
@@ -125,7 +127,8 @@ static int layout_cold(struct kvt_cache *c)
 		return kvt_fail(-EINVAL, "a block holds %u tokens in the cold types, less than two "
 					 "extents of %u: make block_tokens %u or less",
 				most, hot->tokens, most / 2);
-	set_tokens(cold, most / hot->tokens * hot->tokens);
+	most /= hot->tokens;
+	set_tokens(cold, (most < COLD_RUN_MAX ? most : COLD_RUN_MAX) * hot->tokens);
 	return 0;
 }
 
