@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "model.h"
@@ -64,6 +65,7 @@ struct world {
 	uint64_t op; /* at work */
 	uint64_t refused; /* operations that had no room */
 	uint64_t mismatches;
+	uint64_t twins; /* extents given up for identical ones */
 	uint64_t kept; /* slots that this pool's manifests may have reserved */
 };
 
@@ -405,6 +407,74 @@ static void op_note(struct world *w)
 	kvt_seq_note(e->seq, blocks, mass, (uint32_t)(nr < 64 ? nr : 64));
 }
 
+/* Through a stream, into the same cache: a policy does not travel, what it dropped stays dropped. */
+static void op_transfer(struct world *w)
+{
+	struct entry *e = any(w), *f = unused(w);
+	uint32_t layer, tokens;
+	int fd, ret;
+
+	if (!e || !f)
+		return;
+	fd = memfd_create("stream", MFD_CLOEXEC);
+	if (fd < 0)
+		err(1, "memfd");
+	ret = kvt_seq_export(e->seq, fd, -1);
+	if (ret == -ELOOP) { /* this one went round often enough */
+		close(fd);
+		return;
+	}
+	if (ret)
+		mismatch(w, "export", 0, ret);
+	lseek(fd, 0, SEEK_SET);
+	ret = kvt_seq_import(w->cache, fd, KVT_IMPORT_AGAIN, -1, &f->seq);
+	close(fd);
+	if (ret) {
+		if (!refused(w, ret))
+			mismatch(w, "import", 0, ret);
+		return;
+	}
+	f->model = new_model(e->model);
+	tokens = model_tokens(e->model, w->g->layers);
+	for (layer = 0; layer < w->g->layers; layer++)
+		f->model->length[layer] = tokens;
+	f->bounded = e->bounded;
+	f->keep = 0; /* without a policy it may be cut back to any token that is there */
+	f->budget = LENGTH_MAX;
+	check_lengths(w, f);
+}
+
+/* A second sequence computed to the same rows: its full extents become those of the first. */
+static void op_twin(struct world *w)
+{
+	struct entry *e = any(w), *f = unused(w);
+	uint32_t layer, tokens;
+	uint8_t *k, *v;
+	int ret = 0;
+
+	if (!e || !f || e->bounded)
+		return;
+	op_create(w);
+	tokens = model_tokens(e->model, w->g->layers);
+	for (layer = 0; !ret && layer < w->g->layers; layer++) {
+		model_rows(w->g, e->model->stamp[layer], tokens, &k, &v);
+		ret = kvt_seq_append(f->seq, layer, tokens, k, v);
+		if (!ret)
+			model_append(f->model, layer, layer + 1, tokens, e->model->stamp[layer]);
+		else if (!refused(w, ret))
+			mismatch(w, "twin", 0, ret);
+		free(k);
+		free(v);
+	}
+	ret = kvt_seq_dedup(e->seq);
+	if (ret >= 0)
+		ret = kvt_seq_dedup(f->seq);
+	if (ret < 0 && !refused(w, ret))
+		mismatch(w, "dedup", 0, ret);
+	w->twins += ret > 0 ? (uint64_t)ret : 0;
+	check_lengths(w, f);
+}
+
 static void name_of(char *name, uint32_t i)
 {
 	snprintf(name, 16, "sequence %u", i);
@@ -524,12 +594,12 @@ static const struct {
 } operations[] = {
 	{ 4, op_create }, { 34, op_append }, { 5, op_batch }, { 7, op_fork }, { 8, op_truncate },
 	{ 6, op_drop }, { 12, op_place }, { 20, op_read }, { 1, op_policy }, { 2, op_note },
-	{ 1, op_save }, { 2, op_restore },
+	{ 1, op_save }, { 2, op_restore }, { 2, op_transfer }, { 1, op_twin },
 };
 
 static void step(struct world *w)
 {
-	uint32_t i, pick = below(w, 102);
+	uint32_t i, pick = below(w, 105);
 
 	for (i = 0; pick >= operations[i].weight; i++)
 		pick -= operations[i].weight;
@@ -570,9 +640,9 @@ static uint64_t run(const struct options *o, const struct shape *s, uint64_t ops
 	make_pool(&w);
 	for (w.op = 1; w.op <= ops && w.mismatches < 10; w.op++)
 		step(&w);
-	printf("# %s: %llu operations, %llu without room, %llu mismatches\n", s->name,
+	printf("# %s: %llu operations, %llu without room, %llu twins, %llu mismatches\n", s->name,
 	       (unsigned long long)w.op - 1, (unsigned long long)w.refused,
-	       (unsigned long long)w.mismatches);
+	       (unsigned long long)w.twins, (unsigned long long)w.mismatches);
 	end(&w);
 	mismatches = w.mismatches;
 	return mismatches;
