@@ -237,7 +237,8 @@ int kvt_manifest_restore(const struct kvt_manifest *m, struct kvt_cache *c,
 
 	if (ret)
 		return ret;
-	memset((void *)seqs, 0, m->header.seqs * sizeof(struct kvt_seq *));
+	if (m->header.seqs)
+		memset((void *)seqs, 0, m->header.seqs * sizeof(struct kvt_seq *));
 	r.bytes.data = m->data + sizeof(m->header);
 	r.bytes.nr = m->bytes - sizeof(m->header) - sizeof(uint32_t);
 	return get_all(&r, prefix, seqs);

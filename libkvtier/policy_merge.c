@@ -6,6 +6,7 @@
  * the log-sum-exp of the piece before it is merged with the others.
  */
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 
 #include "error.h"
@@ -22,13 +23,32 @@ static bool mergeable(const struct kvt_seq *seq, const struct kvt_piece *p)
 	       p->span == next->span && !(p->rows & 1);
 }
 
+/* What is worth more than most is not averaged away: rather something else is dropped. */
+static double worth_limit(const struct kvt_seq *seq)
+{
+	const struct kvt_piece *p;
+	double sum = 0;
+	uint32_t nr = 0;
+
+	if (seq->policy->policy.kind == KVT_FIFO)
+		return HUGE_VAL;
+	for (p = seq->pieces; p < seq->pieces + seq->nr_pieces; p++) {
+		if (!kvt_piece_droppable(seq, p))
+			continue;
+		sum += kvt_piece_worth(seq, p);
+		nr++;
+	}
+	return nr ? sum / nr : 0;
+}
+
 static struct kvt_piece *worst_pair(const struct kvt_seq *seq)
 {
 	struct kvt_piece *p, *worst = NULL;
-	double worth, least = 0;
+	double worth, least = 0, limit = worth_limit(seq);
 
 	for (p = seq->pieces; p + 1 < seq->pieces + seq->nr_pieces; p++) {
-		if (!mergeable(seq, p))
+		if (!mergeable(seq, p) || kvt_piece_worth(seq, p) > limit ||
+		    kvt_piece_worth(seq, p + 1) > limit)
 			continue;
 		worth = kvt_piece_worth(seq, p) + kvt_piece_worth(seq, p + 1);
 		if (worst && worth >= least)

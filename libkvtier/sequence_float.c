@@ -41,8 +41,8 @@ int kvt_seq_append_float(struct kvt_seq *seq, uint32_t layer, uint32_t tokens, c
 
 	if (!ret && (!k || (!v && g->v_bytes)))
 		ret = kvt_fail(-EINVAL, "no rows to append: k or v is NULL");
-	if (ret)
-		return ret;
+	if (ret || !tokens)
+		return ret ? ret : kvt_seq_append(seq, layer, 0, k, v);
 	k_rows = malloc(rows * g->k_bytes + 1);
 	v_rows = malloc(rows * g->v_bytes + 1);
 	if (!k_rows || !v_rows)

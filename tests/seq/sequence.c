@@ -305,6 +305,7 @@ static void arguments(const char *dir)
 
 	place_open(&p, dir, &(struct place_config){ .blocks = 8, .dram = 8, .block_tokens = 16 });
 	seq = create(&p);
+	CHECK_EQ(kvt_seq_append_float(seq, 0, 0, rows, rows), 0); /* nothing is no error */
 	CHECK_ERR(kvt_seq_append_float(seq, 2, 1, rows, rows), -EINVAL, "no layer 2");
 	CHECK_ERR(kvt_seq_append_float(seq, 0, 1, NULL, rows), -EINVAL, "NULL");
 	CHECK_ERR(kvt_seq_append(seq, 0, 1, rows, NULL), -EINVAL, "NULL");
