@@ -66,7 +66,7 @@ ALL_LDFLAGS = $(SANFLAGS) $(LDFLAGS)
 
 objects = $(patsubst %.c,$(B)/obj/%.o,$(1))
 
-LIB_SRC := $(sort $(wildcard libkvtier/*.c))
+LIB_SRC := $(sort $(wildcard libkvtier/*.c libkvtier/x86/*.c))
 TOOL_SRC := $(sort $(wildcard tools/*.c))
 PRELOAD_SRC := $(sort $(wildcard tools/preload/*.c))
 DEMO_SRC := $(sort $(wildcard demo/*.c))
@@ -78,8 +78,11 @@ BENCH_SRC := $(filter-out $(ATTEND_SRC) $(DECODE_SRC),$(sort $(wildcard tests/be
 UNIT_SRC := $(sort $(wildcard tests/unit/test_*.c))
 SEQ_SRC := $(sort $(wildcard tests/seq/*.c))
 VM_SRC := $(sort $(wildcard tests/vm/*.c))
+EXAMPLE_SRC := $(sort $(wildcard examples/*.c))
+DECODER_SRC := $(sort $(wildcard examples/decode/*.c))
 ALL_SRC := $(LIB_SRC) $(TOOL_SRC) $(PRELOAD_SRC) $(DEMO_SRC) $(CONFORMANCE_SRC) \
-	$(BENCH_SRC) $(ATTEND_SRC) $(DECODE_SRC) $(UNIT_SRC) $(SEQ_SRC) $(VM_SRC)
+	$(BENCH_SRC) $(ATTEND_SRC) $(DECODE_SRC) $(UNIT_SRC) $(SEQ_SRC) $(VM_SRC) \
+	$(EXAMPLE_SRC) $(DECODER_SRC)
 
 HEADERS := $(sort $(wildcard libkvtier/include/*.h))
 LIB_FILES := $(B)/libkvtier.so.$(SOVERSION) $(B)/libkvtier.so $(B)/libkvtier.a $(B)/kvtier.pc
@@ -89,9 +92,10 @@ BENCH_BIN := $(patsubst tests/bench/%.c,$(B)/%,$(BENCH_SRC))
 UNIT_BIN := $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(UNIT_SRC))
 SEQ_MAIN := $(shell grep -ls '^int main\b' $(SEQ_SRC) /dev/null)
 SEQ_BIN := $(patsubst tests/seq/%.c,$(B)/tests/seq/%,$(SEQ_MAIN))
+EXAMPLE_BIN := $(patsubst examples/%.c,$(B)/examples/%,$(EXAMPLE_SRC)) $(B)/examples/decode
 VM_BIN := $(patsubst tests/vm/%.c,$(B)/tests/vm/%,$(VM_SRC))
 
-.PHONY: all lib tools demo-programs tests demo test bench install uninstall clean help deps
+.PHONY: all lib tools examples demo-programs tests demo test bench install uninstall clean help deps
 .PHONY: bench-attend bench-decode
 .PHONY: vm vm-demo modules install-module uninstall-module dkms
 .DEFAULT_GOAL := all
@@ -104,9 +108,11 @@ lib: deps $(LIB_FILES) ## build libkvtier (shared, static) and kvtier.pc
 
 tools: deps $(B)/kvtier $(B)/libkvtier-preload.so ## build the kvtier command and the preload shim
 
+examples: deps $(EXAMPLE_BIN) ## build the example programs of the library
+
 demo-programs: deps $(DEMO_BIN) ## build what the demo runs; fetches the pinned engine once
 
-tests: all $(B)/conformance $(BENCH_BIN) $(UNIT_BIN) $(SEQ_BIN) $(VM_BIN) ## build the test and benchmark programs
+tests: all examples $(B)/conformance $(BENCH_BIN) $(UNIT_BIN) $(SEQ_BIN) $(VM_BIN) ## build the test and benchmark programs
 
 demo: ## set up and show an unmodified llama.cpp with a quarter of the memory; MODEL= CTX=
 	scripts/setup.sh build demo
@@ -239,6 +245,11 @@ $(B)/places: FORCE
 $(call objects,$(TOOL_SRC)): $(B)/places
 FORCE:
 
+# What is chosen at run time; the rest of the library runs on any CPU.
+ISA_avx2 := -mavx2 -mfma -mf16c
+ISA_avx512 := $(ISA_avx2) -mavx512f -mavx512bw -mavx512dq -mavx512vl
+ISA_avx512vnni := $(ISA_avx512) -mavx512vnni -mavx512vbmi
+$(B)/obj/libkvtier/x86/%.o: EXTRA_CFLAGS = -Ilibkvtier $(ISA_$(firstword $(subst _, ,$*)))
 $(B)/obj/tools/%.o: EXTRA_CFLAGS = -Ilibkvtier -Itools -DKVTIER_LIBDIR='"$(LIBDIR)/kvtier"'
 $(B)/obj/demo/%.o: EXTRA_CFLAGS = $(ENGINE_CFLAGS)
 $(B)/obj/tests/bench/attend_ggml.o: EXTRA_CFLAGS = $(ENGINE_CFLAGS)
@@ -297,7 +308,17 @@ $(B)/bench-decode: $(call objects,$(DECODE_SRC)) $(B)/libkvtier.so
 SEQ_PARTS = $(call objects,$(filter-out $(SEQ_MAIN),$(SEQ_SRC)))
 $(SEQ_BIN): $(B)/tests/seq/%: $(B)/obj/tests/seq/%.o $(SEQ_PARTS) $(B)/libkvtier.so
 	$(Q_LD)mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) -L$(B) -lkvtier \
-		-pthread -Wl,-rpath,'$$ORIGIN/../..'
+		-pthread -lm -Wl,-rpath,'$$ORIGIN/../..'
+
+# Examples are built like a user's program: the headers and the shared object.
+$(patsubst %,$(B)/examples/%,$(basename $(notdir $(EXAMPLE_SRC)))): $(B)/examples/%: \
+		$(B)/obj/examples/%.o $(B)/libkvtier.so
+	$(Q_LD)mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $< -L$(B) -lkvtier -pthread -lm \
+		-Wl,-rpath,'$$ORIGIN/..'
+
+$(B)/examples/decode: $(call objects,$(DECODER_SRC)) $(B)/libkvtier.so
+	$(Q_LD)mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) -L$(B) -lkvtier \
+		-pthread -lm -Wl,-rpath,'$$ORIGIN/..'
 
 # What suites of tests/vm run in the guest; they know the kernel's header alone.
 $(VM_BIN): $(B)/tests/vm/%: $(B)/obj/tests/vm/%.o

@@ -139,6 +139,9 @@ if [[ ${SUITES:-} ]]; then # for asking, after scripts/setup.sh vm: they take lo
 	suite vm-6.1 1500 tests/vm/run.sh --kernel 6.1 "${fast[@]}"
 	suite vm-debug 1800 tests/vm/run.sh --kernel debug "${fast[@]}"
 fi
+suite seq 600 tests/seq/run.sh "$B"
+suite seq-asan 600 "${sanitized[@]}" OPS=8000 SESSIONS=2 tests/seq/run.sh "$B/asan"
+suite examples 600 tests/seq/examples.sh "$B"
 suite tools 300 tests/tools/run.sh
 suite engine 300 tests/engine/run.sh
 
