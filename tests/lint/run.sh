@@ -210,12 +210,12 @@ dependencies()
 	done
 }
 
-# Every function of the public header is exported, and nothing else is.
+# Every function of the public headers is exported, and nothing else is.
 exports()
 {
 	local header map
 
-	header=$(grep -oE '\bkvt_[a-z_]+\(' libkvtier/include/kvtier.h | tr -d '(' | sort -u)
+	header=$(grep -ohE '\bkvt_[a-z_]+\(' libkvtier/include/*.h | tr -d '(' | sort -u)
 	map=$(grep -oE '\bkvt_[a-z_]+;' libkvtier/libkvtier.map | tr -d ';' | sort -u)
 	expect "libkvtier.map" "$map" "$header" || return 1
 	[[ -f $B/libkvtier.so.0 ]] || { skip "libkvtier is not built" || return; }

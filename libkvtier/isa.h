@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What an instruction set has to offer to attention.  The portable one (isa_c.c) is
+ * the specification; the others compute the same within the bounds that
+ * Documentation/attention.rst states, and are compared with it and with float64.
+ */
+#ifndef KVT_ISA_H
+#define KVT_ISA_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kvtier_attend.h"
+
+#define KVT_TILE 64 /* tokens whose scores are in hand at once */
+#define KVT_ROWS 32 /* query rows, likewise */
+#define KVT_PAD 16 /* rows of floats are a multiple of it apart */
+
+static inline uint32_t kvt_pad(uint32_t dim)
+{
+	return (dim + KVT_PAD - 1) / KVT_PAD * KVT_PAD;
+}
+
+/*
+ * struct kvt_ahead - memory that will be wanted next, to be fetched bit by bit
+ * @at, @end: the rest of the current row
+ * @gap:      from the end of a row to the start of the next
+ * @width:    bytes of a row
+ * @rows:     rows after this one
+ * @lines:    cache lines to fetch at a time
+ */
+struct kvt_ahead {
+	const uint8_t *at;
+	const uint8_t *end;
+	size_t gap;
+	size_t width;
+	uint32_t rows;
+	uint32_t lines;
+};
+
+/* Rows of keys or values of one head: at most KVT_TILE of them. */
+struct kvt_rows {
+	const uint8_t *base;
+	size_t stride;
+	uint32_t nr;
+	uint32_t dim;
+};
+
+/* Memory that a worker needs for itself; what is in it holds within a call of an ISA only. */
+struct kvt_scratch {
+	float keys[KVT_TILE * KVT_DIM_MAX] __attribute__((aligned(64)));
+	float values[KVT_TILE * KVT_DIM_MAX] __attribute__((aligned(64)));
+	float scores[KVT_ROWS * KVT_TILE] __attribute__((aligned(64)));
+	uint8_t bytes[KVT_TILE * KVT_DIM_MAX] __attribute__((aligned(64)));
+	uint8_t packed[KVT_TILE * KVT_DIM_MAX] __attribute__((aligned(64)));
+	float scales[KVT_DIM_MAX / 32 * KVT_TILE] __attribute__((aligned(64)));
+	float shrink[KVT_ROWS];
+	struct kvt_ahead ahead_keys;
+	struct kvt_ahead ahead_values;
+};
+
+/*
+ * struct kvt_isa - the steps of a tile
+ *
+ * @query_bytes: of a query row as prepare() leaves it, a multiple of 64
+ * @prepare:     a query row for score(); its elements are finite
+ * @decode:      a row of a type as floats
+ * @score:       s[row][token] = dot product, for @nr query rows (KVT_TILE floats apart);
+ *               NULL: decode the keys first, then [KVT_F32] takes them
+ * @add:         o[row] = o[row] * shrink[row] + sum of p[row][token] * values; likewise
+ * @few:         with up to so many query rows a type's own score and add pay; more: decode
+ * @cap:         s = cap * tanh(s * scale / cap), or s * scale for cap 0; KVT_TILE of them
+ * @softmax:     turn KVT_TILE scores into exp(score - m) with m the largest so far, update
+ *               sums[0] = m and sums[1] = l, and return by what earlier sums shrink
+ * @blend:       x = x * a + y * b
+ */
+struct kvt_isa {
+	const char *name;
+	bool (*usable)(void);
+	uint32_t (*query_bytes)(uint32_t dim);
+	void (*prepare)(const float *q, uint32_t dim, void *row);
+	void (*decode[KVT_TYPES])(const void *row, uint32_t dim, float *out);
+	void (*score[KVT_TYPES])(const struct kvt_rows *keys, const char *queries,
+				 uint32_t query_bytes, uint32_t nr, float *s,
+				 struct kvt_scratch *scratch);
+	void (*add[KVT_TYPES])(const struct kvt_rows *values, const float *p, const float *shrink,
+			       uint32_t nr, float *o, uint32_t o_pad,
+			       struct kvt_scratch *scratch);
+	uint32_t few[KVT_TYPES];
+	void (*cap)(float *s, float scale, float cap);
+	float (*softmax)(float *s, float *sums);
+	void (*blend)(float *x, float a, const float *y, float b, uint32_t nr);
+};
+
+extern const struct kvt_isa kvt_isa_c;
+#if defined(__x86_64__)
+extern const struct kvt_isa kvt_isa_avx2;
+extern const struct kvt_isa kvt_isa_avx512;
+extern const struct kvt_isa kvt_isa_avx512vnni;
+#endif
+
+/*
+ * The instruction set of that name; NULL or "": the one that KVTIER_ISA names, or the
+ * best there is.  -EINVAL no such name, -EOPNOTSUPP this CPU lacks it.
+ */
+int kvt_isa_find(const char *name, const struct kvt_isa **isa);
+
+/* Fetch a few lines of what comes next; to be called for every four tokens or so. */
+static inline void kvt_ahead_step(struct kvt_ahead *a)
+{
+	uint32_t i;
+
+	for (i = 0; i < a->lines; i++) {
+		if (a->at >= a->end) {
+			if (!a->rows)
+				return;
+			a->rows--;
+			a->at = a->end + a->gap;
+			a->end = a->at + a->width;
+		}
+		__builtin_prefetch(a->at, 0, 2);
+		a->at += 64;
+	}
+}
+
+#endif
