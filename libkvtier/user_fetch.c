@@ -372,6 +372,23 @@ static void check_blocked(struct kvt_user_fetch *f)
 	f->blocked_ns = 0;
 }
 
+/* New wants: what is resident, or on its way already, need not wait for its turn. */
+static void begin_resident_first(struct kvt_user_fetch *f)
+{
+	struct want_list *l = &f->wants;
+	uint32_t from, to = l->next;
+
+	for (from = l->next; from < l->nr; from++) {
+		const struct kvt_want *w = &l->at[from];
+
+		if ((kvt_resident(kvt_block(user_of(f), w->block)) || find_entry(f, w->block)) &&
+		    !begin(f, w))
+			continue;
+		l->at[to++] = *w;
+	}
+	l->nr = to;
+}
+
 static void begin_wants(struct kvt_user_fetch *f)
 {
 	struct want_list *l = &f->wants;
@@ -490,8 +507,10 @@ static void read_mail(struct kvt_user_fetch *f)
 	pthread_mutex_unlock(&f->lock);
 	for (i = 0; i < nr; i++)
 		give_back(f, &f->returned[i]);
-	if (fresh)
-		forget_stale(f);
+	if (!fresh)
+		return;
+	forget_stale(f);
+	begin_resident_first(f);
 }
 
 /* Whatever moved since the last turn: mail, reads, frames. */
