@@ -12,6 +12,9 @@
  *	want	the reader's blocks, and those to read ahead after them
  *	take	one that has come (or has failed)
  *	done	give it back: to be kept in memory, or to go first
+ *	starve	nothing that was handed out is being read, and a wait follows: if nothing is
+ *		on its way either, for the window is full of blocks that wait for others,
+ *		it is exceeded
  *
  * A pager may hand out a block from where it was read to (a lease): not at its
  * own address, and not mapped there meanwhile.  A reader that needs several
@@ -51,6 +54,7 @@ struct kvt_fetch_ops {
 	/* 1 and *@arrival, or 0: none has come and not @wait. */
 	int (*take)(struct kvt_fetch *f, struct kvt_arrival *arrival, bool wait);
 	void (*done)(struct kvt_fetch *f, const struct kvt_arrival *arrival, bool keep);
+	void (*starve)(struct kvt_fetch *f);
 };
 
 struct kvt_fetch {

@@ -42,6 +42,7 @@ struct kvt_kernel_fetch {
 	pthread_cond_t come;
 	struct io_uring ring;
 	bool reaping;
+	bool starving; /* one more block than the window, for a reader that cannot go on */
 	uint8_t *at; /* a block: AT_* */
 	struct kvt_want *wants, *ahead;
 	uint32_t next_want, nr_wants, next_ahead, nr_ahead;
@@ -69,6 +70,7 @@ static void deliver(struct kvt_kernel_fetch *f, uint32_t b, int error)
 {
 	const struct kvt_pool *pool = f->fetch.pool;
 
+	f->starving = false;
 	f->arrivals[(f->first_arrival + f->nr_arrivals++) % f->nr_blocks] = (struct kvt_arrival){
 		.block = b,
 		.error = error,
@@ -143,9 +145,9 @@ static bool begin_want(struct kvt_kernel_fetch *f, uint32_t b)
 	uint8_t at = f->at[b] & AT_MASK;
 	bool ahead = at == AT_AHEAD || at == AT_UNCLAIMED;
 
-	if (f->nr_pins >= f->pins_max || at == AT_COMING || at == AT_HELD)
+	if ((f->nr_pins >= f->pins_max && !f->starving) || at == AT_COMING || at == AT_HELD)
 		return false;
-	if (!ahead && (f->at[b] & AT_STREAMED) && !make_entry(f))
+	if (!ahead && (f->at[b] & AT_STREAMED) && !make_entry(f) && !f->starving)
 		return false;
 	if (!command(f, b, KVTIER_OP_PIN))
 		return false;
@@ -191,7 +193,7 @@ static void pump(struct kvt_kernel_fetch *f)
 /* Others have pinned what we may: wait for our own to come back, if there are any. */
 static bool try_again(struct kvt_kernel_fetch *f, uint32_t b)
 {
-	if (!f->nr_pins)
+	if (!f->nr_pins || f->starving)
 		return false;
 	if (f->next_want)
 		f->wants[--f->next_want] = (struct kvt_want){ .block = b };
@@ -388,6 +390,18 @@ static void done(struct kvt_fetch *fetch, const struct kvt_arrival *arrival, boo
 	pthread_mutex_unlock(&f->lock);
 }
 
+/* It stays so until a block arrives, or fails for want of room. */
+static void starve(struct kvt_fetch *fetch)
+{
+	struct kvt_kernel_fetch *f = fetch_of(fetch);
+
+	pthread_mutex_lock(&f->lock);
+	f->starving = !f->nr_commands && !f->nr_arrivals;
+	pump(f);
+	pthread_cond_broadcast(&f->come);
+	pthread_mutex_unlock(&f->lock);
+}
+
 /* ---- open and close ----------------------------------------------------------------------- */
 
 static void free_fetch(struct kvt_kernel_fetch *f)
@@ -428,6 +442,7 @@ static const struct kvt_fetch_ops ops = {
 	.want = want,
 	.take = take,
 	.done = done,
+	.starve = starve,
 };
 
 static int allocate(struct kvt_kernel_fetch *f)

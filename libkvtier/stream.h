@@ -65,7 +65,7 @@ struct kvt_stream_call {
 	pthread_cond_t ready_cond;
 	struct kvt_ready ready[KVT_NODES];
 	uint32_t *ready_tasks;
-	uint32_t nr_ready, nr_given; /* tasks of this pass */
+	uint32_t nr_ready, nr_given, nr_done; /* tasks of this pass */
 	uint32_t nr_missing; /* items that have not come */
 	bool fetching; /* a worker waits for the pager */
 	int error;

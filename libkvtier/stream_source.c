@@ -157,6 +157,8 @@ static void wait_for_more(struct kvt_stream_call *c)
 	uint64_t start = kvt_stream_now();
 	struct kvt_arrival arrival;
 
+	if (c->nr_given == c->nr_done)
+		f->ops->starve(f);
 	if (c->fetching || !c->nr_missing) {
 		pthread_cond_wait(&c->ready_cond, &c->lock);
 	} else {
@@ -221,6 +223,9 @@ static void done(struct kvt_source *source, uint32_t task, unsigned int worker)
 	uint32_t i;
 
 	(void)worker;
+	pthread_mutex_lock(&c->lock);
+	c->nr_done++;
+	pthread_mutex_unlock(&c->lock);
 	if (atomic_fetch_sub(&e->left, 1) > 1)
 		return;
 	for (i = 0; i < e->nr_items; i++) {
@@ -256,7 +261,7 @@ static void start(struct kvt_source *source, const struct kvt_work *w)
 
 	c->work = w;
 	pthread_mutex_lock(&c->lock);
-	c->nr_ready = c->nr_given = 0;
+	c->nr_ready = c->nr_given = c->nr_done = 0;
 	for (i = 0; i < KVT_NODES; i++)
 		c->ready[i].first = c->ready[i].nr = 0;
 	reset_entries(c);

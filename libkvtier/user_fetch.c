@@ -58,9 +58,11 @@ struct kvt_user_fetch {
 	struct entry window[KVT_FETCH_WINDOW_MAX];
 	uint32_t nr_window;
 	uint8_t *marks; /* a block: MARK_*, while wants are taken in */
+	bool exceeds; /* one more block than the window, for a reader that starves */
 	uint64_t blocked_ns; /* since when the first want finds no frame; 0: it does */
 
 	atomic_bool mail; /* something below is new */
+	atomic_bool starving;
 	pthread_mutex_t lock; /* guards the fields below */
 	pthread_cond_t come;
 	struct want_list new_wants, new_ahead;
@@ -137,6 +139,14 @@ static void done(struct kvt_fetch *fetch, const struct kvt_arrival *arrival, boo
 	ring_bell(f);
 }
 
+static void starve(struct kvt_fetch *fetch)
+{
+	struct kvt_user_fetch *f = fetch_of(fetch);
+
+	atomic_store(&f->starving, true);
+	ring_bell(f);
+}
+
 /* ---- the window ---------------------------------------------------------------- */
 
 static struct entry *find_entry(struct kvt_user_fetch *f, uint32_t b)
@@ -151,7 +161,8 @@ static struct entry *find_entry(struct kvt_user_fetch *f, uint32_t b)
 
 static void add_entry(struct kvt_user_fetch *f, const struct kvt_want *w, enum entry_state state)
 {
-	assert(f->nr_window < f->fetch.window);
+	assert(f->nr_window < KVT_FETCH_WINDOW_MAX);
+	f->exceeds = false;
 	f->window[f->nr_window++] =
 		(struct entry){ .block = w->block, .state = (uint8_t)state, .mapped = w->mapped };
 }
@@ -196,7 +207,7 @@ static int find_room(struct kvt_user *u)
 static void make_room(struct kvt_user_fetch *f, uint32_t nr)
 {
 	struct kvt_user *u = user_of(f);
-	uint32_t need = f->fetch.window - f->nr_window;
+	uint32_t need = f->nr_window < f->fetch.window ? f->fetch.window - f->nr_window : 0;
 
 	if (need > nr)
 		need = nr;
@@ -282,7 +293,7 @@ static bool make_entry(struct kvt_user_fetch *f)
 {
 	uint32_t i = f->nr_window;
 
-	if (i < f->fetch.window)
+	if (i < f->fetch.window || f->exceeds)
 		return true;
 	while (i--) {
 		struct entry *e = &f->window[i];
@@ -389,10 +400,26 @@ static void begin_resident_first(struct kvt_user_fetch *f)
 	l->nr = to;
 }
 
+/* Nothing is read and nothing comes: what is held waits for what has no room. */
+static void see_starving(struct kvt_user_fetch *f)
+{
+	uint32_t i;
+
+	if (!atomic_exchange(&f->starving, false) || f->nr_window == KVT_FETCH_WINDOW_MAX)
+		return;
+	for (i = 0; i < f->nr_window; i++)
+		if (f->window[i].state != ENTRY_HELD)
+			return;
+	pthread_mutex_lock(&f->lock);
+	f->exceeds = !f->nr_arrivals && !f->nr_done;
+	pthread_mutex_unlock(&f->lock);
+}
+
 static void begin_wants(struct kvt_user_fetch *f)
 {
 	struct want_list *l = &f->wants;
 
+	see_starving(f);
 	make_room(f, l->nr - l->next);
 	while (l->next < l->nr && !begin(f, &l->at[l->next])) {
 		l->next++;
@@ -587,6 +614,7 @@ static const struct kvt_fetch_ops ops = {
 	.want = want,
 	.take = take,
 	.done = done,
+	.starve = starve,
 };
 
 /* A call may want each block once, and what was wanted before may still be in the list. */
