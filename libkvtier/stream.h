@@ -85,6 +85,8 @@ struct kvt_stream {
 	uint32_t anchor; /* the block at which a cycle is said to begin */
 	uint32_t position, cycle; /* blocks since then, and in the last cycle; 0: not known */
 	uint32_t frames;
+	uint32_t resident; /* blocks that were in memory and stayed, or came to, in this cycle */
+	uint32_t allowance; /* streamed blocks that may stay: frames that are free, or hinted */
 	struct kvt_stream_stats stats;
 };
 

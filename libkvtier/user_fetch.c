@@ -383,17 +383,18 @@ static void check_blocked(struct kvt_user_fetch *f)
 	f->blocked_ns = 0;
 }
 
-/* New wants: what is resident, or on its way already, need not wait for its turn. */
-static void begin_resident_first(struct kvt_user_fetch *f)
+/* Begin those of the list that were read ahead, or else those that are resident. */
+static void begin_some(struct kvt_user_fetch *f, bool ahead)
 {
 	struct want_list *l = &f->wants;
 	uint32_t from, to = l->next;
 
 	for (from = l->next; from < l->nr; from++) {
 		const struct kvt_want *w = &l->at[from];
+		bool was_ahead = find_entry(f, w->block);
 
-		if ((kvt_resident(kvt_block(user_of(f), w->block)) || find_entry(f, w->block)) &&
-		    !begin(f, w))
+		if (was_ahead == ahead &&
+		    (was_ahead || kvt_resident(kvt_block(user_of(f), w->block))) && !begin(f, w))
 			continue;
 		l->at[to++] = *w;
 	}
@@ -536,8 +537,10 @@ static void read_mail(struct kvt_user_fetch *f)
 		give_back(f, &f->returned[i]);
 	if (!fresh)
 		return;
+	/* What is here, or on its way, need not wait for its turn. */
 	forget_stale(f);
-	begin_resident_first(f);
+	begin_some(f, false);
+	begin_some(f, true);
 }
 
 /* Whatever moved since the last turn: mail, reads, frames. */
