@@ -14,6 +14,7 @@ static const struct kvt_isa *const isas[] = {
 #if defined(__x86_64__)
 	&kvt_isa_avx2,
 	&kvt_isa_avx512,
+	&kvt_isa_avx512vnni,
 #endif
 };
 

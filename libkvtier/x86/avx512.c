@@ -18,6 +18,8 @@ const struct kvt_isa kvt_isa_avx512 = {
 	.name = "avx512",
 	.usable = usable,
 	KVT_ISA_STEPS,
+	.query_bytes = query_bytes_of,
+	.prepare = prepare,
 	.score = { [KVT_F32] = score_f32, [KVT_F16] = score_f16, [KVT_BF16] = score_bf16 },
 	.add = { [KVT_F32] = add_f32, [KVT_F16] = add_f16, [KVT_BF16] = add_bf16 },
 	.few = { [KVT_F32] = UINT32_MAX, [KVT_F16] = 4, [KVT_BF16] = 4 },

@@ -121,7 +121,6 @@ static void decode_q4_0(const void *row, uint32_t dim, float *out)
 
 /* All but the name of an instruction set that has no more than these. */
 #define KVT_ISA_STEPS                                                                              \
-	.query_bytes = query_bytes_of, .prepare = prepare,                                         \
 	.decode = {                                                                                \
 		[KVT_F16] = decode_f16,                                                            \
 		[KVT_BF16] = decode_bf16,                                                          \
