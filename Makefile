@@ -45,12 +45,14 @@ DKMS_SOURCE = /usr/src/kvtier-$(VERSION)
 
 LIB_PACKAGES := liburing libisal numa
 TOOL_PACKAGES := libcjson
+DAEMON_PACKAGES := inih libmicrohttpd
 TEST_PACKAGES := cmocka
 
 # Asked for once, on first use: help and clean work where nothing is installed.
 once = $(eval $(1) := $(shell $(2)))$($(1))
 PACKAGE_LIBS = $(call once,PACKAGE_LIBS,$(PKG_CONFIG) --libs $(LIB_PACKAGES))
 LIB_LIBS = $(PACKAGE_LIBS) -pthread -lm
+DAEMON_LIBS = $(call once,DAEMON_LIBS,$(PKG_CONFIG) --libs $(DAEMON_PACKAGES))
 TOOL_LIBS = $(call once,TOOL_LIBS,$(PKG_CONFIG) --libs $(TOOL_PACKAGES))
 # The pinned engine's folder; scripts/engine.sh fetches it when it is not there.
 ENGINE = $(call once,ENGINE,scripts/engine.sh)
@@ -68,6 +70,7 @@ objects = $(patsubst %.c,$(B)/obj/%.o,$(1))
 
 LIB_SRC := $(sort $(wildcard libkvtier/*.c $(if $(filter x86_64,$(shell uname -m)),libkvtier/x86/*.c)))
 TOOL_SRC := $(sort $(wildcard tools/*.c))
+DAEMON_SRC := $(sort $(wildcard daemon/*.c))
 PRELOAD_SRC := $(sort $(wildcard tools/preload/*.c))
 DEMO_SRC := $(sort $(wildcard demo/*.c))
 CONFORMANCE_SRC := $(sort $(wildcard tests/conformance/*.c))
@@ -77,12 +80,13 @@ DECODE_SRC := $(sort $(wildcard tests/bench/decode*.c))
 BENCH_SRC := $(filter-out $(ATTEND_SRC) $(DECODE_SRC),$(sort $(wildcard tests/bench/*.c)))
 UNIT_SRC := $(sort $(wildcard tests/unit/test_*.c))
 SEQ_SRC := $(sort $(wildcard tests/seq/*.c))
+DAEMON_TEST_SRC := $(sort $(wildcard tests/daemon/*.c))
 VM_SRC := $(sort $(wildcard tests/vm/*.c))
 EXAMPLE_SRC := $(sort $(wildcard examples/*.c))
 DECODER_SRC := $(sort $(wildcard examples/decode/*.c))
-ALL_SRC := $(LIB_SRC) $(TOOL_SRC) $(PRELOAD_SRC) $(DEMO_SRC) $(CONFORMANCE_SRC) \
-	$(BENCH_SRC) $(ATTEND_SRC) $(DECODE_SRC) $(UNIT_SRC) $(SEQ_SRC) $(VM_SRC) \
-	$(EXAMPLE_SRC) $(DECODER_SRC)
+ALL_SRC := $(LIB_SRC) $(TOOL_SRC) $(DAEMON_SRC) $(DAEMON_TEST_SRC) $(PRELOAD_SRC) $(DEMO_SRC) \
+	$(CONFORMANCE_SRC) $(BENCH_SRC) $(ATTEND_SRC) $(DECODE_SRC) $(UNIT_SRC) $(SEQ_SRC) \
+	$(VM_SRC) $(EXAMPLE_SRC) $(DECODER_SRC)
 
 HEADERS := $(sort $(wildcard libkvtier/include/*.h))
 LIB_FILES := $(B)/libkvtier.so.$(SOVERSION) $(B)/libkvtier.so $(B)/libkvtier.a $(B)/kvtier.pc
@@ -93,26 +97,32 @@ UNIT_BIN := $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(UNIT_SRC))
 SEQ_MAIN := $(shell grep -ls '^int main\b' $(SEQ_SRC) /dev/null)
 SEQ_BIN := $(patsubst tests/seq/%.c,$(B)/tests/seq/%,$(SEQ_MAIN))
 EXAMPLE_BIN := $(patsubst examples/%.c,$(B)/examples/%,$(EXAMPLE_SRC)) $(B)/examples/decode
+DAEMON_TEST_MAIN := $(shell grep -ls '^int main\b' $(DAEMON_TEST_SRC) /dev/null)
+DAEMON_TEST_BIN := $(patsubst tests/daemon/%.c,$(B)/tests/daemon/%,$(DAEMON_TEST_MAIN))
 VM_BIN := $(patsubst tests/vm/%.c,$(B)/tests/vm/%,$(VM_SRC))
 
-.PHONY: all lib tools examples demo-programs tests demo test bench install uninstall clean help deps
+.PHONY: all lib tools daemon examples demo-programs tests demo test bench install uninstall clean
+.PHONY: help deps
 .PHONY: bench-attend bench-decode
 .PHONY: vm vm-demo modules install-module uninstall-module dkms
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 .PRECIOUS: $(B)/obj/%.o
 
-all: lib tools ## build the library and the tools (default)
+all: lib tools daemon ## build the library, the tools and the daemon (default)
 
 lib: deps $(LIB_FILES) ## build libkvtier (shared, static) and kvtier.pc
 
 tools: deps $(B)/kvtier $(B)/libkvtier-preload.so ## build the kvtier command and the preload shim
 
+daemon: deps $(B)/kvtierd ## build kvtierd
+
 examples: deps $(EXAMPLE_BIN) ## build the example programs of the library
 
 demo-programs: deps $(DEMO_BIN) ## build what the demo runs; fetches the pinned engine once
 
-tests: all examples $(B)/conformance $(BENCH_BIN) $(UNIT_BIN) $(SEQ_BIN) $(VM_BIN) ## build the test and benchmark programs
+TEST_BIN = $(B)/conformance $(BENCH_BIN) $(UNIT_BIN) $(SEQ_BIN) $(DAEMON_TEST_BIN) $(VM_BIN)
+tests: all examples $(TEST_BIN) ## build the test and benchmark programs
 
 demo: ## set up and show an unmodified llama.cpp with a quarter of the memory; MODEL= CTX=
 	scripts/setup.sh build demo
@@ -225,7 +235,7 @@ deps: ## say which packages are missing and what installs them
 	@missing=; \
 	command -v $(firstword $(CC)) >/dev/null || missing="$(firstword $(CC))"; \
 	command -v $(PKG_CONFIG) >/dev/null || missing="$$missing $(PKG_CONFIG)"; \
-	for p in $(LIB_PACKAGES) $(TOOL_PACKAGES); do \
+	for p in $(LIB_PACKAGES) $(TOOL_PACKAGES) $(DAEMON_PACKAGES); do \
 		$(PKG_CONFIG) --exists $$p 2>/dev/null || missing="$$missing $$p"; \
 	done; \
 	[ -z "$$missing" ] || { \
@@ -251,6 +261,8 @@ ISA_avx512 := $(ISA_avx2) -mavx512f -mavx512bw -mavx512dq -mavx512vl
 ISA_avx512vnni := $(ISA_avx512) -mavx512vnni -mavx512vbmi
 $(B)/obj/libkvtier/x86/%.o: EXTRA_CFLAGS = -Ilibkvtier $(ISA_$(firstword $(subst _, ,$(notdir $*))))
 $(B)/obj/tools/%.o: EXTRA_CFLAGS = -Ilibkvtier -Itools -DKVTIER_LIBDIR='"$(LIBDIR)/kvtier"'
+$(B)/obj/daemon/%.o: EXTRA_CFLAGS = -Ilibkvtier
+$(B)/obj/tests/daemon/%.o: EXTRA_CFLAGS = -Ilibkvtier
 $(B)/obj/demo/%.o: EXTRA_CFLAGS = $(ENGINE_CFLAGS)
 $(B)/obj/tests/bench/attend_ggml.o: EXTRA_CFLAGS = $(ENGINE_CFLAGS)
 $(B)/obj/tests/unit/%.o: EXTRA_CFLAGS = -Ilibkvtier -Itools
@@ -273,6 +285,9 @@ $(B)/kvtier.pc: libkvtier/kvtier.pc.in $(B)/places
 
 $(B)/kvtier: $(call objects,$(TOOL_SRC)) $(B)/libkvtier.a
 	$(Q_LD)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(TOOL_LIBS) $(LIB_LIBS)
+
+$(B)/kvtierd: $(call objects,$(DAEMON_SRC)) $(B)/libkvtier.a
+	$(Q_LD)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(DAEMON_LIBS) $(LIB_LIBS)
 
 # The shim carries its own copy of the library and shows an engine none of it.
 $(B)/libkvtier-preload.so: $(call objects,$(PRELOAD_SRC)) $(B)/libkvtier.a \
@@ -319,6 +334,12 @@ $(patsubst %,$(B)/examples/%,$(basename $(notdir $(EXAMPLE_SRC)))): $(B)/example
 $(B)/examples/decode: $(call objects,$(DECODER_SRC)) $(B)/libkvtier.so
 	$(Q_LD)mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) -L$(B) -lkvtier \
 		-pthread -lm -Wl,-rpath,'$$ORIGIN/..'
+
+# Clients of the daemon, which know the protocol too; what they share is in files without main().
+DAEMON_TEST_PARTS = $(call objects,$(filter-out $(DAEMON_TEST_MAIN),$(DAEMON_TEST_SRC)))
+$(DAEMON_TEST_BIN): $(B)/tests/daemon/%: $(B)/obj/tests/daemon/%.o $(DAEMON_TEST_PARTS) \
+		$(B)/libkvtier.a
+	$(Q_LD)mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o %.a,$^) $(LIB_LIBS)
 
 # What suites of tests/vm run in the guest; they know the kernel's header alone.
 $(VM_BIN): $(B)/tests/vm/%: $(B)/obj/tests/vm/%.o

@@ -39,7 +39,7 @@ static uint64_t start_time(void)
 	return ticks;
 }
 
-static int create_file(char *path, size_t len)
+static int create_file(char *path, size_t len, size_t bytes)
 {
 	static atomic_uint number;
 	char dir[200];
@@ -51,7 +51,7 @@ static int create_file(char *path, size_t len)
 		return -1;
 	snprintf(path, len, "%s/%d-%u.pool", dir, getpid(), atomic_fetch_add(&number, 1));
 	fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (fd >= 0 && ftruncate(fd, sizeof(struct kvt_stat_file))) {
+	if (fd >= 0 && ftruncate(fd, (off_t)bytes)) {
 		unlink(path);
 		close(fd);
 		fd = -1;
@@ -59,14 +59,17 @@ static int create_file(char *path, size_t len)
 	return fd;
 }
 
-int kvt_stat_create(struct kvt_stat_out *out, const char *name, const char *pager)
+int kvt_stat_create(struct kvt_stat_out *out, const char *name, const char *pager,
+		    uint64_t blocks)
 {
 	struct kvt_stat_file *f;
-	int fd = create_file(out->path, sizeof(out->path));
+	int fd;
 
+	out->bytes = kvt_stat_bytes(blocks);
+	fd = create_file(out->path, sizeof(out->path), out->bytes);
 	if (fd < 0)
 		return -1;
-	f = mmap(NULL, sizeof(*f), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	f = mmap(NULL, out->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	close(fd);
 	if (f == MAP_FAILED) {
 		unlink(out->path);
@@ -78,6 +81,7 @@ int kvt_stat_create(struct kvt_stat_out *out, const char *name, const char *page
 	f->start_time = start_time();
 	f->created_ns = now_ns();
 	f->kernel_id = -1;
+	f->view_blocks = blocks;
 	snprintf(f->name, sizeof(f->name), "%s", name ? name : program_invocation_short_name);
 	snprintf(f->pager, sizeof(f->pager), "%s", pager);
 	out->file = f;
@@ -110,6 +114,15 @@ void kvt_stat_write(struct kvt_stat_out *out, const struct kvtier_stats *stats,
 	write_file(out, stats, last_error, false);
 }
 
+void kvt_stat_add(struct kvt_stat_out *out, const struct kvt_stat_access *access)
+{
+	struct kvt_stat_file *f = out->file;
+	uint64_t nr = f->nr_accesses;
+
+	kvt_stat_ring(f)[nr % KVT_STAT_ACCESSES] = *access;
+	__atomic_store_n(&f->nr_accesses, nr + 1, __ATOMIC_RELEASE);
+}
+
 void kvt_stat_close(struct kvt_stat_out *out)
 {
 	write_file(out, NULL, NULL, true);
@@ -121,6 +134,6 @@ void kvt_stat_close(struct kvt_stat_out *out)
 void kvt_stat_forget(struct kvt_stat_out *out)
 {
 	if (out->file)
-		munmap(out->file, sizeof(*out->file));
+		munmap(out->file, out->bytes);
 	out->file = NULL;
 }

@@ -12,12 +12,43 @@
 #ifndef KVT_STAT_FILE_H
 #define KVT_STAT_FILE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <linux/kvtier.h>
 
 #define KVT_STAT_MAGIC 0x74617473727476bULL
-#define KVT_STAT_VERSION 2
+#define KVT_STAT_VERSION 3
+
+/*
+ * Behind the struct, where @view_blocks is not 0: one struct kvt_stat_block for each
+ * block, then a ring of KVT_STAT_ACCESSES accesses.  A reader that may write to the
+ * file asks for either by setting a time until which it is wanted; the pager then
+ * refreshes the blocks each time that it writes its figures, and adds to the ring.
+ * Memory that nobody asked for is never touched, so it does not exist.
+ */
+struct kvt_stat_block {
+	uint8_t state; /* enum kvtier_block_state */
+	uint8_t tier; /* enum kvtier_tier */
+	uint8_t flags; /* enum kvtier_block_flags */
+	uint8_t heat; /* 255: seen in use just now; 0: never, or hours ago */
+};
+
+enum kvt_stat_how {
+	KVT_STAT_READ, /* a touch that the pager saw */
+	KVT_STAT_WRITE, /* a store that it saw */
+	KVT_STAT_PASSED, /* mapped ahead of its use, and the touches around it were seen */
+};
+
+struct kvt_stat_access {
+	uint64_t ns; /* CLOCK_MONOTONIC */
+	uint32_t block;
+	uint8_t how; /* enum kvt_stat_how */
+	uint8_t missed; /* it was not in memory */
+	uint16_t reserved;
+};
+
+#define KVT_STAT_ACCESSES 65536u
 
 struct kvt_stat_file {
 	uint64_t magic;
@@ -41,23 +72,54 @@ struct kvt_stat_file {
 	char nvme_path[256];
 	char last_error[256]; /* the newest failure in words, or "" */
 	struct kvtier_stats stats;
+	uint64_t view_blocks; /* blocks that can be shown; 0: none */
+	uint64_t blocks_until_ns; /* written by readers: refresh the blocks until then */
+	uint64_t accesses_until_ns; /* written by readers: add to the ring until then */
+	uint64_t blocks_ns; /* when the blocks were refreshed */
+	uint64_t nr_accesses; /* ever added to the ring */
 };
+
+static inline size_t kvt_stat_bytes(uint64_t blocks)
+{
+	if (!blocks)
+		return sizeof(struct kvt_stat_file);
+	return sizeof(struct kvt_stat_file) + (blocks + 1) / 2 * 2 * sizeof(struct kvt_stat_block) +
+	       KVT_STAT_ACCESSES * sizeof(struct kvt_stat_access);
+}
+
+static inline struct kvt_stat_block *kvt_stat_blocks(const struct kvt_stat_file *f)
+{
+	return (struct kvt_stat_block *)(f + 1);
+}
+
+static inline struct kvt_stat_access *kvt_stat_ring(const struct kvt_stat_file *f)
+{
+	return (struct kvt_stat_access *)(kvt_stat_blocks(f) + (f->view_blocks + 1) / 2 * 2);
+}
 
 /* A pool's own file; @file is NULL where there is none. */
 struct kvt_stat_out {
 	struct kvt_stat_file *file;
+	size_t bytes; /* of its mapping */
 	char path[256];
 };
 
 /*
- * Make and map a file that says who and where the pool is; @name may be NULL.  The
- * caller fills in what else it knows and writes figures before it shows the file.
+ * Make and map a file that says who and where the pool is; @name may be NULL; @blocks:
+ * of how many blocks it has a view, 0: none.  The caller fills in what else it knows and writes figures before it shows the file.
  * 0 or -1: a pool that cannot show itself works all the same.
  */
-int kvt_stat_create(struct kvt_stat_out *out, const char *name, const char *pager);
+int kvt_stat_create(struct kvt_stat_out *out, const char *name, const char *pager,
+		    uint64_t blocks);
 void kvt_stat_show(struct kvt_stat_out *out);
 void kvt_stat_write(struct kvt_stat_out *out, const struct kvtier_stats *stats,
 		    const char *last_error);
+/* Does a reader want this now? */
+static inline bool kvt_stat_wanted(const uint64_t *until_ns, uint64_t now_ns)
+{
+	return __atomic_load_n(until_ns, __ATOMIC_RELAXED) > now_ns;
+}
+void kvt_stat_add(struct kvt_stat_out *out, const struct kvt_stat_access *access);
 /* The last figures are written: the file goes, or stays for `kvtier run`. */
 void kvt_stat_close(struct kvt_stat_out *out);
 /* In a child made by fork(): the file is the parent's. */

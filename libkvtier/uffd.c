@@ -127,6 +127,30 @@ int kvt_uffd_open(struct kvt_uffd *u)
 	return 0;
 }
 
+int kvt_uffd_open_shared(bool *user_only)
+{
+	__u64 want = UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_PAGEFAULT_FLAG_WP |
+		     UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MINOR_SHMEM |
+		     UFFD_FEATURE_WP_HUGETLBFS_SHMEM;
+	__u64 have = 0;
+	int fd, ret = probe_features(&have);
+
+	if (ret)
+		return refused(ret);
+	if ((have & want) != want)
+		return kvt_fail(-EOPNOTSUPP, "this kernel's userfaultfd cannot serve shared memory: "
+					     "Linux 6.4 or newer, or the module, is needed");
+	fd = open_fd(user_only);
+	if (fd < 0)
+		return refused(fd);
+	ret = handshake(fd, want | (have & FEATURE_POISON), &have);
+	if (ret) {
+		close(fd);
+		return kvt_fail(ret, "userfaultfd refused its features: %s", strerror(-ret));
+	}
+	return fd;
+}
+
 void kvt_uffd_close(struct kvt_uffd *u)
 {
 	if (u->fd >= 0)

@@ -27,6 +27,11 @@ struct kvt_fault {
 /* Errors: -EPERM forbidden here, -ENOSYS kernel without userfaultfd or write-protection. */
 int kvt_uffd_open(struct kvt_uffd *u);
 void kvt_uffd_close(struct kvt_uffd *u);
+/*
+ * A descriptor for the mapping of a memory file whose faults another process serves.
+ * Errors as above, and -EOPNOTSUPP: Linux 5.19 is needed to protect such memory.
+ */
+int kvt_uffd_open_shared(bool *user_only);
 /* @missing: faults on absent pages are ours too (the pool); else only targets of moves (arenas). */
 int kvt_uffd_register(const struct kvt_uffd *u, void *addr, size_t len, bool missing);
 /* Next fault: 1, none: 0, or a negative errno. */

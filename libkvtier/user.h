@@ -64,6 +64,7 @@ struct kvt_block {
 	uint32_t place; /* in the arena of @tier while staged, reading or writing */
 	uint32_t crc; /* of the slot's content */
 	uint32_t written; /* order clock of the last write fault */
+	uint32_t seen_ms; /* when it was last seen in use, from created_ms on, + 1; 0: never */
 	int32_t error; /* why it is bad */
 	uint16_t flags;
 	uint16_t pins;
@@ -143,6 +144,7 @@ struct kvt_user {
 	struct kvtier_stats stats; /* published by user_stat.c */
 	struct kvt_stat_out stat;
 	uint64_t published_ns;
+	uint64_t created_ms;
 	char last_error[256];
 
 	pthread_t thread;
@@ -273,6 +275,8 @@ void kvt_user_stat_open(struct kvt_user *u, const char *name);
 /* Unless @always, a few times a second at most. */
 void kvt_user_stat_publish(struct kvt_user *u, bool always);
 void kvt_user_stat_close(struct kvt_user *u);
+/* @how: enum kvt_stat_how; @missed: it was not in memory. */
+void kvt_user_stat_seen(struct kvt_user *u, uint32_t b, uint8_t how, bool missed);
 void kvt_user_stat_fill(struct kvt_user *u);
 __attribute__((format(printf, 2, 3))) void kvt_user_note_error(struct kvt_user *u,
 							       const char *fmt, ...);

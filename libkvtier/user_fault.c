@@ -159,6 +159,7 @@ static void missing(struct kvt_user *u, uint32_t b, const struct kvt_fault *f)
 	u->stats.faults++;
 	count_fault(u, blk);
 	add_wait(u, f, b);
+	kvt_user_stat_seen(u, b, f->write ? KVT_STAT_WRITE : KVT_STAT_READ, is_slow(blk));
 	kvt_user_learn(u, b, is_slow(blk));
 	serve_block(u, b);
 }
@@ -172,6 +173,7 @@ static void write_to_protected(struct kvt_user *u, uint32_t b, const struct kvt_
 		kvt_uffd_sigbus(f->tid, f->addr);
 		return;
 	}
+	kvt_user_stat_seen(u, b, KVT_STAT_WRITE, false);
 	kvt_user_dirty(u, b);
 	blk->flags &= ~KVT_B_PROTECTED;
 	kvt_uffd_unprotect(&u->uffd, kvt_block_addr(u, b), u->pool.block_bytes);

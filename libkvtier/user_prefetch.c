@@ -64,6 +64,8 @@ static void passed(void *ctx, uint32_t b)
 
 	if (u->hand == KVT_ORDER_NONE || u->hand == u->order.prev[b])
 		u->hand = b;
+	if (kvt_block(u, b)->flags & KVT_B_AHEAD)
+		kvt_user_stat_seen(u, b, KVT_STAT_PASSED, false);
 	kvt_user_unahead(u, b, true);
 }
 

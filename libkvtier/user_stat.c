@@ -103,7 +103,8 @@ void kvt_user_stat_open(struct kvt_user *u, const char *name)
 	const struct kvt_arena *dram = &u->arena[KVTIER_TIER_DRAM];
 	struct kvt_stat_file *f;
 
-	if (u->flags & KVT_NO_STATS_FILE || kvt_stat_create(&u->stat, name, "user"))
+	u->created_ms = kvt_now_ns() / 1000000;
+	if (u->flags & KVT_NO_STATS_FILE || kvt_stat_create(&u->stat, name, "user", u->nr_blocks))
 		return;
 	f = u->stat.file;
 	f->addr = (uintptr_t)u->pool.addr;
@@ -116,6 +117,45 @@ void kvt_user_stat_open(struct kvt_user *u, const char *name)
 	kvt_stat_show(&u->stat);
 }
 
+/* 255 when it was seen in use within 16 ms, 16 less for each doubling of that age. */
+static uint8_t heat_of(const struct kvt_user *u, const struct kvt_block *blk, uint64_t now)
+{
+	uint64_t age = (now / 1000000 - u->created_ms - (blk->seen_ms - 1)) / 16;
+	int halvings = age ? 64 - __builtin_clzll(age) : 0;
+
+	if (!blk->seen_ms)
+		return 0;
+	return halvings < 16 ? (uint8_t)(255 - 16 * halvings) : 0;
+}
+
+static void show_blocks(struct kvt_user *u, uint64_t now)
+{
+	struct kvt_stat_block *view = kvt_stat_blocks(u->stat.file);
+	struct kvtier_block_info info;
+	uint32_t b;
+
+	for (b = 0; b < u->nr_blocks; b++) {
+		kvt_user_info(u, b, &info);
+		view[b] = (struct kvt_stat_block){ .state = info.state,
+						   .tier = info.tier,
+						   .flags = (uint8_t)info.flags,
+						   .heat = heat_of(u, kvt_block(u, b), now) };
+	}
+	__atomic_store_n(&u->stat.file->blocks_ns, now, __ATOMIC_RELEASE);
+}
+
+/* A block was used: its heat, and the ring of who asked for it. */
+void kvt_user_stat_seen(struct kvt_user *u, uint32_t b, uint8_t how, bool missed)
+{
+	uint64_t now = u->now_ns;
+
+	kvt_block(u, b)->seen_ms = (uint32_t)(now / 1000000 - u->created_ms) + 1;
+	if (!u->stat.file || !kvt_stat_wanted(&u->stat.file->accesses_until_ns, now))
+		return;
+	kvt_stat_add(&u->stat, &(struct kvt_stat_access){
+				       .ns = now, .block = b, .how = how, .missed = missed });
+}
+
 void kvt_user_stat_publish(struct kvt_user *u, bool always)
 {
 	uint64_t now = kvt_now_ns();
@@ -125,6 +165,8 @@ void kvt_user_stat_publish(struct kvt_user *u, bool always)
 	u->published_ns = now;
 	kvt_user_stat_fill(u);
 	kvt_stat_write(&u->stat, &u->stats, u->last_error);
+	if (kvt_stat_wanted(&u->stat.file->blocks_until_ns, now))
+		show_blocks(u, now);
 }
 
 void kvt_user_stat_close(struct kvt_user *u)

@@ -14,6 +14,8 @@
 int cmd_run(int argc, char **argv);
 int cmd_stat(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
+int cmd_trace(int argc, char **argv);
+int cmd_plan(int argc, char **argv);
 
 /* Errors as {"error": ...} on standard output instead of a line on standard error. */
 extern bool json_errors;

@@ -18,6 +18,8 @@ static const struct {
 } commands[] = {
 	{ "run", cmd_run, "kvtier run", "run an engine with its KV cache in tiers" },
 	{ "stat", cmd_stat, "kvtier stat", "show the running pools and their tiers (default)" },
+	{ "plan", cmd_plan, "kvtier plan", "a model's bytes a token, and the context each tier holds" },
+	{ "trace", cmd_trace, "kvtier trace", "replay or record which blocks are read when" },
 	{ "doctor", cmd_doctor, "kvtier doctor", "say what this host lacks and what mends it" },
 };
 

@@ -1,0 +1,402 @@
+// SPDX-License-Identifier: MIT
+/* Clients that touched what they have not mapped, or may not write. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <linux/userfaultfd.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "kvtierd.h"
+
+#ifndef UFFDIO_CONTINUE_MODE_WP
+#define UFFDIO_CONTINUE_MODE_WP (1ull << 1)
+#endif
+#define PAGE 4096u
+#define SERVE_NS (2 * NS_PER_MS)
+
+/* ---- a client's page tables ---------------------------------------------------------------- */
+
+static void set_protection(struct attachment *a, uint32_t b, uint64_t mode)
+{
+	struct pool *p = a->pool;
+	struct uffdio_writeprotect args = {
+		.range = { .start = a->addr + ((uint64_t)b << p->shift), .len = p->block_bytes },
+		.mode = mode,
+	};
+
+	while (ioctl(a->uffd, UFFDIO_WRITEPROTECT, &args))
+		if (errno != EAGAIN)
+			return; /* the client is ending, or has unmapped it */
+}
+
+/* No store of any client gets through from now on. */
+void file_protect(struct pool *p, uint32_t b)
+{
+	struct attachment *a;
+
+	for (a = p->attachments; a; a = a->next)
+		if (a->uffd >= 0)
+			set_protection(a, b, UFFDIO_WRITEPROTECT_MODE_WP);
+}
+
+static void unprotect(struct pool *p, uint32_t b)
+{
+	struct attachment *a;
+
+	for (a = p->attachments; a; a = a->next)
+		if (a->uffd >= 0)
+			set_protection(a, b, 0);
+}
+
+static void wake(struct attachment *a, uint32_t b)
+{
+	struct uffdio_range range = {
+		.start = a->addr + ((uint64_t)b << a->pool->shift),
+		.len = a->pool->block_bytes,
+	};
+
+	ioctl(a->uffd, UFFDIO_WAKE, &range);
+}
+
+/* Map the file's pages, around those that are mapped; -EFAULT: the file has them no more. */
+static int map_pages(struct attachment *a, uint32_t b, uint64_t mode)
+{
+	uint64_t start = a->addr + ((uint64_t)b << a->pool->shift);
+	uint64_t at = 0, len = a->pool->block_bytes;
+
+	while (at < len) {
+		struct uffdio_continue args = {
+			.range = { .start = start + at, .len = len - at },
+			.mode = mode | UFFDIO_CONTINUE_MODE_DONTWAKE,
+		};
+
+		if (!ioctl(a->uffd, UFFDIO_CONTINUE, &args))
+			break;
+		if (args.mapped > 0)
+			at += (uint64_t)args.mapped;
+		else if (errno == EEXIST)
+			at += PAGE;
+		else if (errno != EAGAIN)
+			return -errno;
+	}
+	return 0;
+}
+
+void file_map_block(struct attachment *a, uint32_t b, bool write)
+{
+	struct pool *p = a->pool;
+	struct block *blk = block_of(p, b);
+	bool sealed = blk->flags & B_SEALED;
+	uint64_t mode;
+
+	if (a->uffd < 0)
+		return;
+	if (write && !sealed && blk->where == W_RESIDENT && !(blk->flags & B_DIRTY))
+		file_dirty(p, b);
+	mode = sealed || !(blk->flags & B_DIRTY) || blk->where == W_WRITING ?
+		       UFFDIO_CONTINUE_MODE_WP : 0;
+	if (map_pages(a, b, mode) == -EFAULT && blk->where == W_RESIDENT) {
+		log_line(LOG_ERROR, "block_lost", "pool=%u block=%u pid=%d reason=\"a client took its "
+			 "pages out of the memory file\"", p->id, b, a->client->pid);
+		file_bad(p, b, -EIO);
+	}
+	wake(a, b);
+}
+
+/* End one waiting access with SIGBUS, as the kernel would for memory that is lost. */
+static void fail_access(struct attachment *a, uint32_t tid, uint64_t addr)
+{
+	siginfo_t info;
+
+	memset(&info, 0, sizeof(info));
+	info.si_signo = SIGBUS;
+	info.si_code = SI_QUEUE;
+	info.si_addr = (void *)(uintptr_t)addr;
+	a->pool->d->count.sigbus++;
+	if (syscall(SYS_rt_tgsigqueueinfo, a->client->pid, tid, SIGBUS, &info) && errno != ESRCH) {
+		log_line(LOG_WARNING, "sigbus_failed", "pid=%d tid=%u error=\"%s\"", a->client->pid,
+			 tid, strerror(errno));
+		kill(a->client->pid, SIGBUS);
+	}
+}
+
+/* ---- who waits ------------------------------------------------------------------------------- */
+
+static void free_wait(struct pool *p, struct wait **at)
+{
+	struct wait *w = *at;
+
+	*at = w->next;
+	free(w);
+	if (!--p->nr_waits) {
+		p->stats.fault_wait_ns += now_ns() - p->wait_since_ns;
+		p->d->count.wait_ns += now_ns() - p->wait_since_ns;
+	}
+}
+
+static int add_wait(struct attachment *a, uint32_t b, uint32_t tid, uint64_t addr, bool write)
+{
+	struct pool *p = a->pool;
+	struct wait *w, **at;
+
+	for (at = &p->waits; *at;) {
+		if ((*at)->a == a && (*at)->tid == tid)
+			free_wait(p, at);
+		else
+			at = &(*at)->next;
+	}
+	w = malloc(sizeof(*w));
+	if (!w)
+		return -ENOMEM;
+	*w = (struct wait){ .next = p->waits, .a = a, .since_ns = now_ns(), .addr = addr, .block = b,
+			    .tid = tid, .write = write };
+	p->waits = w;
+	if (!p->nr_waits++)
+		p->wait_since_ns = w->since_ns;
+	timer_within(p->d, &p->d->waits, SERVE_NS);
+	return 0;
+}
+
+bool file_wanted(const struct pool *p, uint32_t b)
+{
+	const struct wait *w;
+
+	for (w = p->waits; w && w->block != b; w = w->next)
+		;
+	return w;
+}
+
+void file_drop_waits(struct attachment *a)
+{
+	struct wait **at = &a->pool->waits;
+
+	while (*at) {
+		if ((*at)->a == a)
+			free_wait(a->pool, at);
+		else
+			at = &(*at)->next;
+	}
+}
+
+void file_fail_waits(struct pool *p, uint32_t b)
+{
+	struct wait **at = &p->waits;
+
+	while (*at) {
+		struct wait *w = *at;
+
+		if (w->block != b) {
+			at = &w->next;
+			continue;
+		}
+		fail_access(w->a, w->tid, w->addr);
+		free_wait(p, at);
+	}
+}
+
+/* ---- serve ------------------------------------------------------------------------------------- */
+
+static void map_for_all(struct pool *p, uint32_t b)
+{
+	struct wait **at = &p->waits;
+
+	while (*at) {
+		struct wait *w = *at;
+		struct attachment *a = w->a;
+		bool write = w->write;
+
+		if (w->block != b) {
+			at = &w->next;
+			continue;
+		}
+		/* A checkpoint is taking its picture: a store waits for the end of that. */
+		if (write && blk_held(block_of(p, b))) {
+			at = &w->next;
+			continue;
+		}
+		free_wait(p, at);
+		file_map_block(a, b, write);
+	}
+}
+
+/* The next step towards having a wanted block mapped. */
+void file_serve(struct pool *p, uint32_t b)
+{
+	struct block *blk = block_of(p, b);
+
+	if (!file_wanted(p, b))
+		return;
+	switch (blk->where) {
+	case W_EMPTY:
+		if (!file_zero_fill(p, b))
+			map_for_all(p, b);
+		break;
+	case W_RESIDENT:
+	case W_WRITING:
+		map_for_all(p, b);
+		break;
+	case W_COLD:
+		file_read(p, b, 0);
+		break;
+	case W_BAD:
+		file_fail_waits(p, b);
+		break;
+	case W_READING:
+	default:
+		break;
+	}
+}
+
+void file_serve_all(struct pool *p)
+{
+	struct wait *w;
+	uint32_t most = p->nr_waits + 1;
+
+	/* Serving takes waits off the list: begin again after each that did. */
+	for (w = p->waits; w && most;) {
+		uint32_t before = p->nr_waits;
+
+		file_serve(p, w->block);
+		if (p->nr_waits != before) {
+			w = p->waits;
+			most--;
+		} else {
+			w = w->next;
+		}
+	}
+}
+
+static void expire_waits(struct pool *p)
+{
+	uint64_t now = p->d->turn_ns, deadline = (uint64_t)p->t->deadline_ms * NS_PER_MS;
+	struct wait *w;
+
+again:
+	for (w = p->waits; w; w = w->next) {
+		if (now < w->since_ns + deadline)
+			continue;
+		log_line(LOG_WARNING, "fault_expired", "pool=%u block=%u pid=%d tid=%u where=%u "
+			 "tenant=%s", p->id, w->block, w->a->client->pid, w->tid,
+			 block_of(p, w->block)->where, p->tenant->name);
+		pool_event(p, KVTIER_EVENT_PRESSURE, w->block, -ENOSPC);
+		p->d->count.deadline_misses++;
+		file_fail_waits(p, w->block);
+		goto again;
+	}
+}
+
+/* While anybody waits: for room that another pool made, and for the deadline. */
+void file_wait_deadlines(struct kvtierd *d)
+{
+	struct pool *p, *next;
+	bool any = false;
+
+	for (p = d->pools; p; p = next) {
+		next = p->next;
+		if (!p->waits && !p->ios && !p->commands && !p->checkpoint)
+			continue;
+		any = true;
+		expire_waits(p);
+		file_progress(p);
+	}
+	file_io_deadlines(d);
+	if (any)
+		timer_within(d, &d->waits, SERVE_NS);
+}
+
+/* ---- messages ------------------------------------------------------------------------------------- */
+
+static void count_fault(struct pool *p, const struct block *blk, bool minor)
+{
+	p->stats.faults++;
+	p->d->count.faults++;
+	switch (blk->where) {
+	case W_EMPTY:
+		p->stats.zero_faults++;
+		break;
+	case W_COLD:
+		p->stats.hard_faults++;
+		break;
+	case W_READING:
+		p->stats.late_faults++;
+		p->d->count.late_faults++;
+		break;
+	default:
+		(void)minor;
+		p->stats.soft_faults++;
+	}
+}
+
+static void store_to_protected(struct attachment *a, uint32_t b, uint32_t tid, uint64_t addr)
+{
+	struct pool *p = a->pool;
+	struct block *blk = block_of(p, b);
+
+	p->stats.wp_faults++;
+	if (blk->flags & B_SEALED) {
+		fail_access(a, tid, addr);
+		return;
+	}
+	if (blk->where == W_WRITING && blk_held(blk)) {
+		add_wait(a, b, tid, addr, true);
+		return;
+	}
+	if (blk->where == W_WRITING) {
+		blk->flags = (uint16_t)((blk->flags | B_STORED) & ~B_EVICT);
+		blk->generation++;
+		unprotect(p, b);
+		return;
+	}
+	if (blk->where == W_RESIDENT) {
+		if (!(blk->flags & B_DIRTY))
+			file_dirty(p, b);
+		unprotect(p, b);
+		return;
+	}
+	wake(a, b); /* it left memory meanwhile: the access is tried again */
+}
+
+static void handle(struct attachment *a, const struct uffd_msg *msg)
+{
+	uint64_t addr = msg->arg.pagefault.address, flags = msg->arg.pagefault.flags;
+	uint32_t tid = msg->arg.pagefault.feat.ptid, b;
+	struct pool *p = a->pool;
+	struct block *blk;
+
+	if (msg->event != UFFD_EVENT_PAGEFAULT || addr < a->addr || addr - a->addr >= p->t->bytes)
+		return;
+	b = (uint32_t)((addr - a->addr) >> p->shift);
+	blk = block_of(p, b);
+	pool_activity(p);
+	if (blk->heat < UINT32_MAX)
+		blk->heat++;
+	if (blk->flags & B_SEALED)
+		blk->flags |= B_REUSED;
+	if (flags & UFFD_PAGEFAULT_FLAG_WP) {
+		store_to_protected(a, b, tid, addr);
+		return;
+	}
+	count_fault(p, blk, flags & UFFD_PAGEFAULT_FLAG_MINOR);
+	if (blk->where == W_BAD) {
+		fail_access(a, tid, addr);
+		return;
+	}
+	if (!add_wait(a, b, tid, addr, flags & UFFD_PAGEFAULT_FLAG_WRITE))
+		file_serve(p, b);
+}
+
+void file_faults(void *arg)
+{
+	struct attachment *a = arg;
+	struct uffd_msg msgs[16];
+	ssize_t n;
+	int i;
+
+	while ((n = read(a->uffd, msgs, sizeof(msgs))) > 0)
+		for (i = 0; i < (int)(n / (ssize_t)sizeof(msgs[0])); i++)
+			handle(a, &msgs[i]);
+}

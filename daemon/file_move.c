@@ -1,0 +1,468 @@
+// SPDX-License-Identifier: MIT
+/*
+ * A block comes from its slot, goes to it, leaves memory.  The order of stores to the
+ * table is that of file_table.c.
+ */
+#define _GNU_SOURCE
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "crc.h"
+#include "kvtierd.h"
+
+#define FULL_RETRY_NS (100 * NS_PER_MS)
+#define WRITE_BYTES_MAX (16u << 20)
+
+struct io {
+	struct op op;
+	struct io *next; /* of the free ones, or of those under way */
+	struct pool *pool;
+	uint64_t start_ns;
+	uint64_t generation;
+	uint32_t block;
+	bool write;
+	bool late;
+};
+
+static struct io ios[MAX_IOS];
+static struct io *free_ios;
+static uint32_t busy_ios;
+static bool ios_ready;
+
+static struct io *take_io(void)
+{
+	struct io *io;
+
+	if (!ios_ready) {
+		for (int i = 0; i < MAX_IOS; i++) {
+			ios[i].next = free_ios;
+			free_ios = &ios[i];
+		}
+		ios_ready = true;
+	}
+	io = free_ios;
+	if (io) {
+		free_ios = io->next;
+		busy_ios++;
+	}
+	return io;
+}
+
+static void put_io(struct io *io)
+{
+	io->pool = NULL;
+	io->next = free_ios;
+	free_ios = io;
+	busy_ios--;
+}
+
+/* ---- frames ------------------------------------------------------------------------------------ */
+
+static void add_frame(struct pool *p, uint32_t b)
+{
+	uint64_t used;
+
+	block_of(p, b)->frame = p->nr_frames;
+	p->frames[p->nr_frames++] = b;
+	tenant_charge(p->d, p->tenant, KVTIER_TIER_DRAM, p->block_bytes);
+	used = (uint64_t)p->nr_frames << p->shift;
+	if (used > p->stats.tier[KVTIER_TIER_DRAM].peak_bytes)
+		p->stats.tier[KVTIER_TIER_DRAM].peak_bytes = used;
+}
+
+static void free_frame(struct pool *p, uint32_t b)
+{
+	struct block *blk = block_of(p, b);
+	uint32_t last = p->frames[--p->nr_frames];
+
+	p->frames[blk->frame] = last;
+	block_of(p, last)->frame = blk->frame;
+	blk->frame = NO_BLOCK;
+	fallocate(p->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)((uint64_t)b << p->shift),
+		  p->block_bytes);
+	tenant_charge(p->d, p->tenant, KVTIER_TIER_DRAM, -(int64_t)p->block_bytes);
+}
+
+/* Why there is no room for one more block: -ENOBUFS its own budget, else as tenant_room(). */
+static int room(const struct pool *p)
+{
+	if ((uint64_t)(p->nr_frames + 1) << p->shift > p->t->budget[KVTIER_TIER_DRAM])
+		return -ENOBUFS;
+	return tenant_room(p->d, p->tenant, KVTIER_TIER_DRAM, p->block_bytes);
+}
+
+/*
+ * Memory for @b, making room if need be by what is used later than in @next_use
+ * positions.  -EAGAIN: not now.
+ */
+int file_take_frame(struct pool *p, uint32_t b, uint64_t next_use)
+{
+	int why, tries;
+
+	for (tries = 0; (why = room(p)); tries++) {
+		struct pool *from = why == -ENOBUFS ? p : file_victim_pool(p, why);
+		uint32_t victim = from ? file_victim(from, from == p ? next_use : 0) : NO_BLOCK;
+
+		if (why != -ENOBUFS && !next_use)
+			p->tenant->waits++;
+		if (victim == NO_BLOCK || tries == 16)
+			return -EAGAIN;
+		if (file_evict(from, victim) || block_of(from, victim)->where == W_WRITING)
+			return -EAGAIN;
+	}
+	add_frame(p, b);
+	return 0;
+}
+
+int file_zero_fill(struct pool *p, uint32_t b)
+{
+	struct block *blk = block_of(p, b);
+	int ret = file_take_frame(p, b, 0);
+
+	assert(blk->where == W_EMPTY);
+	if (ret)
+		return ret;
+	/* The file's hole is filled with zeroed pages, of which none is mapped by a client yet. */
+	if (madvise(block_addr(p, b), p->block_bytes, MADV_POPULATE_WRITE))
+		memset(block_addr(p, b), 0, p->block_bytes);
+	file_dirty(p, b);
+	blk->where = W_RESIDENT;
+	return 0;
+}
+
+/* The content is about to differ from the slot's. */
+void file_dirty(struct pool *p, uint32_t b)
+{
+	struct block *blk = block_of(p, b);
+
+	blk->generation++;
+	blk->flags |= B_DIRTY;
+	if (blk->slot != KVT_SLOT_NONE) {
+		kvt_slot_put(&p->slots, blk->slot);
+		blk->slot = KVT_SLOT_NONE;
+	}
+}
+
+void file_drop(struct pool *p, uint32_t b)
+{
+	struct block *blk = block_of(p, b);
+
+	assert(blk->where == W_RESIDENT && !(blk->flags & B_DIRTY));
+	blk->where = W_COLD;
+	free_frame(p, b);
+	blk->flags &= (uint16_t)~(B_HINT | B_AHEAD);
+	p->stats.demoted++;
+	p->stats.tier[KVTIER_TIER_DRAM].bytes_out += p->block_bytes;
+}
+
+void file_bad(struct pool *p, uint32_t b, int error)
+{
+	struct block *blk = block_of(p, b);
+
+	blk->where = W_BAD;
+	blk->error = (int16_t)error;
+	if (blk->frame != NO_BLOCK && !(blk->flags & B_STALLED))
+		free_frame(p, b);
+	p->stats.tier[KVTIER_TIER_NVME].io_errors++;
+	p->d->count.io_errors++;
+	log_line(LOG_ERROR, "block_bad", "pool=%u name=%s block=%u slot=%u error=\"%s\"", p->id,
+		 p->t->name, b, blk->slot,
+		 error == -EILSEQ ? "its checksum does not match" : strerror(-error));
+	pool_event(p, KVTIER_EVENT_BAD_BLOCK, b, error);
+	file_fail_waits(p, b);
+}
+
+/* ---- transfers ------------------------------------------------------------------------------------ */
+
+static void io_done(struct op *op, int res);
+
+static void submit(struct pool *p, struct io *io, uint32_t b, bool write)
+{
+	struct block *blk = block_of(p, b);
+	uint64_t offset = (uint64_t)blk->slot << p->shift;
+	struct io_uring_sqe *sqe = loop_sqe(p->d, &io->op);
+
+	*io = (struct io){ .op.done = io_done, .pool = p, .start_ns = now_ns(), .block = b,
+			   .generation = blk->generation, .write = write };
+	if (write)
+		io_uring_prep_write(sqe, p->slots_fd, block_addr(p, b), p->block_bytes, offset);
+	else
+		io_uring_prep_read(sqe, p->slots_fd, block_addr(p, b), p->block_bytes, offset);
+	io_uring_sqe_set_data(sqe, &io->op);
+	p->ios++;
+	if (write && !p->writes++)
+		p->write_since_ns = io->start_ns;
+	if (!write && !p->reads++)
+		p->read_since_ns = io->start_ns;
+	if (!write)
+		p->d->reading += p->block_bytes;
+	timer_within(p->d, &p->d->waits, 2 * NS_PER_MS);
+}
+
+/* cold -> reading.  -EAGAIN: no frame, or too much under way. */
+int file_read(struct pool *p, uint32_t b, uint64_t next_use)
+{
+	struct block *blk = block_of(p, b);
+	struct io *io;
+	int ret;
+
+	assert(blk->where == W_COLD);
+	if (busy_ios + 1 >= MAX_IOS)
+		return -EAGAIN;
+	ret = file_take_frame(p, b, next_use);
+	if (ret)
+		return ret;
+	io = take_io();
+	if (!io) {
+		free_frame(p, b);
+		return -EAGAIN;
+	}
+	blk->where = W_READING;
+	submit(p, io, b, false);
+	return 0;
+}
+
+/* A slot that nothing durable names. */
+static int own_slot(struct pool *p, struct block *blk, uint32_t b)
+{
+	if (blk->slot != KVT_SLOT_NONE)
+		kvt_slot_put(&p->slots, blk->slot);
+	blk->slot = kvt_slot_get(&p->slots, b);
+	return blk->slot == KVT_SLOT_NONE ? -ENOSPC : 0;
+}
+
+/* resident -> writing; stays in memory unless @why says B_EVICT.  -EAGAIN: not now. */
+int file_write(struct pool *p, uint32_t b, uint16_t why)
+{
+	struct block *blk = block_of(p, b);
+	struct io *io;
+	int ret;
+
+	assert(blk->where == W_RESIDENT && blk->flags & B_DIRTY);
+	if ((uint64_t)p->writes * p->block_bytes >= WRITE_BYTES_MAX || busy_ios > MAX_IOS / 2 ||
+	    (p->d->turn_ns < p->full_until_ns && !(why & B_CAPTURE)))
+		return -EAGAIN;
+	ret = own_slot(p, blk, b);
+	if (ret)
+		return ret;
+	io = take_io();
+	if (!io)
+		return -EAGAIN;
+	file_protect(p, b);
+	blk->crc = kvt_crc32c(block_addr(p, b), p->block_bytes);
+	blk->flags = (uint16_t)((blk->flags & ~(B_STORED | B_EVICT | B_CAPTURE)) | why);
+	blk->error = 0;
+	blk->where = W_WRITING;
+	submit(p, io, b, true);
+	return 0;
+}
+
+static void write_failed(struct pool *p, uint32_t b, int error)
+{
+	p->full_until_ns = now_ns() + FULL_RETRY_NS;
+	if (error == -ENOSPC || error == -EDQUOT || error == -EFBIG)
+		p->stats.enospc++;
+	p->stats.tier[KVTIER_TIER_NVME].io_errors++;
+	p->d->count.io_errors++;
+	block_of(p, b)->error = (int16_t)error;
+	pool_event(p, KVTIER_EVENT_IO_ERROR, b, error);
+	log_line(LOG_WARNING, "write_failed", "pool=%u name=%s block=%u error=\"%s\" note=\"it stays in "
+		 "memory\"", p->id, p->t->name, b, strerror(-error));
+}
+
+static void write_done(struct pool *p, uint32_t b, int res)
+{
+	struct block *blk = block_of(p, b);
+	uint16_t why = blk->flags;
+
+	blk->flags &= (uint16_t)~(B_EVICT | B_CAPTURE | B_STALLED | B_STORED);
+	if (res != (int)p->block_bytes) {
+		write_failed(p, b, res < 0 ? res : -ENOSPC);
+	} else {
+		p->stats.written_blocks++;
+		p->stats.tier[KVTIER_TIER_NVME].bytes_in += p->block_bytes;
+		p->d->count.write_bytes += p->block_bytes;
+		if (!(why & B_STORED))
+			blk->flags &= (uint16_t)~B_DIRTY;
+	}
+	blk->where = W_RESIDENT;
+	if (why & B_CAPTURE)
+		checkpoint_written(p, b);
+	if (why & B_EVICT && !(blk->flags & B_DIRTY) && !blk->pins && !file_wanted(p, b))
+		file_drop(p, b);
+}
+
+static int verify(struct pool *p, uint32_t b, int res)
+{
+	if (res < 0)
+		return res;
+	if ((uint32_t)res != p->block_bytes)
+		return -EIO;
+	if (kvt_crc32c(block_addr(p, b), p->block_bytes) == block_of(p, b)->crc)
+		return 0;
+	p->stats.crc_errors++;
+	return -EILSEQ;
+}
+
+static void map_for_plans(struct pool *p, uint32_t b)
+{
+	struct attachment *a;
+
+	for (a = p->attachments; a; a = a->next)
+		if (a->plan && !a->plan->dead)
+			file_map_block(a, b, false);
+}
+
+static void read_done(struct pool *p, uint32_t b, int res)
+{
+	struct block *blk = block_of(p, b);
+	int error = verify(p, b, res);
+
+	if (blk->flags & B_STALLED) {
+		/* It was given up; should it have come after all, it may be tried again. */
+		blk->flags &= (uint16_t)~B_STALLED;
+		free_frame(p, b);
+		if (!error && blk->where == W_BAD)
+			blk->where = W_COLD;
+		return;
+	}
+	if (error) {
+		file_bad(p, b, error);
+		return;
+	}
+	blk->where = W_RESIDENT;
+	p->stats.promoted++;
+	p->stats.tier[KVTIER_TIER_NVME].bytes_out += p->block_bytes;
+	p->stats.tier[KVTIER_TIER_DRAM].bytes_in += p->block_bytes;
+	p->d->count.read_bytes += p->block_bytes;
+	p->tenant->promoted_bytes += p->block_bytes;
+	if (blk->flags & B_AHEAD)
+		map_for_plans(p, b);
+}
+
+static void account(struct io *io)
+{
+	struct pool *p = io->pool;
+	struct kvtier_tier_stats *tier = &p->stats.tier[KVTIER_TIER_NVME];
+	uint64_t now = now_ns();
+
+	p->ios--;
+	if (io->write && !--p->writes)
+		tier->write_ns += now - p->write_since_ns;
+	if (io->write)
+		return;
+	p->d->reading -= p->block_bytes;
+	if (!--p->reads)
+		tier->read_ns += now - p->read_since_ns;
+	prefetch_measure(p->d, p->block_bytes, now - io->start_ns);
+}
+
+static void io_done(struct op *op, int res)
+{
+	struct io *io = (struct io *)op;
+	struct pool *p = io->pool;
+	uint32_t b = io->block;
+	bool write = io->write;
+
+	account(io);
+	put_io(io);
+	if (write)
+		write_done(p, b, res);
+	else
+		read_done(p, b, res);
+	file_serve(p, b);
+	file_progress(p);
+}
+
+/* What is late is given up: the block is BAD, or stays in memory; the transfer may still end. */
+void file_io_deadlines(struct kvtierd *d)
+{
+	int i;
+
+	for (i = 0; i < MAX_IOS; i++) {
+		struct io *io = &ios[i];
+		struct pool *p = io->pool;
+		struct block *blk;
+
+		if (!p || io->late ||
+		    d->turn_ns < io->start_ns + (uint64_t)p->t->deadline_ms * NS_PER_MS)
+			continue;
+		io->late = true;
+		d->count.deadline_misses++;
+		blk = block_of(p, io->block);
+		blk->flags |= B_STALLED;
+		if (!io->write)
+			file_bad(p, io->block, -ETIMEDOUT);
+		else
+			write_failed(p, io->block, -ETIMEDOUT);
+	}
+}
+
+/* ---- leave memory -------------------------------------------------------------------------------------- */
+
+/* A resident block leaves memory, at once if its slot holds it.  0: it does, or will. */
+int file_evict(struct pool *p, uint32_t b)
+{
+	struct block *blk = block_of(p, b);
+
+	if (blk->where != W_RESIDENT || blk->pins)
+		return -EBUSY;
+	if (blk->flags & B_DIRTY)
+		return file_write(p, b, B_EVICT);
+	file_protect(p, b);
+	p->stats.clean_drops++;
+	file_drop(p, b);
+	return 0;
+}
+
+/* -EAGAIN: on its way. */
+int file_discard(struct pool *p, uint32_t b)
+{
+	struct block *blk = block_of(p, b);
+	uint32_t slot = blk->slot;
+
+	if (blk->where == W_EMPTY)
+		return 0;
+	if (blk->where == W_READING || blk->where == W_WRITING || blk->flags & B_STALLED)
+		return blk->where == W_BAD ? -EBUSY : -EAGAIN;
+	blk->where = W_EMPTY;
+	blk->generation++;
+	blk->slot = KVT_SLOT_NONE;
+	blk->flags &= B_QUEUED;
+	blk->heat = 0;
+	if (slot != KVT_SLOT_NONE)
+		kvt_slot_put(&p->slots, slot);
+	if (blk->frame != NO_BLOCK)
+		free_frame(p, b);
+	return 0;
+}
+
+/* Is the pool above a budget that was lowered? */
+static void trim(struct pool *p)
+{
+	while ((uint64_t)p->nr_frames << p->shift > p->t->budget[KVTIER_TIER_DRAM] + ((uint64_t)p->writes << p->shift)) {
+		uint32_t victim = file_victim(p, 0);
+
+		if (victim == NO_BLOCK || file_evict(p, victim))
+			return;
+	}
+}
+
+/* Something ended: who waited for it goes on. */
+void file_progress(struct pool *p)
+{
+	if (p->waits)
+		file_serve_all(p);
+	if (p->commands)
+		file_run_commands(p);
+	if (p->checkpoint)
+		checkpoint_run(p);
+	if (!p->removed)
+		trim(p);
+	else if (!p->clients && !p->ios && !p->checkpoint)
+		pool_destroy(p);
+}

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: MIT
+/*
+ * GET /metrics over a UNIX socket and, where a port is named, the loopback: libmicrohttpd,
+ * which is told by us when its descriptors are ready and has no thread of its own.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <microhttpd.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "kvtierd.h"
+
+#define TIMEOUT_S 10u
+#define CONNECTIONS 64u
+
+struct http {
+	struct server {
+		struct MHD_Daemon *mhd;
+		struct watch *watch;
+	} server[2]; /* the socket's and the port's */
+};
+
+static enum MHD_Result respond(struct MHD_Connection *c, unsigned int status, char *text, size_t bytes,
+			       const char *type)
+{
+	struct MHD_Response *r = MHD_create_response_from_buffer(bytes, text, MHD_RESPMEM_MUST_FREE);
+	enum MHD_Result ret;
+
+	if (!r) {
+		free(text);
+		return MHD_NO;
+	}
+	MHD_add_response_header(r, MHD_HTTP_HEADER_CONTENT_TYPE, type);
+	ret = MHD_queue_response(c, status, r);
+	MHD_destroy_response(r);
+	return ret;
+}
+
+static enum MHD_Result answer(void *arg, struct MHD_Connection *c, const char *url,
+			      const char *method, const char *version, const char *data,
+			      size_t *data_bytes, void **state)
+{
+	static const char plain[] = "text/plain; charset=utf-8";
+	char *text = NULL;
+	size_t bytes = 0;
+	FILE *out;
+
+	(void)version, (void)data, (void)state;
+	if (*data_bytes) {
+		*data_bytes = 0; /* a body says nothing to us */
+		return MHD_YES;
+	}
+	if (strcmp(method, "GET"))
+		return respond(c, MHD_HTTP_METHOD_NOT_ALLOWED, strdup("GET only\n"), 9, plain);
+	if (strcmp(url, "/metrics"))
+		return respond(c, MHD_HTTP_NOT_FOUND, strdup("see /metrics\n"), 13, plain);
+	out = open_memstream(&text, &bytes);
+	if (!out)
+		return MHD_NO;
+	metrics_write(arg, out);
+	fclose(out);
+	return respond(c, MHD_HTTP_OK, text, bytes,
+		       "application/openmetrics-text; version=1.0.0; charset=utf-8");
+}
+
+static void ready(void *arg)
+{
+	struct server *s = arg;
+
+	MHD_run(s->mhd);
+}
+
+static int serve(struct kvtierd *d, struct server *s, int sock, const char *what)
+{
+	const union MHD_DaemonInfo *info;
+
+	s->mhd = MHD_start_daemon(MHD_USE_EPOLL, 0, NULL, NULL, answer, d, MHD_OPTION_LISTEN_SOCKET,
+				  sock, MHD_OPTION_CONNECTION_TIMEOUT, TIMEOUT_S,
+				  MHD_OPTION_CONNECTION_LIMIT, CONNECTIONS, MHD_OPTION_END);
+	if (!s->mhd) {
+		close(sock);
+		return kvt_fail(-EIO, "%s: cannot serve metrics there", what);
+	}
+	info = MHD_get_daemon_info(s->mhd, MHD_DAEMON_INFO_EPOLL_FD);
+	s->watch = info ? watch_start(d, info->epoll_fd, ready, s) : NULL;
+	return s->watch ? 0 : -ENOMEM;
+}
+
+static int listen_unix(struct kvtierd *d, struct server *s)
+{
+	struct sockaddr_un to = { .sun_family = AF_UNIX };
+	int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+	snprintf(to.sun_path, sizeof(to.sun_path), "%s", d->config.metrics_socket);
+	unlink(to.sun_path);
+	if (sock < 0 || bind(sock, (struct sockaddr *)&to, sizeof(to)) ||
+	    chmod(to.sun_path, d->config.socket_mode) || listen(sock, 64)) {
+		int error = errno;
+
+		if (sock >= 0)
+			close(sock);
+		return kvt_fail(-error, "%s: cannot listen there: %s", to.sun_path, strerror(error));
+	}
+	return serve(d, s, sock, to.sun_path);
+}
+
+static int listen_loopback(struct kvtierd *d, struct server *s)
+{
+	struct sockaddr_in to = {
+		.sin_family = AF_INET,
+		.sin_port = htons((uint16_t)d->config.http_port),
+		.sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+	};
+	int sock = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), one = 1;
+
+	if (sock >= 0)
+		setsockopt(sock, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	if (sock < 0 || bind(sock, (struct sockaddr *)&to, sizeof(to)) || listen(sock, 64)) {
+		int error = errno;
+
+		if (sock >= 0)
+			close(sock);
+		return kvt_fail(-error, "127.0.0.1:%u: cannot listen there: %s", d->config.http_port,
+				strerror(error));
+	}
+	return serve(d, s, sock, "the loopback");
+}
+
+int http_open(struct kvtierd *d)
+{
+	struct http *h = calloc(1, sizeof(*h));
+	int ret = 0;
+
+	if (!h)
+		return -ENOMEM;
+	d->http = h;
+	if (d->config.metrics_socket[0])
+		ret = listen_unix(d, &h->server[0]);
+	if (!ret && d->config.http_port)
+		ret = listen_loopback(d, &h->server[1]);
+	return ret;
+}
+
+void http_close(struct kvtierd *d)
+{
+	int i;
+
+	for (i = 0; d->http && i < 2; i++) {
+		watch_stop(d->http->server[i].watch);
+		if (d->http->server[i].mhd)
+			MHD_stop_daemon(d->http->server[i].mhd);
+	}
+	if (d->http && d->config.metrics_socket[0])
+		unlink(d->config.metrics_socket);
+	free(d->http);
+	d->http = NULL;
+}

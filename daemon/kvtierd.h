@@ -1,0 +1,581 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * kvtierd: one arbiter for the pools of a machine.
+ *
+ * One thread and one io_uring.  What arrives, in the order of the files:
+ *
+ *	loop.c		completions, descriptors that are ready, timers
+ *	control.c	a client's message: checked, dispatched from one table, answered
+ *	client.c	a connection comes, attaches pools, dies at any point
+ *	tenant.c	whose it is, and what quotas it has
+ *	pool.c		pools by name and number; both kinds of them
+ *	file_pool.c	... memory files whose faults we serve (no module):
+ *	file_fault.c	    a client touched what it has not mapped, or may not write
+ *	file_move.c	    a block comes from its slot, goes to it, leaves memory
+ *	file_victim.c	    which block leaves
+ *	file_range.c	    range operations of clients
+ *	file_table.c	    the table of blocks that outlives this process
+ *	device_pool.c	... descriptors of /dev/kvtier
+ *	plan.c		what clients will touch next: rings, checked
+ *	prefetch.c	promote ahead of the cursors
+ *	writeback.c	write sealed blocks early; drain idle pools
+ *	scrub.c		verify cold blocks
+ *	checkpoint.c	make a pool durable, and take it back (manifest.c: the file)
+ *	attend.c	attention for processes that have not the memory
+ *	metrics.c	counters as OpenMetrics text (http.c: over sockets)
+ *	job.c		what may block (fsync, rename) in a second thread
+ *	config.c log.c sdnotify.c main.c
+ *
+ * Everything belongs to the loop's thread.  Jobs and attention workers get copies.
+ */
+#ifndef KVTIERD_H
+#define KVTIERD_H
+
+#include <liburing.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "error.h"
+#include "protocol.h"
+#include "slot.h"
+
+#define NS_PER_MS 1000000ull
+#define NS_PER_S 1000000000ull
+#define NO_BLOCK UINT32_MAX
+#define MAX_IOS 256
+#define MAX_TENANTS 256
+
+struct kvtierd;
+struct pool;
+struct client;
+struct plan;
+struct manifest;
+
+/* ---- log.c: lines of key=value on stderr, with the level that the journal knows ------ */
+enum log_level { LOG_ERROR = 3, LOG_WARNING = 4, LOG_INFO = 6, LOG_DEBUG = 7 };
+extern enum log_level log_most;
+__attribute__((format(printf, 3, 4))) void log_line(enum log_level level, const char *event,
+						    const char *fmt, ...);
+
+/* ---- config.c ------------------------------------------------------------------------ */
+struct tenant_config {
+	char name[32];
+	char cgroup[256]; /* "": not by cgroup */
+	uint32_t uid_first, uid_last; /* first > last: not by user */
+	uint64_t quota[KVTIER_NR_TIERS]; /* 0: none */
+	uint32_t weight;
+};
+
+struct config {
+	char socket[108];
+	uint32_t socket_mode;
+	char state_dir[256]; /* slots and manifests */
+	char metrics_socket[108]; /* "": none */
+	uint32_t http_port; /* on the loopback; 0: none */
+	bool use_module;
+	int cxl_node; /* -1: none */
+	uint64_t limit[KVTIER_NR_TIERS]; /* of all pools together; 0: none */
+	uint64_t write_rate; /* bytes a second of write-back */
+	uint64_t scrub_rate;
+	uint64_t scrub_every_s; /* 0: on request alone */
+	bool wear_filter;
+	uint32_t idle_ms;
+	uint32_t drain_above; /* percent of a quota or limit */
+	uint32_t linger_ms; /* a pool without clients and KEEP, after a restart */
+	uint32_t max_clients;
+	uint32_t max_pools;
+	uint32_t attend_threads;
+	enum log_level log_level;
+	struct tenant_config default_tenant; /* quotas of who is in no section */
+	struct tenant_config tenants[MAX_TENANTS];
+	uint32_t nr_tenants;
+};
+
+void config_defaults(struct config *c);
+/* 0, or -EINVAL with "FILE:LINE: what is wrong" as the detail. */
+int config_read(struct config *c, const char *path);
+
+/* ---- loop.c ----------------------------------------------------------------------------- */
+struct op {
+	void (*done)(struct op *op, int res);
+};
+
+/* A descriptor that is looked at whenever it is ready. */
+struct watch {
+	struct op op;
+	struct kvtierd *d;
+	int fd;
+	void (*ready)(void *arg); /* NULL: stopped; goes with its last completion */
+	void *arg;
+};
+
+/* Timers are few: a loop finds the next. */
+struct timer {
+	struct timer *next;
+	uint64_t at_ns; /* 0: not set */
+	void (*expire)(struct kvtierd *d);
+};
+
+int loop_init(struct kvtierd *d);
+void loop_exit(struct kvtierd *d);
+void loop_run(struct kvtierd *d);
+struct io_uring_sqe *loop_sqe(struct kvtierd *d, struct op *op);
+struct watch *watch_start(struct kvtierd *d, int fd, void (*ready)(void *arg), void *arg);
+void watch_stop(struct watch *w);
+void timer_add(struct kvtierd *d, struct timer *t, void (*expire)(struct kvtierd *d));
+/* Set it to expire in @ns, unless it is set to expire before. */
+void timer_within(struct kvtierd *d, struct timer *t, uint64_t ns);
+uint64_t now_ns(void);
+
+/* ---- job.c --------------------------------------------------------------------------------- */
+struct job {
+	struct job *next;
+	int (*work)(struct job *job); /* in the second thread */
+	void (*done)(struct job *job, int result); /* in the loop */
+};
+int job_start(struct kvtierd *d);
+void job_stop(struct kvtierd *d);
+void job_submit(struct kvtierd *d, struct job *job);
+
+/* ---- sdnotify.c ----------------------------------------------------------------------------- */
+__attribute__((format(printf, 1, 2))) void sd_notifyf(const char *fmt, ...);
+/* Give a descriptor to the service manager, so that it outlives us; take it back. */
+void sd_store(int fd, const char *name);
+void sd_unstore(const char *name);
+/* Wait until the manager has taken what was sent. */
+void sd_barrier(void);
+bool sd_has_manager(void);
+/* Half of the watchdog's period in ns; 0: no watchdog. */
+uint64_t sd_watchdog_ns(void);
+/* Call @take with each descriptor that the manager kept for us; it owns it then. */
+void sd_take_fds(void (*take)(void *arg, int fd, const char *name), void *arg);
+
+/* ---- tenant.c ---------------------------------------------------------------------------------- */
+struct tenant {
+	struct tenant *next;
+	char name[32];
+	uint32_t uid;
+	uint64_t quota[KVTIER_NR_TIERS];
+	uint64_t used[KVTIER_NR_TIERS];
+	uint32_t weight;
+	uint32_t pools;
+	uint32_t clients;
+	uint64_t promoted_bytes;
+	uint64_t waits;
+	uint64_t virtual_time; /* bytes by weight: who has had least is next */
+};
+
+struct tenant *tenant_named(struct kvtierd *d, const char *name);
+struct tenant *tenant_of(struct kvtierd *d, uint32_t uid, int pid);
+void tenants_reconfigure(struct kvtierd *d);
+/* May it occupy so much more?  0 or -EDQUOT (its quota), -ENOSPC (the host's limit). */
+int tenant_room(struct kvtierd *d, const struct tenant *t, uint32_t tier, uint64_t bytes);
+void tenant_charge(struct kvtierd *d, struct tenant *t, uint32_t tier, int64_t bytes);
+
+/* ---- client.c and control.c ------------------------------------------------------------------------ */
+
+/* A client's use of a pool. */
+struct attachment {
+	struct attachment *next; /* of the pool's */
+	struct attachment *next_of_client;
+	struct pool *pool;
+	struct client *client;
+	int event_fd;
+	int uffd; /* of its mapping; -1: none yet */
+	struct watch *faults;
+	uint64_t addr;
+	uint16_t *pins;
+	struct plan *plan;
+	struct attend_ring *attend;
+};
+
+struct client {
+	struct client *next;
+	struct client *prev;
+	struct kvtierd *d;
+	struct watch *watch;
+	int sock;
+	int pid;
+	uint32_t uid;
+	bool admin;
+	bool hello;
+	bool gone; /* closed; freed when no request refers to it */
+	uint32_t requests; /* being worked on */
+	struct tenant *tenant;
+	struct attachment *attachments;
+};
+
+/* Who waits for an answer that takes time. */
+struct request {
+	struct client *client;
+	uint16_t type;
+	uint32_t id;
+};
+
+int control_open(struct kvtierd *d);
+void control_close(struct kvtierd *d);
+void client_accept(struct kvtierd *d, int sock);
+void client_close(struct client *c, const char *why);
+void client_message(struct client *c, const struct kvt_msg *msg, const int *fds, int nr_fds);
+void client_reply(struct client *c, uint16_t type, uint32_t id, int error, const void *body,
+		  size_t bytes, const int *fds, int nr_fds);
+struct request *request_begin(struct client *c, const struct kvt_msg *msg);
+void request_end(struct request *r, int error, const void *body, size_t bytes);
+struct attachment *attachment_of(struct client *c, uint32_t pool);
+struct attachment *attachment_new(struct client *c, struct pool *p);
+void attachment_free(struct attachment *a);
+
+/* ---- pool.c ------------------------------------------------------------------------------------------ */
+
+/* Where the only valid content of a block of a memory file is. */
+enum where {
+	W_EMPTY = 0, /* nowhere: it reads as zeroes */
+	W_RESIDENT, /* in the file */
+	W_READING, /* in its slot, and on the way into the file, which nobody maps yet */
+	W_WRITING, /* in the file, and on the way into its slot */
+	W_COLD, /* in its slot */
+	W_BAD, /* lost */
+};
+
+#define B_DIRTY (1u << 0) /* its slot does not hold it */
+#define B_SEALED (1u << 1)
+#define B_HINT (1u << 2) /* hinted cold */
+#define B_AHEAD (1u << 3) /* promoted for a plan, not passed yet */
+#define B_EVICT (1u << 4) /* leaves memory once it is written */
+#define B_CAPTURE (1u << 5) /* written for a checkpoint: stores wait for the end */
+#define B_STORED (1u << 6) /* a store came while it was being written */
+#define B_STALLED (1u << 7) /* its I/O passed the deadline */
+#define B_REUSED (1u << 8) /* used again after it was sealed: worth a write */
+#define B_QUEUED (1u << 9) /* waits for write-back */
+
+/*
+ * In the table that outlives us (file_table.c).  where and B_DIRTY, B_SEALED say what a
+ * successor must know, each a store of its own: the order of stores is the protocol.
+ */
+struct block {
+	uint64_t generation;
+	uint32_t slot;
+	uint32_t crc;
+	uint32_t frame; /* index in pool->frames while it has one */
+	uint32_t heat;
+	uint16_t flags;
+	uint16_t pins;
+	uint8_t where;
+	uint8_t busy; /* operations at work on it */
+	int16_t error;
+};
+
+/* Stores wait while a checkpoint writes it. */
+static inline bool blk_held(const struct block *blk)
+{
+	return blk->where == W_WRITING && blk->flags & B_CAPTURE;
+}
+
+struct table {
+	uint64_t magic;
+	uint32_t version;
+	uint32_t id;
+	uint64_t instance;
+	uint64_t bytes;
+	uint64_t budget[KVTIER_NR_TIERS];
+	uint32_t block_shift;
+	uint32_t flags;
+	uint32_t deadline_ms;
+	uint32_t module;
+	uint32_t uid;
+	uint32_t note_bytes; /* of the checkpoint; its note and slots are in the manifest */
+	uint64_t checkpoint_s; /* CLOCK_REALTIME; 0: none */
+	char name[KVT_POOL_NAME_BYTES];
+	char model[KVT_MODEL_BYTES];
+	char tenant[32];
+	struct block blocks[];
+};
+
+/* A thread of a client that waits in a fault. */
+struct wait {
+	struct wait *next;
+	struct attachment *a;
+	uint64_t since_ns;
+	uint64_t addr;
+	uint32_t block;
+	uint32_t tid;
+	bool write;
+};
+
+struct command;
+struct checkpoint;
+
+#define POOL_EVENTS 64
+
+struct pool {
+	struct pool *next;
+	struct kvtierd *d;
+	struct tenant *tenant;
+	struct table *t; /* also what its definition is */
+	size_t table_bytes;
+	int table_fd;
+	int fd; /* the memory file, or the device's */
+	uint32_t id;
+	uint32_t nr_blocks;
+	uint32_t shift;
+	uint32_t block_bytes;
+	uint32_t clients;
+	struct attachment *attachments;
+	uint64_t active_ns;
+	uint64_t linger_until_ns; /* without clients and KEEP it goes then; 0: at once */
+	bool idle; /* its client said so, or nothing happened for long */
+	bool removed; /* no longer to be found by its name */
+	bool module;
+
+	/* Memory files. */
+	char *alias; /* our own mapping */
+	int slots_fd;
+	struct kvt_slots slots;
+	uint32_t *frames; /* blocks that have memory, in no order */
+	uint32_t nr_frames;
+	uint32_t pinned; /* blocks */
+	uint32_t ios; /* under way */
+	struct wait *waits;
+	struct command *commands;
+	struct checkpoint *checkpoint;
+	uint32_t *queue; /* sealed blocks to write back, a ring */
+	uint32_t queue_first, queue_nr;
+	struct kvtier_slot *kept; /* slots that the durable manifest names */
+	uint32_t nr_kept;
+	uint64_t full_until_ns; /* do not write before: the disk was full */
+	uint32_t scrub_at;
+	uint64_t random;
+
+	struct kvtier_stats stats;
+	uint64_t read_since_ns, write_since_ns, wait_since_ns;
+	uint32_t reads, writes, nr_waits;
+	struct kvtier_event events[POOL_EVENTS];
+	uint32_t event_first, nr_events;
+	bool events_lost;
+};
+
+static inline struct block *block_of(struct pool *p, uint32_t b)
+{
+	return &p->t->blocks[b];
+}
+
+static inline char *block_addr(const struct pool *p, uint32_t b)
+{
+	return p->alias + ((uint64_t)b << p->shift);
+}
+
+int pool_create(struct client *c, const struct kvt_create *want, struct pool **pool);
+int pool_find(struct client *c, const char *name, const char *model, struct pool **pool);
+struct pool *pool_by_id(struct kvtierd *d, uint32_t id);
+int pool_visible(struct client *c, uint32_t id, struct pool **pool);
+int pool_remove(struct client *c, const char *name);
+void pool_unused(struct pool *p);
+void pool_destroy(struct pool *p);
+void pool_discard(struct pool *p);
+void pool_activity(struct pool *p);
+void pool_event(struct pool *p, uint32_t type, uint32_t b, int error);
+int pool_check_name(const char *name, size_t room, const char *what);
+void pool_used(struct pool *p, uint64_t used[KVTIER_NR_TIERS]);
+struct pool *pool_new(struct kvtierd *d, const struct table *def, struct tenant *t);
+void pools_take_back(struct kvtierd *d);
+void pools_expire(struct kvtierd *d);
+int pool_budget(struct pool *p, uint64_t dram_bytes);
+
+/* ---- file_*.c --------------------------------------------------------------------------------------------- */
+int file_pool_probe(void);
+int file_pool_create(struct pool *p);
+int file_pool_restore(struct pool *p, int slots_fd);
+int file_pool_take_back(struct pool *p);
+void file_pool_destroy(struct pool *p);
+int file_pool_map(struct attachment *a, int uffd, uint64_t addr);
+void file_pool_stats(struct pool *p, struct kvtier_stats *st);
+int file_pool_query(struct pool *p, uint64_t first, uint32_t nr, struct kvtier_block_info *infos);
+int table_create(struct pool *p, const struct table *def);
+int table_map(struct pool *p, int fd);
+void slots_path(const struct pool *p, char *buf, size_t room);
+int slots_open(struct pool *p, bool make);
+
+void file_faults(void *attachment);
+void file_serve(struct pool *p, uint32_t b);
+void file_serve_all(struct pool *p);
+void file_drop_waits(struct attachment *a);
+void file_fail_waits(struct pool *p, uint32_t b);
+void file_wait_deadlines(struct kvtierd *d);
+bool file_wanted(const struct pool *p, uint32_t b);
+void file_map_block(struct attachment *a, uint32_t b, bool write);
+void file_protect(struct pool *p, uint32_t b);
+
+int file_take_frame(struct pool *p, uint32_t b, uint64_t next_use);
+int file_zero_fill(struct pool *p, uint32_t b);
+int file_read(struct pool *p, uint32_t b, uint64_t next_use);
+int file_write(struct pool *p, uint32_t b, uint16_t why);
+int file_evict(struct pool *p, uint32_t b);
+void file_drop(struct pool *p, uint32_t b);
+int file_discard(struct pool *p, uint32_t b);
+void file_dirty(struct pool *p, uint32_t b);
+void file_bad(struct pool *p, uint32_t b, int error);
+void file_io_deadlines(struct kvtierd *d);
+void file_progress(struct pool *p);
+
+uint32_t file_victim(struct pool *p, uint64_t nearer_than);
+struct pool *file_victim_pool(struct pool *p, int why);
+
+int file_range_op(struct client *c, const struct kvt_msg *msg, const struct kvt_ranges *body,
+		  struct attachment *a);
+void file_run_commands(struct pool *p);
+void file_cancel_commands(struct pool *p, struct client *c);
+void file_unpin_all(struct attachment *a);
+
+/* ---- device_pool.c ------------------------------------------------------------------------------------------ */
+int device_probe(void);
+int device_pool_create(struct pool *p);
+int device_pool_take_back(struct pool *p);
+void device_pool_stats(struct pool *p, struct kvtier_stats *st);
+int device_pool_query(struct pool *p, uint64_t first, uint32_t nr, struct kvtier_block_info *infos);
+int device_pool_budget(struct pool *p, uint64_t bytes);
+/* Promote what a plan on the module needs next; false: not now. */
+bool device_pool_ahead(struct plan *plan);
+/* In the second thread: slots of all that is not empty, reserved under a new key. */
+int device_checkpoint(int fd, uint32_t nr_blocks, uint32_t shift, struct manifest *m);
+int device_adopt(int fd, const struct manifest *m);
+int device_release(int fd, const struct kvt_key *key);
+
+/* ---- plan.c and prefetch.c -------------------------------------------------------------------------------------- */
+struct plan {
+	struct plan *next; /* of all */
+	struct attachment *a;
+	struct kvt_plan_ring *ring;
+	size_t ring_bytes;
+	uint32_t entries;
+	int doorbell;
+	struct watch *watch;
+	uint64_t tail;
+	bool cycle;
+	bool dead;
+
+	/* The plan as we took it: positions are blocks, in order. */
+	uint32_t *order; /* block at each position */
+	uint32_t *again; /* the next position of the same block; NO_BLOCK: none */
+	uint32_t nr, room;
+	uint32_t *starts; /* position at which each range begins */
+	uint32_t nr_ranges, room_ranges;
+	uint32_t *first; /* per block: its first position; NO_BLOCK: not in the plan */
+	uint32_t *last; /* ... its last */
+	uint32_t *at; /* ... its next, seen from the cursor */
+	uint64_t seen; /* what the client said last that it had passed */
+	uint32_t range; /* the cursor, in ranges */
+	uint32_t pos; /* ... and in positions */
+	uint32_t hand; /* positions ahead of the cursor that prefetch has looked at */
+	uint32_t ahead; /* blocks with B_AHEAD */
+	uint64_t blocked_ns; /* the turn in which there was no room */
+	uint64_t moved_ns; /* when the cursor last moved */
+	uint64_t pace_ns; /* a position, on average */
+};
+
+int plan_ring_make(struct attachment *a, uint64_t entries, int fds[2]);
+void plan_free(struct plan *plan);
+/* Positions until the block is used; UINT64_MAX: no plan names it. */
+uint64_t plan_next_use(const struct pool *p, uint32_t b);
+uint64_t plan_left(const struct plan *plan);
+/* The block at a distance from the cursor; NO_BLOCK: the plan ends before. */
+uint32_t plan_block_at(const struct plan *plan, uint32_t distance);
+void plan_wake_again(struct plan *plan);
+void prefetch_run(struct kvtierd *d);
+void prefetch_measure(struct kvtierd *d, uint64_t bytes, uint64_t latency_ns);
+
+/* ---- writeback.c, scrub.c, checkpoint.c, manifest.c ----------------------------------------------------------------- */
+void writeback_queue(struct pool *p, uint32_t b);
+void writeback_run(struct kvtierd *d);
+void writeback_kick(struct kvtierd *d);
+int scrub_begin(struct kvtierd *d, struct pool *only);
+void scrub_run(struct kvtierd *d);
+void scrub_forget(struct kvtierd *d, const struct pool *p);
+int checkpoint_begin(struct pool *p, struct request *r, const void *note, size_t bytes,
+		     bool keep_note);
+void checkpoint_run(struct pool *p);
+void checkpoint_written(struct pool *p, uint32_t b);
+int checkpoint_restore(struct kvtierd *d, struct tenant *t, const char *name, struct pool **pool);
+int checkpoint_note(struct pool *p, void *note, size_t room);
+void checkpoint_sweep(struct kvtierd *d);
+void checkpoint_reload_kept(struct pool *p);
+
+struct manifest {
+	struct table def; /* without blocks */
+	struct kvt_key key;
+	struct kvtier_slot *slots; /* flags: B_SEALED */
+	uint32_t nr;
+	char *note;
+	uint32_t note_bytes;
+};
+void manifest_path(const struct kvtierd *d, const char *tenant, const char *name, char *buf,
+		   size_t room);
+int manifest_write(const char *path, const struct manifest *m);
+int manifest_read(const char *path, struct manifest *m);
+void manifest_free(struct manifest *m);
+
+/* ---- metrics.c and http.c ---------------------------------------------------------------------------------------------- */
+void metrics_write(struct kvtierd *d, FILE *out);
+int http_open(struct kvtierd *d);
+void http_close(struct kvtierd *d);
+
+/* ---- the daemon ------------------------------------------------------------------------------------------------------------ */
+struct counters {
+	uint64_t messages, refused, connections, connections_refused, clients_died;
+	uint64_t plans, plan_ranges, plans_refused, promoted_ahead, passed;
+	uint64_t writeback_blocks, writeback_spared, drained_blocks;
+	uint64_t scrubbed, scrub_bad, checkpoints, checkpoint_errors, restores;
+	uint64_t faults, late_faults, wait_ns, sigbus;
+	uint64_t read_bytes, write_bytes, io_errors, deadline_misses;
+	uint64_t attend_queries, reloads;
+};
+
+struct kvtierd {
+	struct config config;
+	const char *config_path;
+	struct io_uring ring;
+	bool stop;
+	uint64_t started_ns;
+	uint64_t turn_ns; /* when this turn of the loop began */
+
+	struct timer *timers;
+	struct timer watchdog, waits, writeback, scrub_timer, idle_timer;
+	int signal_fd;
+	struct watch *signal_watch;
+	int listen_fd;
+	struct watch *listen_watch;
+
+	struct client *clients;
+	uint32_t nr_clients;
+	struct tenant *tenants;
+	struct pool *pools;
+	uint32_t nr_pools;
+	uint32_t last_pool;
+	bool module;
+	uint64_t used[KVTIER_NR_TIERS];
+
+	struct plan *plans;
+	uint64_t bandwidth; /* bytes a second that reads were measured to reach */
+	uint64_t latency_ns; /* of a read */
+	uint64_t measured_bytes, measured_since_ns;
+	uint64_t reading; /* bytes under way */
+	uint64_t virtual_now; /* of the tenant that was served last */
+
+	uint64_t write_credit; /* bytes that may be written now */
+	uint64_t write_credit_ns; /* when that was true */
+
+	struct scrub {
+		struct kvt_daemon_scrub result;
+		uint32_t pool; /* id; 0: none under way */
+		bool all;
+		bool reading;
+		char *buffer;
+	} scrub;
+
+	struct jobs *jobs;
+	struct http *http;
+	struct attend_service *attend;
+	struct counters count;
+};
+
+#endif

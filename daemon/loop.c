@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: MIT
+/* The loop: completions, descriptors that are ready, timers. */
+#define _GNU_SOURCE
+#include <assert.h>
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "kvtierd.h"
+
+#define RING_ENTRIES 1024
+#define SLEEP_MAX_NS (3600 * NS_PER_S)
+
+uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
+}
+
+int loop_init(struct kvtierd *d)
+{
+	struct io_uring_params params = { .flags = IORING_SETUP_CQSIZE, .cq_entries = 8192 };
+	int ret = io_uring_queue_init_params(RING_ENTRIES, &d->ring, &params);
+
+	if (ret)
+		return kvt_fail(ret, "cannot set up io_uring: %s", strerror(-ret));
+	d->started_ns = d->turn_ns = now_ns();
+	return 0;
+}
+
+void loop_exit(struct kvtierd *d)
+{
+	io_uring_queue_exit(&d->ring);
+}
+
+struct io_uring_sqe *loop_sqe(struct kvtierd *d, struct op *op)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&d->ring);
+
+	while (!sqe) {
+		io_uring_submit(&d->ring);
+		sqe = io_uring_get_sqe(&d->ring);
+	}
+	/* Preparing resets the data: who prepares sets it again through this pointer. */
+	io_uring_sqe_set_data(sqe, op);
+	return sqe;
+}
+
+/* ---- watches ------------------------------------------------------------------------------- */
+
+static void arm(struct watch *w)
+{
+	struct io_uring_sqe *sqe = loop_sqe(w->d, &w->op);
+
+	io_uring_prep_poll_multishot(sqe, w->fd, POLLIN);
+	io_uring_sqe_set_data(sqe, &w->op);
+}
+
+static void watch_done(struct op *op, int res)
+{
+	struct watch *w = (struct watch *)op;
+
+	(void)res;
+	if (w->ready)
+		w->ready(w->arg);
+}
+
+/* The last completion of a watch: it is armed again, or gone. */
+static void watch_ended(struct watch *w)
+{
+	if (w->ready)
+		arm(w);
+	else
+		free(w);
+}
+
+struct watch *watch_start(struct kvtierd *d, int fd, void (*ready)(void *arg), void *arg)
+{
+	struct watch *w = calloc(1, sizeof(*w));
+
+	if (!w)
+		return NULL;
+	*w = (struct watch){ .op.done = watch_done, .d = d, .fd = fd, .ready = ready, .arg = arg };
+	arm(w);
+	return w;
+}
+
+void watch_stop(struct watch *w)
+{
+	struct io_uring_sqe *sqe;
+
+	if (!w)
+		return;
+	w->ready = NULL;
+	sqe = loop_sqe(w->d, NULL);
+	io_uring_prep_cancel(sqe, &w->op, 0);
+	io_uring_sqe_set_data(sqe, NULL);
+}
+
+/* ---- timers --------------------------------------------------------------------------------- */
+
+void timer_add(struct kvtierd *d, struct timer *t, void (*expire)(struct kvtierd *d))
+{
+	t->expire = expire;
+	t->at_ns = 0;
+	t->next = d->timers;
+	d->timers = t;
+}
+
+void timer_within(struct kvtierd *d, struct timer *t, uint64_t ns)
+{
+	uint64_t at = d->turn_ns + ns;
+
+	if (!t->at_ns || t->at_ns > at)
+		t->at_ns = at;
+}
+
+static void expire(struct kvtierd *d)
+{
+	struct timer *t;
+
+	for (t = d->timers; t; t = t->next) {
+		if (!t->at_ns || t->at_ns > d->turn_ns)
+			continue;
+		t->at_ns = 0;
+		t->expire(d);
+	}
+}
+
+static uint64_t until_next(struct kvtierd *d)
+{
+	uint64_t now = now_ns(), least = SLEEP_MAX_NS;
+	struct timer *t;
+
+	for (t = d->timers; t; t = t->next) {
+		if (!t->at_ns)
+			continue;
+		if (t->at_ns <= now)
+			return 0;
+		if (t->at_ns - now < least)
+			least = t->at_ns - now;
+	}
+	return least;
+}
+
+/* ---- a turn ---------------------------------------------------------------------------------- */
+
+static void handle(const struct io_uring_cqe *cqe)
+{
+	struct op *op = io_uring_cqe_get_data(cqe);
+
+	if (!op)
+		return;
+	op->done(op, cqe->res);
+	if (op->done == watch_done && !(cqe->flags & IORING_CQE_F_MORE))
+		watch_ended((struct watch *)op);
+}
+
+static void reap(struct kvtierd *d)
+{
+	struct io_uring_cqe *cqe;
+
+	while (!io_uring_peek_cqe(&d->ring, &cqe)) {
+		struct io_uring_cqe copy = *cqe;
+
+		io_uring_cqe_seen(&d->ring, cqe);
+		handle(&copy);
+	}
+}
+
+void loop_run(struct kvtierd *d)
+{
+	while (!d->stop) {
+		uint64_t ns = until_next(d);
+		struct __kernel_timespec ts = { .tv_sec = (long long)(ns / NS_PER_S),
+						.tv_nsec = (long long)(ns % NS_PER_S) };
+		struct io_uring_cqe *cqe;
+
+		if (ns)
+			io_uring_submit_and_wait_timeout(&d->ring, &cqe, 1, &ts, NULL);
+		else
+			io_uring_submit(&d->ring);
+		d->turn_ns = now_ns();
+		reap(d);
+		expire(d);
+		prefetch_run(d);
+	}
+}

@@ -1,0 +1,415 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Plans: what clients will touch next, from rings that they write.
+ *
+ * A ring's memory is its client's to spoil, so nothing in it is believed: counters are
+ * checked against what they can be, entries are copied and the copies checked.  What is
+ * wrong ends that ring, not the client and nobody else.
+ *
+ * The plan is kept as positions, one a block.  For each block three numbers (its first,
+ * last and next position) and for each position that of the same block's next use make
+ * "when is it used next" a subtraction, however the cursor moves.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "kvtierd.h"
+
+#define POSITIONS_MAX (64u << 20)
+#define TAKE_MAX 131072u /* entries a turn: the others wait meanwhile */
+
+/* ---- positions --------------------------------------------------------------------------------- */
+
+uint64_t plan_next_use(const struct pool *p, uint32_t b)
+{
+	const struct attachment *a;
+	uint64_t least = UINT64_MAX;
+
+	for (a = p->attachments; a; a = a->next) {
+		const struct plan *plan = a->plan;
+		uint64_t distance;
+
+		if (!plan || plan->dead || !plan->nr || plan->at[b] == NO_BLOCK)
+			continue;
+		distance = plan->at[b] >= plan->pos ? plan->at[b] - plan->pos :
+						      (uint64_t)plan->at[b] + plan->nr - plan->pos;
+		if (distance < least)
+			least = distance;
+	}
+	return least;
+}
+
+uint32_t plan_block_at(const struct plan *plan, uint32_t distance)
+{
+	uint64_t at = (uint64_t)plan->pos + distance;
+
+	if (distance >= plan->nr || (!plan->cycle && at >= plan->nr))
+		return NO_BLOCK;
+	return plan->order[at >= plan->nr ? at - plan->nr : at];
+}
+
+uint64_t plan_left(const struct plan *plan)
+{
+	if (!plan || plan->dead)
+		return 0;
+	return plan->cycle ? plan->nr_ranges : plan->nr_ranges - plan->range;
+}
+
+static void not_ahead(struct plan *plan, uint32_t b, bool used)
+{
+	struct block *blk;
+
+	if (plan->a->pool->module)
+		return;
+	blk = block_of(plan->a->pool, b);
+	if (!(blk->flags & B_AHEAD))
+		return;
+	blk->flags &= (uint16_t)~B_AHEAD;
+	if (plan->ahead)
+		plan->ahead--;
+	if (used)
+		plan->a->pool->stats.prefetch_used++;
+}
+
+static void forget(struct plan *plan)
+{
+	uint32_t i, nr = plan->a->pool->nr_blocks;
+
+	for (i = plan->ahead ? 0 : plan->nr; i < plan->nr; i++)
+		not_ahead(plan, plan->order[i], false);
+	plan->nr = plan->nr_ranges = 0;
+	plan->range = plan->pos = plan->hand = 0;
+	plan->seen = 0;
+	plan->cycle = false;
+	memset(plan->first, 0xff, nr * sizeof(*plan->first));
+	memset(plan->last, 0xff, nr * sizeof(*plan->last));
+	memset(plan->at, 0xff, nr * sizeof(*plan->at));
+}
+
+static int make_room(uint32_t **array, uint32_t *room, uint64_t need)
+{
+	uint64_t more = *room ? *room : 1024;
+	uint32_t *grown;
+
+	while (more < need)
+		more *= 2;
+	if (more == *room)
+		return 0;
+	grown = realloc(*array, more * sizeof(**array));
+	if (!grown)
+		return -ENOMEM;
+	*array = grown;
+	*room = (uint32_t)more;
+	return 0;
+}
+
+static int make_positions(struct plan *plan, uint32_t nr)
+{
+	uint32_t room = plan->room;
+
+	if ((uint64_t)plan->nr + nr > POSITIONS_MAX)
+		return kvt_fail(-E2BIG, "the plan names more than %u blocks", POSITIONS_MAX);
+	if (make_room(&plan->starts, &plan->room_ranges, (uint64_t)plan->nr_ranges + 1) ||
+	    make_room(&plan->order, &room, (uint64_t)plan->nr + nr) ||
+	    make_room(&plan->again, &plan->room, (uint64_t)plan->nr + nr))
+		return kvt_fail(-ENOMEM, "no memory for the plan");
+	return 0;
+}
+
+static int append(struct plan *plan, uint32_t block, uint32_t nr)
+{
+	uint32_t i;
+	int ret = make_positions(plan, nr);
+
+	if (ret)
+		return ret;
+	plan->starts[plan->nr_ranges++] = plan->nr;
+	for (i = block; i < block + nr; i++) {
+		uint32_t at = plan->nr++;
+
+		plan->order[at] = i;
+		plan->again[at] = NO_BLOCK;
+		if (plan->last[i] != NO_BLOCK)
+			plan->again[plan->last[i]] = at;
+		else
+			plan->first[i] = at;
+		/* Its next use, unless one comes before; one behind the cursor is a lap away. */
+		if (plan->at[i] == NO_BLOCK || plan->at[i] < plan->pos)
+			plan->at[i] = at;
+		plan->last[i] = at;
+	}
+	plan->hand = 0;
+	return 0;
+}
+
+/* ---- the cursor ------------------------------------------------------------------------------------ */
+
+static void pass_position(struct plan *plan, uint32_t at)
+{
+	struct pool *p = plan->a->pool;
+	uint32_t b = plan->order[at];
+
+	plan->at[b] = plan->again[at];
+	if (plan->at[b] == NO_BLOCK && plan->cycle)
+		plan->at[b] = plan->first[b];
+	not_ahead(plan, b, true);
+	if (p->module)
+		return;
+	if (block_of(p, b)->heat < UINT32_MAX)
+		block_of(p, b)->heat++;
+	if (block_of(p, b)->flags & B_SEALED)
+		block_of(p, b)->flags |= B_REUSED;
+}
+
+static void pass_range(struct plan *plan)
+{
+	uint32_t end = plan->range + 1 < plan->nr_ranges ? plan->starts[plan->range + 1] : plan->nr;
+	uint32_t nr = end - plan->pos;
+
+	while (plan->pos < end)
+		pass_position(plan, plan->pos++);
+	plan->hand = plan->hand > nr ? plan->hand - nr : 0;
+	if (++plan->range == plan->nr_ranges && plan->cycle)
+		plan->range = plan->pos = 0;
+}
+
+static void measure_pace(struct plan *plan, uint64_t ranges, uint64_t now)
+{
+	uint64_t positions = ranges * (plan->nr / plan->nr_ranges + 1);
+	uint64_t pace = positions ? (now - plan->moved_ns) / positions : 0;
+
+	plan->pace_ns = plan->pace_ns ? (3 * plan->pace_ns + pace) / 4 : pace;
+	plan->moved_ns = now;
+}
+
+static void follow_cursor(struct plan *plan)
+{
+	uint64_t passed = __atomic_load_n(&plan->ring->passed, __ATOMIC_SEQ_CST);
+	uint64_t delta = passed - plan->seen, i;
+
+	if (!plan->nr_ranges || passed <= plan->seen)
+		return;
+	if (delta > plan->nr_ranges)
+		delta = plan->nr_ranges; /* a lap is as far as it can be told */
+	plan->seen = passed;
+	for (i = 0; i < delta && plan->range < plan->nr_ranges; i++)
+		pass_range(plan);
+	plan->a->pool->d->count.passed += i;
+	measure_pace(plan, i, plan->a->pool->d->turn_ns);
+}
+
+/* When to be told again: well before what was looked at is used up. */
+void plan_wake_again(struct plan *plan)
+{
+	uint64_t each = plan->nr_ranges ? plan->nr / plan->nr_ranges + 1 : 1;
+	uint64_t step = plan->hand / each / 4;
+
+	if (step < 1)
+		step = 1;
+	if (step > 64 && plan->hand < plan->nr)
+		step = 64;
+	__atomic_store_n(&plan->ring->wake_at, plan->seen + step, __ATOMIC_SEQ_CST);
+}
+
+/* ---- the ring ----------------------------------------------------------------------------------------- */
+
+static void refuse(struct plan *plan, int error)
+{
+	struct pool *p = plan->a->pool;
+
+	p->d->count.plans_refused++;
+	log_line(LOG_WARNING, "plan_refused", "pool=%u name=%s tenant=%s pid=%d reason=\"%s\"", p->id,
+		 p->t->name, p->t->tenant, plan->a->client->pid, kvt_error_detail());
+	forget(plan);
+	plan->dead = true;
+	watch_stop(plan->watch);
+	plan->watch = NULL;
+	__atomic_store_n(&plan->ring->error, error, __ATOMIC_RELEASE);
+}
+
+static int take_mark(struct plan *plan, uint32_t mark)
+{
+	switch (mark) {
+	case KVT_PLAN_NEW:
+		forget(plan);
+		return 0;
+	case KVT_PLAN_CYCLE:
+		plan->cycle = true;
+		return 0;
+	case KVT_PLAN_FLUSH:
+		plan->a->pool->d->count.plans++;
+		return 0;
+	default:
+		return kvt_fail(-EBADMSG, "an entry is neither a range nor a mark");
+	}
+}
+
+static int take_entry(struct plan *plan, uint64_t at)
+{
+	struct kvt_plan_entry *shared = &plan->ring->entry[at & (plan->entries - 1)], e;
+	struct pool *p = plan->a->pool;
+
+	e.block = __atomic_load_n(&shared->block, __ATOMIC_RELAXED);
+	e.nr = __atomic_load_n(&shared->nr, __ATOMIC_RELAXED);
+	if (!e.nr)
+		return take_mark(plan, e.block);
+	if (e.block >= p->nr_blocks || e.nr > p->nr_blocks - e.block)
+		return kvt_fail(-EBADMSG, "blocks %u+%u: the pool has %u", e.block, e.nr, p->nr_blocks);
+	p->d->count.plan_ranges++;
+	return append(plan, e.block, e.nr);
+}
+
+static int take_entries(struct plan *plan)
+{
+	uint64_t head = __atomic_load_n(&plan->ring->head, __ATOMIC_ACQUIRE), end;
+	int ret = 0;
+
+	if (head - plan->tail > plan->entries)
+		return kvt_fail(-EBADMSG, "the ring's head is not where it can be");
+	end = head - plan->tail > TAKE_MAX ? plan->tail + TAKE_MAX : head;
+	while (!ret && plan->tail != end)
+		ret = take_entry(plan, plan->tail++);
+	if (ret)
+		return ret;
+	__atomic_store_n(&plan->ring->tail, plan->tail, __ATOMIC_RELEASE);
+	if (plan->tail != head)
+		eventfd_write(plan->doorbell, 1); /* the rest in the next turn */
+	return 0;
+}
+
+static void doorbell(void *arg)
+{
+	struct plan *plan = arg;
+	struct pool *p = plan->a->pool;
+	uint64_t tail = plan->tail;
+	eventfd_t ignored;
+	int ret;
+
+	eventfd_read(plan->doorbell, &ignored);
+	pool_activity(p);
+	if (p->tenant->virtual_time < p->d->virtual_now)
+		p->tenant->virtual_time = p->d->virtual_now;
+	ret = take_entries(plan);
+	if (ret) {
+		refuse(plan, ret);
+		return;
+	}
+	if (tail != plan->tail)
+		plan->moved_ns = p->d->turn_ns;
+	follow_cursor(plan);
+	plan_wake_again(plan);
+}
+
+/* ---- come and go ------------------------------------------------------------------------------------------ */
+
+void plan_free(struct plan *plan)
+{
+	struct plan **at;
+	struct kvtierd *d;
+
+	if (!plan)
+		return;
+	d = plan->a->pool->d;
+	for (at = &d->plans; *at && *at != plan; at = &(*at)->next)
+		;
+	if (*at)
+		*at = plan->next;
+	if (plan->first && plan->last && plan->at)
+		forget(plan);
+	watch_stop(plan->watch);
+	if (plan->ring)
+		munmap(plan->ring, plan->ring_bytes);
+	if (plan->doorbell >= 0)
+		close(plan->doorbell);
+	if (plan->a->plan == plan)
+		plan->a->plan = NULL;
+	free(plan->order);
+	free(plan->again);
+	free(plan->starts);
+	free(plan->first);
+	free(plan->last);
+	free(plan->at);
+	free(plan);
+}
+
+static int make_ring(struct plan *plan, int *ring_fd)
+{
+	int fd = memfd_create("kvtier-plan", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	void *ring;
+
+	plan->ring_bytes = sizeof(*plan->ring) + (size_t)plan->entries * sizeof(plan->ring->entry[0]);
+	if (fd < 0 || ftruncate(fd, (off_t)plan->ring_bytes) ||
+	    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
+		goto fail;
+	ring = mmap(NULL, plan->ring_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (ring == MAP_FAILED)
+		goto fail;
+	plan->ring = ring;
+	plan->ring->magic = KVT_PLAN_MAGIC;
+	plan->ring->entries = plan->entries;
+	*ring_fd = fd;
+	return 0;
+fail:
+	if (fd >= 0)
+		close(fd);
+	return kvt_fail(-errno, "cannot make a plan's ring: %s", strerror(errno));
+}
+
+static int make_plan(struct plan *plan, int *ring_fd)
+{
+	struct pool *p = plan->a->pool;
+	int ret;
+
+	plan->first = malloc(p->nr_blocks * sizeof(uint32_t));
+	plan->last = malloc(p->nr_blocks * sizeof(uint32_t));
+	plan->at = malloc(p->nr_blocks * sizeof(uint32_t));
+	if (!plan->first || !plan->last || !plan->at)
+		return kvt_fail(-ENOMEM, "no memory for a plan");
+	forget(plan);
+	plan->doorbell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (plan->doorbell < 0)
+		return kvt_fail(-errno, "cannot make an eventfd: %s", strerror(errno));
+	ret = make_ring(plan, ring_fd);
+	if (ret)
+		return ret;
+	plan->watch = watch_start(p->d, plan->doorbell, doorbell, plan);
+	if (plan->watch)
+		return 0;
+	close(*ring_fd);
+	return -ENOMEM;
+}
+
+/* A new ring for a client's use of a pool, in place of an older one. */
+int plan_ring_make(struct attachment *a, uint64_t entries, int fds[2])
+{
+	struct plan *plan;
+	int ret;
+
+	if (entries < KVT_PLAN_ENTRIES_MIN || entries > KVT_PLAN_ENTRIES_MAX ||
+	    entries & (entries - 1))
+		return kvt_fail(-EINVAL, "a plan's ring has a power of two from %u to %u entries",
+				KVT_PLAN_ENTRIES_MIN, KVT_PLAN_ENTRIES_MAX);
+	plan = calloc(1, sizeof(*plan));
+	if (!plan)
+		return -ENOMEM;
+	plan->a = a;
+	plan->entries = (uint32_t)entries;
+	plan->doorbell = -1;
+	ret = make_plan(plan, &fds[0]);
+	if (ret) {
+		plan_free(plan);
+		return ret;
+	}
+	plan_free(a->plan);
+	a->plan = plan;
+	plan->next = a->pool->d->plans;
+	a->pool->d->plans = plan;
+	fds[1] = plan->doorbell;
+	return 0;
+}

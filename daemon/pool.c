@@ -1,0 +1,610 @@
+// SPDX-License-Identifier: MIT
+/* Pools by name and number: who may make, find and remove them, and when they end. */
+#define _GNU_SOURCE
+#include <ctype.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "kvtierd.h"
+
+#define MIB (1ull << 20)
+
+int pool_check_name(const char *name, size_t room, const char *what)
+{
+	size_t i;
+
+	for (i = 0; i < room && name[i]; i++)
+		if (!isalnum((unsigned char)name[i]) && !strchr("-_.", name[i]))
+			break;
+	if (i && i < room && !name[i] && name[0] != '.')
+		return 0;
+	return kvt_fail(-EINVAL, "%s has 1 to %zu letters, digits, '-', '_' and '.', and does not begin "
+				 "with '.'", what, room - 1);
+}
+
+struct pool *pool_by_id(struct kvtierd *d, uint32_t id)
+{
+	struct pool *p;
+
+	for (p = d->pools; p && p->id != id; p = p->next)
+		;
+	return p;
+}
+
+/* To others than its tenant and the administrator a pool is not there. */
+int pool_visible(struct client *c, uint32_t id, struct pool **pool)
+{
+	struct pool *p = pool_by_id(c->d, id);
+
+	*pool = p;
+	if (p && (c->admin || p->tenant == c->tenant))
+		return 0;
+	return kvt_fail(-ENOENT, "there is no pool %u", id);
+}
+
+static struct pool *by_name(struct kvtierd *d, const struct tenant *t, const char *name)
+{
+	struct pool *p;
+
+	for (p = d->pools; p; p = p->next)
+		if (!p->removed && p->tenant == t && !strcmp(p->t->name, name))
+			break;
+	return p;
+}
+
+void pool_activity(struct pool *p)
+{
+	p->active_ns = p->d->turn_ns;
+	p->idle = false;
+	timer_within(p->d, &p->d->idle_timer, p->d->config.idle_ms * NS_PER_MS);
+}
+
+void pool_event(struct pool *p, uint32_t type, uint32_t b, int error)
+{
+	struct attachment *a;
+	uint32_t at;
+
+	if (p->nr_events == POOL_EVENTS) {
+		p->event_first = (p->event_first + 1) % POOL_EVENTS;
+		p->nr_events--;
+		p->events_lost = true;
+	}
+	at = (p->event_first + p->nr_events++) % POOL_EVENTS;
+	p->events[at] = (struct kvtier_event){
+		.time_ns = now_ns(),
+		.offset = (uint64_t)b << p->shift,
+		.length = p->block_bytes,
+		.generation = block_of(p, b)->generation,
+		.type = type,
+		.error = error,
+	};
+	for (a = p->attachments; a; a = a->next)
+		eventfd_write(a->event_fd, 1);
+}
+
+void pool_used(struct pool *p, uint64_t used[KVTIER_NR_TIERS])
+{
+	struct kvtier_stats st;
+	uint32_t t;
+
+	if (!p->module) {
+		memset(used, 0, KVTIER_NR_TIERS * sizeof(*used));
+		used[KVTIER_TIER_DRAM] = (uint64_t)p->nr_frames << p->shift;
+		used[KVTIER_TIER_NVME] = (uint64_t)(p->slots.nr - p->slots.nr_free) << p->shift;
+		return;
+	}
+	device_pool_stats(p, &st);
+	for (t = 0; t < KVTIER_NR_TIERS; t++)
+		used[t] = st.tier[t].used_bytes;
+}
+
+/* ---- make -------------------------------------------------------------------------------------- */
+
+static int check_sizes(const struct kvt_create *want, uint64_t block)
+{
+	if (!want->bytes)
+		return kvt_fail(-EINVAL, "a pool of 0 bytes");
+	if (block < KVT_BLOCK_MIN || block > KVT_BLOCK_MAX || block & (block - 1))
+		return kvt_fail(-EINVAL, "block size %llu is not a power of two from %lu to %lu bytes",
+				(unsigned long long)block, KVT_BLOCK_MIN, KVT_BLOCK_MAX);
+	if (want->bytes > UINT64_MAX / 4 || want->bytes / block >= UINT32_MAX / 2)
+		return kvt_fail(-EINVAL, "a pool of %llu MiB is too large for blocks of %llu KiB",
+				(unsigned long long)(want->bytes / MIB),
+				(unsigned long long)block >> 10);
+	if (want->flags & ~KVT_SHARED_KEEP)
+		return kvt_fail(-EINVAL, "unknown flags %#x of a pool", want->flags);
+	if (want->io_deadline_ms > 3600000)
+		return kvt_fail(-EINVAL, "an I/O deadline is at most 3600000 ms");
+	return 0;
+}
+
+static uint64_t at_most(uint64_t value, uint64_t limit)
+{
+	return limit && limit < value ? limit : value;
+}
+
+/* Budgets: what was asked for, or what is sensible, in whole blocks. */
+static int choose_budgets(struct client *c, const struct kvt_create *want, struct table *def)
+{
+	uint64_t block = 1ull << def->block_shift, least = 4 * block;
+	uint64_t dram = want->budget[KVTIER_TIER_DRAM], nvme = want->budget[KVTIER_TIER_NVME];
+
+	if (!dram || dram > def->bytes)
+		dram = def->bytes;
+	if (!want->budget[KVTIER_TIER_DRAM])
+		dram = at_most(at_most(dram, c->tenant->quota[KVTIER_TIER_DRAM]),
+			       c->d->config.limit[KVTIER_TIER_DRAM]);
+	dram &= ~(block - 1);
+	if (least > def->bytes)
+		least = def->bytes;
+	if (dram < least)
+		return kvt_fail(-EINVAL, "a DRAM budget of %llu KiB is too small: blocks of %llu KiB need "
+					 "at least %llu KiB", (unsigned long long)dram >> 10,
+				(unsigned long long)block >> 10, (unsigned long long)least >> 10);
+	/* A checkpoint holds slots while their blocks are written anew elsewhere. */
+	if (!nvme)
+		nvme = def->bytes + def->bytes / 8 + 8 * block;
+	nvme = (nvme + block - 1) & ~(block - 1);
+	if (nvme < def->bytes - dram + least)
+		return kvt_fail(-ENOSPC, "%llu MiB of memory and %llu MiB of NVMe cannot hold %llu MiB",
+				(unsigned long long)(dram / MIB), (unsigned long long)(nvme / MIB),
+				(unsigned long long)(def->bytes / MIB));
+	def->budget[KVTIER_TIER_DRAM] = dram;
+	def->budget[KVTIER_TIER_CXL] = want->budget[KVTIER_TIER_CXL] & ~(block - 1);
+	def->budget[KVTIER_TIER_NVME] = nvme;
+	return 0;
+}
+
+static int check_tier(struct client *c, uint32_t tier, const char *name, uint64_t bytes, bool whole)
+{
+	struct tenant *t = c->tenant;
+	uint64_t used = t->used[tier];
+	int ret = tenant_room(c->d, t, tier, bytes);
+
+	/* Memory is counted as it is used: only what can never be had is refused. */
+	if (!whole) {
+		ret = t->quota[tier] && bytes > t->quota[tier] ? -EDQUOT : 0;
+		used = 0;
+	}
+	if (ret == -EDQUOT)
+		return kvt_fail(ret, "the pool wants %llu MiB of %s; tenant %s has used %llu of %llu MiB: "
+				     "lower it, or have its quota raised",
+				(unsigned long long)(bytes / MIB), name, t->name,
+				(unsigned long long)(used / MIB),
+				(unsigned long long)(t->quota[tier] / MIB));
+	if (ret)
+		return kvt_fail(ret, "the pool wants %llu MiB of %s, more than the host's limit leaves: "
+				     "see [tiers] of the daemon's configuration",
+				(unsigned long long)(bytes / MIB), name);
+	return 0;
+}
+
+static int check_quotas(struct client *c, const struct table *def)
+{
+	int ret = check_tier(c, KVTIER_TIER_DRAM, "DRAM", def->budget[KVTIER_TIER_DRAM],
+			     c->d->module);
+
+	if (!ret && def->budget[KVTIER_TIER_CXL])
+		ret = check_tier(c, KVTIER_TIER_CXL, "CXL memory", def->budget[KVTIER_TIER_CXL],
+				 c->d->module);
+	if (!ret)
+		ret = check_tier(c, KVTIER_TIER_NVME, "NVMe", def->budget[KVTIER_TIER_NVME], true);
+	return ret;
+}
+
+static bool has_checkpoint(struct kvtierd *d, const struct tenant *t, const char *name)
+{
+	char path[512];
+
+	manifest_path(d, t->name, name, path, sizeof(path));
+	return !access(path, F_OK);
+}
+
+static int define(struct client *c, const struct kvt_create *want, struct table *def)
+{
+	uint64_t block = want->block_bytes;
+	int ret = pool_check_name(want->name, sizeof(want->name), "a pool's name");
+
+	if (!ret && !memchr(want->model, 0, sizeof(want->model)))
+		ret = kvt_fail(-EINVAL, "the model's name does not end");
+	if (ret)
+		return ret;
+	if (!block)
+		block = kvt_block_bytes_for(want->bytes, want->budget[KVTIER_TIER_DRAM]);
+	ret = check_sizes(want, block);
+	if (ret)
+		return ret;
+	memset(def, 0, sizeof(*def));
+	def->block_shift = (uint32_t)__builtin_ctzll(block);
+	def->bytes = (want->bytes + block - 1) & ~(block - 1);
+	def->flags = want->flags;
+	def->deadline_ms = want->io_deadline_ms ? want->io_deadline_ms : 30000;
+	def->module = c->d->module;
+	def->uid = c->uid;
+	strcpy(def->name, want->name);
+	strcpy(def->model, want->model);
+	strcpy(def->tenant, c->tenant->name);
+	if (getrandom(&def->instance, sizeof(def->instance), 0) != sizeof(def->instance))
+		return -errno;
+	return choose_budgets(c, want, def);
+}
+
+/* A pool that has its numbers and its table, and no memory yet. */
+struct pool *pool_new(struct kvtierd *d, const struct table *def, struct tenant *t)
+{
+	struct pool *p = calloc(1, sizeof(*p));
+	struct table with_id = *def;
+
+	if (!p)
+		return NULL;
+	p->d = d;
+	p->tenant = t;
+	p->fd = p->table_fd = p->slots_fd = -1;
+	p->module = def->module;
+	p->shift = def->block_shift;
+	p->block_bytes = 1u << p->shift;
+	p->nr_blocks = (uint32_t)(def->bytes >> p->shift);
+	p->id = with_id.id = ++d->last_pool;
+	p->random = def->instance | 1;
+	if (table_create(p, &with_id)) {
+		free(p);
+		return NULL;
+	}
+	return p;
+}
+
+static void add(struct pool *p)
+{
+	struct kvtierd *d = p->d;
+
+	p->next = d->pools;
+	d->pools = p;
+	d->nr_pools++;
+	p->tenant->pools++;
+	tenant_charge(d, p->tenant, KVTIER_TIER_NVME, (int64_t)p->t->budget[KVTIER_TIER_NVME]);
+	if (p->module) {
+		tenant_charge(d, p->tenant, KVTIER_TIER_DRAM,
+			      (int64_t)p->t->budget[KVTIER_TIER_DRAM]);
+		tenant_charge(d, p->tenant, KVTIER_TIER_CXL,
+			      (int64_t)p->t->budget[KVTIER_TIER_CXL]);
+	}
+	pool_activity(p);
+}
+
+static void store_name(const struct pool *p, char kind, char *name, size_t room)
+{
+	snprintf(name, room, "kvt-%016llx-%c", (unsigned long long)p->t->instance, kind);
+}
+
+/* What a successor needs goes to the service manager. */
+static void keep_fds(struct pool *p)
+{
+	char name[64];
+
+	store_name(p, 't', name, sizeof(name));
+	sd_store(p->table_fd, name);
+	store_name(p, 'd', name, sizeof(name));
+	sd_store(p->fd, name);
+	if (p->slots_fd < 0)
+		return;
+	store_name(p, 's', name, sizeof(name));
+	sd_store(p->slots_fd, name);
+}
+
+static void unkeep_fds(struct pool *p)
+{
+	char name[64];
+	const char *kind;
+
+	for (kind = "tds"; *kind; kind++) {
+		store_name(p, *kind, name, sizeof(name));
+		sd_unstore(name);
+	}
+}
+
+/* One that came to nothing, and was never shown. */
+void pool_discard(struct pool *p)
+{
+	if (p->module && p->fd >= 0)
+		close(p->fd);
+	if (!p->module)
+		file_pool_destroy(p);
+	if (p->table_fd >= 0)
+		close(p->table_fd);
+	munmap(p->t, p->table_bytes);
+	free(p->kept);
+	free(p);
+}
+
+int pool_create(struct client *c, const struct kvt_create *want, struct pool **pool)
+{
+	struct kvtierd *d = c->d;
+	struct table def;
+	struct pool *p;
+	int ret = define(c, want, &def);
+
+	if (ret)
+		return ret;
+	if (by_name(d, c->tenant, def.name) || has_checkpoint(d, c->tenant, def.name))
+		return kvt_fail(-EEXIST, "there is a pool %s: attach it, or remove it first", def.name);
+	if (d->nr_pools >= d->config.max_pools)
+		return kvt_fail(-ENOSPC, "the daemon has %u pools, its max-pools", d->nr_pools);
+	ret = check_quotas(c, &def);
+	if (ret)
+		return ret;
+	p = pool_new(d, &def, c->tenant);
+	if (!p)
+		return kvt_fail(-ENOMEM, "no memory for a pool's table");
+	ret = p->module ? device_pool_create(p) : file_pool_create(p);
+	if (ret) {
+		pool_discard(p);
+		return ret;
+	}
+	add(p);
+	keep_fds(p);
+	log_line(LOG_INFO, "pool_created", "pool=%u name=%s tenant=%s bytes=%llu block=%u dram=%llu "
+		 "nvme=%llu", p->id, p->t->name, p->t->tenant, (unsigned long long)p->t->bytes,
+		 p->block_bytes, (unsigned long long)p->t->budget[KVTIER_TIER_DRAM],
+		 (unsigned long long)p->t->budget[KVTIER_TIER_NVME]);
+	*pool = p;
+	return 0;
+}
+
+/* ---- find, remove, end ----------------------------------------------------------------------------- */
+
+int pool_find(struct client *c, const char *name, const char *model, struct pool **pool)
+{
+	struct pool *p = by_name(c->d, c->tenant, name);
+	struct attachment *a;
+	int ret;
+
+	if (!p) {
+		ret = checkpoint_restore(c->d, c->tenant, name, &p);
+		if (ret)
+			return ret;
+		add(p);
+		keep_fds(p);
+		c->d->count.restores++;
+		log_line(LOG_INFO, "pool_restored", "pool=%u name=%s tenant=%s blocks=%u", p->id, name,
+			 p->t->tenant, p->nr_kept);
+	}
+	if (strcmp(p->t->model, model))
+		return kvt_fail(-EMEDIUMTYPE, "pool %s is of model '%s', not '%s'", name, p->t->model,
+				model);
+	for (a = c->attachments; a; a = a->next_of_client)
+		if (a->pool == p)
+			return kvt_fail(-EBUSY, "this connection has pool %s already", name);
+	*pool = p;
+	return 0;
+}
+
+/* No client has it any more. */
+void pool_unused(struct pool *p)
+{
+	if (p->removed || !(p->t->flags & KVT_SHARED_KEEP))
+		pool_destroy(p);
+}
+
+void pool_destroy(struct pool *p)
+{
+	struct kvtierd *d = p->d;
+	struct pool **at;
+
+	p->removed = true;
+	if (p->ios || p->checkpoint)
+		return; /* file_progress() comes here again */
+	scrub_forget(d, p);
+	unkeep_fds(p);
+	log_line(LOG_INFO, "pool_destroyed", "pool=%u name=%s tenant=%s", p->id, p->t->name,
+		 p->t->tenant);
+	for (at = &d->pools; *at != p; at = &(*at)->next)
+		;
+	*at = p->next;
+	d->nr_pools--;
+	p->tenant->pools--;
+	tenant_charge(d, p->tenant, KVTIER_TIER_NVME, -(int64_t)p->t->budget[KVTIER_TIER_NVME]);
+	if (p->module) {
+		tenant_charge(d, p->tenant, KVTIER_TIER_DRAM,
+			      -(int64_t)p->t->budget[KVTIER_TIER_DRAM]);
+		tenant_charge(d, p->tenant, KVTIER_TIER_CXL, -(int64_t)p->t->budget[KVTIER_TIER_CXL]);
+	}
+	pool_discard(p);
+}
+
+static void unlink_files(struct kvtierd *d, const struct tenant *t, const char *name)
+{
+	char path[512];
+	size_t n;
+
+	manifest_path(d, t->name, name, path, sizeof(path));
+	unlink(path);
+	n = strlen(path);
+	snprintf(path + n - strlen("manifest"), sizeof(path) - n + strlen("manifest"), "slots");
+	unlink(path);
+}
+
+int pool_remove(struct client *c, const char *name)
+{
+	struct pool *p = by_name(c->d, c->tenant, name);
+
+	if (!p && !has_checkpoint(c->d, c->tenant, name))
+		return kvt_fail(-ENOENT, "there is no pool %s", name);
+	if (!p && c->d->module) {
+		/* Its slots are the module's, reserved by the manifest's key. */
+		int ret = checkpoint_restore(c->d, c->tenant, name, &p);
+
+		if (ret)
+			return ret;
+		add(p);
+	}
+	if (p && p->module && p->t->checkpoint_s) {
+		struct manifest m;
+		char path[512];
+
+		manifest_path(c->d, c->tenant->name, name, path, sizeof(path));
+		if (!manifest_read(path, &m)) {
+			device_release(p->fd, &m.key);
+			manifest_free(&m);
+		}
+	}
+	unlink_files(c->d, c->tenant, name);
+	if (!p)
+		return 0;
+	p->removed = true;
+	p->t->flags &= ~KVT_SHARED_KEEP;
+	if (!p->clients)
+		pool_destroy(p);
+	return 0;
+}
+
+int pool_budget(struct pool *p, uint64_t dram_bytes)
+{
+	uint64_t least = 4ull << p->shift, old = p->t->budget[KVTIER_TIER_DRAM];
+	uint64_t nvme = p->t->budget[KVTIER_TIER_NVME];
+	int ret;
+
+	dram_bytes &= ~(uint64_t)(p->block_bytes - 1);
+	if (dram_bytes > p->t->bytes)
+		dram_bytes = p->t->bytes;
+	if (least > p->t->bytes)
+		least = p->t->bytes;
+	if (dram_bytes < least)
+		return kvt_fail(-EINVAL, "a DRAM budget below %llu KiB is too small for blocks of %u KiB",
+				(unsigned long long)least >> 10, p->block_bytes >> 10);
+	if (p->t->bytes - dram_bytes + least > nvme)
+		return kvt_fail(-ENOSPC, "its %llu MiB of NVMe cannot take what has to leave DRAM",
+				(unsigned long long)(nvme / MIB));
+	if (dram_bytes > old && p->tenant->quota[KVTIER_TIER_DRAM] &&
+	    dram_bytes > p->tenant->quota[KVTIER_TIER_DRAM])
+		return kvt_fail(-EDQUOT, "tenant %s has a quota of %llu MiB of DRAM", p->tenant->name,
+				(unsigned long long)(p->tenant->quota[KVTIER_TIER_DRAM] / MIB));
+	if (p->module) {
+		ret = device_pool_budget(p, dram_bytes);
+		if (ret)
+			return ret;
+		tenant_charge(p->d, p->tenant, KVTIER_TIER_DRAM, (int64_t)(dram_bytes - old));
+	}
+	p->t->budget[KVTIER_TIER_DRAM] = dram_bytes;
+	if (!p->module)
+		file_progress(p);
+	return 0;
+}
+
+/* ---- after a restart ---------------------------------------------------------------------------------- */
+
+/* Descriptors of one pool, as the service manager kept them. */
+struct kept {
+	struct kept *next;
+	uint64_t instance;
+	int fds[3]; /* table, memory, slots */
+};
+
+static void take_fd(void *arg, int fd, const char *name)
+{
+	static const char kinds[] = "tds";
+	struct kept **list = arg, *k;
+	unsigned long long instance;
+	const char *kind;
+	char letter;
+
+	kind = sscanf(name, "kvt-%16llx-%c", &instance, &letter) == 2 ? strchr(kinds, letter) : NULL;
+	if (!kind) {
+		close(fd);
+		return;
+	}
+	for (k = *list; k && k->instance != instance; k = k->next)
+		;
+	if (!k) {
+		k = calloc(1, sizeof(*k));
+		if (!k) {
+			close(fd);
+			return;
+		}
+		*k = (struct kept){ .next = *list, .instance = instance, .fds = { -1, -1, -1 } };
+		*list = k;
+	}
+	if (k->fds[kind - kinds] >= 0)
+		close(k->fds[kind - kinds]);
+	k->fds[kind - kinds] = fd;
+}
+
+static struct pool *open_kept(struct kvtierd *d, struct kept *k)
+{
+	struct pool *p = calloc(1, sizeof(*p));
+
+	if (!p)
+		return NULL;
+	p->d = d;
+	p->table_fd = k->fds[0];
+	p->fd = k->fds[1];
+	p->slots_fd = k->fds[2];
+	if (table_map(p, p->table_fd) || p->t->instance != k->instance) {
+		if (p->t)
+			munmap(p->t, p->table_bytes);
+		free(p);
+		return NULL;
+	}
+	p->tenant = tenant_named(d, p->t->tenant);
+	if (!p->tenant)
+		p->tenant = tenant_of(d, p->t->uid, 0);
+	p->random = p->t->instance | 1;
+	if (!p->tenant || (p->module ? device_pool_take_back(p) : file_pool_take_back(p))) {
+		munmap(p->t, p->table_bytes);
+		free(p);
+		return NULL;
+	}
+	return p;
+}
+
+static void take_back(struct kvtierd *d, struct kept *k)
+{
+	struct pool *p = k->fds[0] >= 0 && k->fds[1] >= 0 ? open_kept(d, k) : NULL;
+	int i;
+
+	if (!p) {
+		log_line(LOG_ERROR, "pool_lost", "instance=%016llx reason=\"%s\"",
+			 (unsigned long long)k->instance,
+			 k->fds[0] < 0 || k->fds[1] < 0 ? "descriptors are missing" : kvt_error_detail());
+		for (i = 0; i < 3; i++)
+			if (k->fds[i] >= 0)
+				close(k->fds[i]);
+		return;
+	}
+	add(p);
+	if (p->id > d->last_pool)
+		d->last_pool = p->id;
+	p->linger_until_ns = d->turn_ns + d->config.linger_ms * NS_PER_MS;
+	log_line(LOG_INFO, "pool_taken_back", "pool=%u name=%s tenant=%s resident=%u", p->id,
+		 p->t->name, p->t->tenant, p->nr_frames);
+}
+
+void pools_take_back(struct kvtierd *d)
+{
+	struct kept *list = NULL, *k;
+
+	sd_take_fds(take_fd, &list);
+	while ((k = list)) {
+		list = k->next;
+		take_back(d, k);
+		free(k);
+	}
+}
+
+/* Pools whose clients did not come back after a restart. */
+void pools_expire(struct kvtierd *d)
+{
+	struct pool *p, *next;
+
+	for (p = d->pools; p; p = next) {
+		next = p->next;
+		if (p->linger_until_ns && !p->clients && p->linger_until_ns <= d->turn_ns) {
+			p->linger_until_ns = 0;
+			pool_unused(p);
+		}
+	}
+}

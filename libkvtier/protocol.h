@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What kvtierd and its clients say to each other.
+ *
+ * The control socket is SOCK_SEQPACKET.  A message is a struct kvt_msg and, after it,
+ * the body that its type has; a client sends a request and gets one answer with the
+ * request's type and id.  An answer with an error has a text for its body.  Requests
+ * of one connection are answered in any order.  What is not a message at all (too
+ * short, too long, a size that is not its own) ends the connection; what is one but
+ * wrong gets an error, and the connection goes on.
+ *
+ * Fixed-width fields, native byte order: both sides are on one machine.  Strings end
+ * with a zero inside their array.  The version counts changes; both must be of one.
+ */
+#ifndef KVT_PROTOCOL_H
+#define KVT_PROTOCOL_H
+
+#include "kvtier_daemon.h"
+
+#define KVT_PROTOCOL_VERSION 1
+#define KVT_MSG_MAX 65536
+#define KVT_MSG_FDS 4
+
+enum kvt_msg_type {
+	KVT_MSG_HELLO = 1, /* struct kvt_hello -> the same */
+	KVT_MSG_CREATE = 2, /* struct kvt_create -> struct kvt_opened, descriptors */
+	KVT_MSG_ATTACH = 3, /* struct kvt_attach -> struct kvt_opened, descriptors */
+	KVT_MSG_MAP = 4, /* struct kvt_map, a userfaultfd -> - */
+	KVT_MSG_DETACH = 5, /* struct kvt_pool_id -> - */
+	KVT_MSG_REMOVE = 6, /* struct kvt_attach -> - */
+	KVT_MSG_RANGE_OP = 7, /* struct kvt_ranges -> the same with results */
+	KVT_MSG_QUERY = 8, /* struct kvt_query_msg -> struct kvtier_block_info[] */
+	KVT_MSG_STATS = 9, /* struct kvt_pool_id -> struct kvtier_stats */
+	KVT_MSG_EVENTS = 10, /* struct kvt_pool_id, value: room -> struct kvtier_event[] */
+	KVT_MSG_PLAN = 11, /* struct kvt_pool_id, value: entries -> ring, doorbell */
+	KVT_MSG_CHECKPOINT = 12, /* struct kvt_pool_id, value: 1: a note follows -> - */
+	KVT_MSG_NOTE = 13, /* struct kvt_pool_id -> the note */
+	KVT_MSG_IDLE = 14, /* struct kvt_pool_id -> - */
+	KVT_MSG_STATUS = 15, /* - -> struct kvt_daemon_status */
+	KVT_MSG_POOLS = 16, /* struct kvt_list -> struct kvt_list, struct kvt_daemon_pool[] */
+	KVT_MSG_TENANTS = 17, /* struct kvt_list -> ..., struct kvt_daemon_tenant[] */
+	KVT_MSG_TIERS = 18, /* struct kvt_list -> ..., struct kvt_daemon_tier[] */
+	KVT_MSG_QUOTA = 19, /* struct kvt_quota -> - */
+	KVT_MSG_BUDGET = 20, /* struct kvt_pool_id, value: bytes -> - */
+	KVT_MSG_SCRUB = 21, /* struct kvt_pool_id, id 0: all -> - */
+	KVT_MSG_SCRUB_STATUS = 22, /* - -> struct kvt_daemon_scrub */
+	KVT_MSG_ATTEND = 23, /* struct kvt_pool_id, value: ring bytes -> ring, doorbells */
+	KVT_MSG_TYPES
+};
+
+struct kvt_msg {
+	uint32_t size; /* of the whole message */
+	uint16_t type;
+	uint16_t zero;
+	uint32_t id;
+	int32_t error; /* of an answer; 0 in a request */
+};
+
+struct kvt_hello {
+	uint32_t version; /* KVT_PROTOCOL_VERSION */
+	uint32_t module; /* answer: 1: pools are descriptors of /dev/kvtier */
+	char tenant[32]; /* answer */
+};
+
+struct kvt_create {
+	uint32_t flags; /* KVT_SHARED_* */
+	uint32_t io_deadline_ms;
+	uint64_t bytes;
+	uint64_t block_bytes;
+	uint64_t budget[KVTIER_NR_TIERS];
+	char name[KVT_POOL_NAME_BYTES];
+	char model[KVT_MODEL_BYTES];
+};
+
+struct kvt_attach {
+	char name[KVT_POOL_NAME_BYTES];
+	char model[KVT_MODEL_BYTES];
+};
+
+/*
+ * With it come the pool's descriptor (of the device, or the memory file) and an
+ * eventfd that becomes readable when events wait.
+ */
+struct kvt_opened {
+	uint32_t pool;
+	uint32_t block_shift;
+	uint64_t bytes;
+	uint64_t instance; /* tells a pool from a later one of its name */
+	uint32_t fds;
+	uint32_t module;
+};
+
+/* With it comes the userfaultfd with which [addr, addr + pool's bytes) is registered. */
+struct kvt_map {
+	uint32_t pool;
+	uint32_t zero;
+	uint64_t addr;
+};
+
+struct kvt_pool_id {
+	uint32_t pool;
+	uint32_t value32;
+	uint64_t value;
+};
+
+struct kvt_ranges {
+	uint32_t pool;
+	uint32_t op;
+	uint32_t tier;
+	uint32_t flags;
+	uint32_t nr;
+	uint32_t done; /* answer */
+	struct kvtier_range ranges[];
+};
+
+#define KVT_RANGES_MAX ((KVT_MSG_MAX - sizeof(struct kvt_msg) - sizeof(struct kvt_ranges)) / \
+			sizeof(struct kvtier_range))
+
+struct kvt_query_msg {
+	uint32_t pool;
+	uint32_t nr;
+	uint64_t first;
+};
+
+#define KVT_QUERY_MAX ((KVT_MSG_MAX - sizeof(struct kvt_msg)) / sizeof(struct kvtier_block_info))
+
+struct kvt_list {
+	uint32_t first; /* skip so many */
+	uint32_t nr; /* answer: entries that follow */
+	uint32_t total; /* answer */
+	uint32_t zero;
+};
+
+struct kvt_quota {
+	char tenant[32];
+	uint32_t tier;
+	uint32_t zero;
+	uint64_t bytes;
+};
+
+/*
+ * A plan's ring: a memory file that the daemon makes, and that cannot shrink.
+ *
+ * The client writes entries[head & mask], then head; the daemon takes them up to
+ * head and says so in tail.  Both count entries since the ring was made.  passed
+ * counts the ranges that the client is done with since the last KVT_PLAN_NEW.  Who
+ * stores a passed of wake_at or more rings the doorbell; who adds entries always
+ * does.  The daemon believes nothing that it reads here: it copies an entry, checks
+ * the copy and uses that.  When it refuses, error is set and the ring is dead.
+ */
+struct kvt_plan_ring {
+	uint32_t magic;
+	uint32_t entries; /* a power of two */
+	uint64_t head __attribute__((aligned(64))); /* the client's */
+	uint64_t passed;
+	uint64_t tail __attribute__((aligned(64))); /* the daemon's, as the rest */
+	uint64_t wake_at;
+	int32_t error;
+	uint32_t zero;
+	struct kvt_plan_entry {
+		uint32_t block;
+		uint32_t nr; /* blocks; 0: a mark */
+	} entry[] __attribute__((aligned(64)));
+};
+
+#define KVT_PLAN_MAGIC 0x6b76706cu
+#define KVT_PLAN_ENTRIES_MIN 64u
+#define KVT_PLAN_ENTRIES_MAX (4u << 20)
+
+/* Marks: entries of 0 blocks, by the number in their block. */
+enum kvt_plan_mark {
+	KVT_PLAN_NEW = 0, /* forget what came before; a plan begins */
+	KVT_PLAN_CYCLE = 1, /* it repeats */
+	KVT_PLAN_FLUSH = 2, /* that was all for now */
+};
+
+#endif

@@ -1,0 +1,2 @@
+#include "fixture.h"
+const struct test_case quota_cases[] = { { 0 } };

@@ -1,0 +1,2 @@
+#include "fixture.h"
+const struct test_case restart_cases[] = { { 0 } };

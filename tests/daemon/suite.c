@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: MIT
+/*
+ * suite [--module] [--long] [--slow N] [--rounds N] [--dir DIR] [CASE...]: cases of kvtierd,
+ * as KTAP.  Each runs in a process of its own, with a daemon of its own.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "fixture.h"
+
+#define EXIT_SKIP 4
+#define CASE_S 60u
+
+unsigned int patience_factor = 1;
+bool want_module, want_long;
+unsigned int want_rounds = 6;
+static char base[200] = "build/test";
+
+static const struct test_case *const lists[] = { pool_cases, quota_cases, plan_cases, bad_cases,
+						 restart_cases, checkpoint_cases, service_cases };
+
+void fail_at(const char *file, int line, const char *fmt, ...)
+{
+	va_list args;
+
+	printf("# %s:%d: ", file, line);
+	va_start(args, fmt);
+	vprintf(fmt, args);
+	va_end(args);
+	putchar('\n');
+	fflush(stdout);
+	if (daemon_.pid > 0)
+		kill(daemon_.pid, SIGKILL);
+	_exit(1);
+}
+
+void skip(const char *fmt, ...)
+{
+	va_list args;
+
+	printf("# SKIP ");
+	va_start(args, fmt);
+	vprintf(fmt, args);
+	va_end(args);
+	putchar('\n');
+	fflush(stdout);
+	if (daemon_.pid > 0)
+		kill(daemon_.pid, SIGKILL);
+	_exit(EXIT_SKIP);
+}
+
+void figure(const char *name, double value)
+{
+	printf("# figure %s %.6g\n", name, value);
+	fflush(stdout);
+}
+
+static void run_here(const struct test_case *c)
+{
+	char command[400];
+
+	snprintf(daemon_.dir, sizeof(daemon_.dir), "%s/kvtierd-XXXXXX", base);
+	if (!mkdtemp(daemon_.dir)) {
+		printf("# %s: %s\n", daemon_.dir, strerror(errno));
+		_exit(1);
+	}
+	snprintf(daemon_.socket, sizeof(daemon_.socket), "%s/socket", daemon_.dir);
+	snprintf(daemon_.config, sizeof(daemon_.config), "%s/kvtierd.conf", daemon_.dir);
+	snprintf(daemon_.log, sizeof(daemon_.log), "%s/log", daemon_.dir);
+	c->run();
+	daemon_end();
+	snprintf(command, sizeof(command), "rm -rf '%s'", daemon_.dir);
+	if (system(command))
+		printf("# %s stays\n", daemon_.dir);
+	fflush(stdout);
+	_exit(0);
+}
+
+/* The case's process and all it started are one group, which ends with it. */
+static int run_case(const struct test_case *c)
+{
+	uint64_t until = now_ms() + 1000ull * CASE_S * patience_factor * (want_long ? 20 : 1);
+	int status = 0;
+	pid_t pid;
+
+	fflush(stdout);
+	pid = fork();
+	if (!pid) {
+		setpgid(0, 0);
+		run_here(c);
+	}
+	setpgid(pid, pid);
+	while (!waitpid(pid, &status, WNOHANG)) {
+		if (now_ms() > until) {
+			printf("# expected an end within %u s\n", CASE_S * patience_factor);
+			kill(-pid, SIGKILL);
+		}
+		pause_ms(5);
+	}
+	kill(-pid, SIGKILL);
+	if (WIFSIGNALED(status))
+		printf("# ended by signal %d\n", WTERMSIG(status));
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+}
+
+static bool wanted(const struct test_case *c, char **names, int nr)
+{
+	int i;
+
+	if (!nr)
+		return !c->slow || want_long;
+	for (i = 0; i < nr; i++)
+		if (!strcmp(names[i], c->name))
+			return true;
+	return false;
+}
+
+static void options(int argc, char **argv)
+{
+	static const struct option known[] = {
+		{ "module", no_argument, NULL, 'm' },	  { "long", no_argument, NULL, 'l' },
+		{ "slow", required_argument, NULL, 's' }, { "rounds", required_argument, NULL, 'r' },
+		{ "dir", required_argument, NULL, 'd' },  { 0 },
+	};
+	int o;
+
+	while ((o = getopt_long(argc, argv, "", known, NULL)) != -1) {
+		switch (o) {
+		case 'm':
+			want_module = true;
+			break;
+		case 'l':
+			want_long = true;
+			break;
+		case 's':
+			patience_factor = (unsigned int)atoi(optarg);
+			break;
+		case 'r':
+			want_rounds = (unsigned int)atoi(optarg);
+			break;
+		case 'd':
+			snprintf(base, sizeof(base), "%s", optarg);
+			break;
+		default:
+			exit(2);
+		}
+	}
+}
+
+int main(int argc, char **argv)
+{
+	int number = 0, failed = 0;
+	char *whole;
+	size_t i;
+
+	options(argc, argv);
+	mkdir(base, 0755);
+	whole = realpath(base, NULL);
+	/* Sockets have short paths. */
+	snprintf(base, sizeof(base), "%s", whole && strlen(whole) < 60 ? whole : "/var/tmp");
+	free(whole);
+	puts("KTAP version 1");
+	for (i = 0; i < sizeof(lists) / sizeof(lists[0]); i++) {
+		const struct test_case *c;
+
+		for (c = lists[i]; c->name; c++) {
+			int status;
+
+			if (!wanted(c, argv + optind, argc - optind))
+				continue;
+			printf("# %s: Description: %s\n", c->name, c->description);
+			status = run_case(c);
+			printf("%sok %d %s%s\n", status && status != EXIT_SKIP ? "not " : "", ++number,
+			       c->name, status == EXIT_SKIP ? " # SKIP" : "");
+			failed += status && status != EXIT_SKIP;
+		}
+	}
+	printf("1..%d\n", number);
+	return failed || !number;
+}

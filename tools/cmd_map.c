@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: MIT
+/* kvtier map: where each block of a pool is, and how hot. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <cjson/cJSON.h>
+
+#include "blocks.h"
+#include "command.h"
+#include "heatmap.h"
+#include "option.h"
+#include "size.h"
+
+static const struct option options[] = {
+	{ "svg", required_argument, NULL, 's' },
+	{ "width", required_argument, NULL, 'w' },
+	{ "color", required_argument, NULL, 'c' },
+	{ "json", no_argument, NULL, 'j' },
+	{ "help", no_argument, NULL, 'h' },
+	{ NULL, 0, NULL, 0 },
+};
+
+struct map {
+	const char *svg;
+	int width; /* 0: the terminal's */
+	bool color;
+};
+
+static int help(void)
+{
+	puts("usage: kvtier map [OPTION...] POOL\n\n"
+	     "Show the tier and heat of the blocks of POOL: a name, a process, poolN of the\n"
+	     "module, or TENANT/NAME of the daemon.\n\n"
+	     "  --svg FILE     write a picture to FILE instead\n"
+	     "  --width N      cells in a line (default: the terminal's)\n"
+	     "  --color WHEN   auto (default), always or never\n"
+	     "  --json         one JSON object with a tier, state and heat of every block\n"
+	     "  -h, --help     show this help\n\n"
+	     "Exit status: 0; 1 the pool is not there or cannot be asked; 2 usage.");
+	return 0;
+}
+
+static int take_option(struct map *m, int option)
+{
+	char *end;
+
+	switch (option) {
+	case 's':
+		m->svg = optarg;
+		return 0;
+	case 'w':
+		m->width = (int)strtol(optarg, &end, 10);
+		if (*end || end == optarg || m->width < 8 || m->width > 1000)
+			return fail(EXIT_USAGE, "--width: '%s' is not a number from 8 to 1000",
+				    optarg);
+		return 0;
+	case 'c':
+		if (strcmp(optarg, "auto") && strcmp(optarg, "always") && strcmp(optarg, "never"))
+			return fail(EXIT_USAGE, "--color: '%s' is not auto, always or never", optarg);
+		m->color = !strcmp(optarg, "always") || (optarg[1] == 'u' && m->color);
+		return 0;
+	default: /* --json was seen before */
+		return 0;
+	}
+}
+
+/* 0, an exit code, or -1: help was asked for. */
+static int parse(struct map *m, int argc, char **argv)
+{
+	int found, ret;
+
+	option_json(argc, argv, ":h", options);
+	while ((found = getopt_long(argc, argv, ":h", options, NULL)) != -1) {
+		if (found == 'h')
+			return -1;
+		if (found == '?' || found == ':')
+			return option_bad(EXIT_USAGE, found, argv, options);
+		ret = take_option(m, found);
+		if (ret)
+			return ret;
+	}
+	if (optind + 1 != argc)
+		return fail(EXIT_USAGE, "one POOL is wanted: `kvtier pool` lists them");
+	return 0;
+}
+
+static int terminal_width(void)
+{
+	struct winsize size;
+
+	if (!ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) && size.ws_col >= 24)
+		return size.ws_col - 14; /* what stands before the cells */
+	return 64;
+}
+
+static const char *name_of(const struct pool_ref *ref)
+{
+	return ref->daemon ? ref->daemon->name : ref->file->name;
+}
+
+static int print_json(const struct blocks *b, const struct pool_ref *ref)
+{
+	cJSON *o = cJSON_CreateObject(), *array = cJSON_CreateArray(), *block;
+	uint64_t i;
+	char *text;
+
+	cJSON_AddStringToObject(o, "name", name_of(ref));
+	cJSON_AddStringToObject(o, "source", b->source);
+	cJSON_AddBoolToObject(o, "heat_known", b->heat);
+	cJSON_AddNumberToObject(o, "block_bytes", (double)b->block_bytes);
+	for (i = 0; i < b->nr; i++) {
+		block = cJSON_CreateObject();
+		cJSON_AddStringToObject(block, "tier", tier_names[b->block[i].tier % KVTIER_NR_TIERS]);
+		cJSON_AddStringToObject(block, "state", heatmap_state(b->block[i].state));
+		cJSON_AddNumberToObject(block, "heat", b->block[i].heat);
+		cJSON_AddItemToArray(array, block);
+	}
+	cJSON_AddItemToObject(o, "blocks", array);
+	text = cJSON_PrintUnformatted(o);
+	cJSON_Delete(o);
+	if (!text)
+		return fail(1, "out of memory");
+	puts(text);
+	cJSON_free(text);
+	return 0;
+}
+
+static int write_svg(const struct map *m, const struct blocks *b, const struct pool_ref *ref)
+{
+	FILE *f = fopen(m->svg, "we");
+
+	if (!f)
+		return fail(1, "--svg: cannot write %s: %s", m->svg, strerror(errno));
+	heatmap_svg(f, b, name_of(ref), m->width ? m->width : 128);
+	if (fclose(f))
+		return fail(1, "--svg: cannot write %s: %s", m->svg, strerror(errno));
+	return 0;
+}
+
+static int show(const struct map *m, const struct blocks *b, const struct pool_ref *ref)
+{
+	if (m->svg)
+		return write_svg(m, b, ref);
+	if (json_errors)
+		return print_json(b, ref);
+	heatmap_text(stdout, b, name_of(ref), m->width ? m->width : terminal_width(), m->color);
+	return 0;
+}
+
+int cmd_map(int argc, char **argv)
+{
+	struct map m = { .color = isatty(STDOUT_FILENO) };
+	struct blocks blocks = { 0 };
+	struct pool_ref ref;
+	struct system s;
+	int ret = parse(&m, argc, argv);
+
+	if (ret)
+		return ret < 0 ? help() : ret;
+	system_open(&s);
+	ret = system_read(&s);
+	if (ret)
+		ret = fail(1, "cannot read the pools' files: %s", strerror(-ret));
+	if (!ret)
+		ret = system_find(&s, argv[optind], &ref);
+	if (!ret)
+		ret = blocks_read(&s, &ref, &blocks);
+	if (!ret)
+		ret = show(&m, &blocks, &ref);
+	blocks_free(&blocks);
+	system_close(&s);
+	return ret;
+}
