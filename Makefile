@@ -130,7 +130,7 @@ demo: ## set up and show an unmodified llama.cpp with a quarter of the memory; M
 	MODEL='$(MODEL)' CTX='$(CTX)' demo/demo.sh
 
 test: ## set up, build every variant and run all tests; SUITES="unit engine" runs some
-	scripts/setup.sh build test demo
+	scripts/setup.sh build test demo vm
 	SUITES='$(SUITES)' tests/run.sh
 
 vm: ## set up and open a shell in a machine with the module, CXL and NVMe; KERNEL=6.12

@@ -101,7 +101,7 @@ void kvt_block_unlock(struct kvt_pool *pool, struct kvt_block *block)
 	WARN_ON_ONCE(!test_bit(KVT_BLOCK_BUSY, &block->flags));
 	clear_bit(KVT_BLOCK_MOVING, &block->flags);
 	clear_bit_unlock(KVT_BLOCK_BUSY, &block->flags);
-	smp_mb__after_atomic();
+	smp_mb__after_atomic(); /* the bit is clear for whoever begins to wait now */
 	wake_up_bit(&block->flags, KVT_BLOCK_BUSY);
 	if (waitqueue_active(&pool->room)) /* after the barrier above */
 		wake_up(&pool->room);

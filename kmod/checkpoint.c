@@ -12,21 +12,47 @@
 
 /* ---- checkpoint --------------------------------------------------------------- */
 
+/*
+ * The slot of a sealed block, held until put_unit().  From then on it is on the pool's
+ * tab, so nothing takes it from the block to make room.  -EAGAIN: it is not saved.
+ */
+static int hold_slot(struct kvt_pool *pool, const struct kvt_block *block)
+{
+	int ret;
+
+	if (test_bit(KVT_BLOCK_BAD, &block->flags))
+		return -EIO;
+	if (!test_bit(KVT_BLOCK_SEALED, &block->flags))
+		return -EBUSY;
+	if (kvt_block_unsaved(block))
+		return -EAGAIN;
+	ret = kvt_slot_try_share(pool->store, block->unit);
+	if (ret)
+		return ret;
+	ret = kvt_tab_add(pool->tab, block->unit, false);
+	if (ret)
+		kvt_slot_put(pool->store, block->unit, kvt_units(pool));
+	return ret;
+}
+
+static void put_units(struct kvt_pool *pool, const u32 *units, u64 nr)
+{
+	while (nr) {
+		kvt_slot_put(pool->store, units[--nr], kvt_units(pool));
+		kvt_tab_remove(pool->tab, units[nr]);
+	}
+}
+
 static int collect_block(struct kvt_pool *pool, u64 nr, struct kvtier_slot *slot, u32 *unit)
 {
 	struct kvt_block *block = kvt_block_peek(pool, nr);
-	int ret = 0;
+	int ret;
 
 	if (!block)
 		return -EBUSY; /* empty, so not sealed */
 	if (kvt_block_lock_interruptible(block))
 		return -EINTR;
-	if (test_bit(KVT_BLOCK_BAD, &block->flags))
-		ret = -EIO;
-	else if (!test_bit(KVT_BLOCK_SEALED, &block->flags) || kvt_block_unsaved(block))
-		ret = -EBUSY;
-	else
-		ret = kvt_slot_try_share(pool->store, block->unit);
+	ret = hold_slot(pool, block);
 	if (!ret) {
 		*unit = block->unit;
 		*slot = (struct kvtier_slot){
@@ -40,27 +66,22 @@ static int collect_block(struct kvt_pool *pool, u64 nr, struct kvtier_slot *slot
 	return ret;
 }
 
-static void put_units(struct kvt_pool *pool, const u32 *units, u64 nr)
-{
-	while (nr)
-		kvt_slot_put(pool->store, units[--nr], kvt_units(pool));
-}
+#define SAVE_TRIES 8 /* until a block's slot is held before somebody else gives it up */
 
-/* Hold the slots of a range of sealed blocks, until put_units(). */
-static int collect(struct kvt_pool *pool, u64 first, u64 nr, struct kvtier_slot *slots, u32 *units)
+static int save_and_collect_block(struct kvt_pool *pool, u64 nr, struct kvtier_slot *slot,
+				  u32 *unit)
 {
-	u64 i;
-	int ret = 0;
+	const struct kvt_op op = { .op = KVTIER_OP_WRITEBACK };
+	u32 tries;
+	int ret;
 
-	for (i = 0; i < nr; i++) {
-		ret = collect_block(pool, first + i, &slots[i], &units[i]);
-		if (ret)
-			break;
-		cond_resched();
+	ret = collect_block(pool, nr, slot, unit);
+	for (tries = 0; ret == -EAGAIN && tries < SAVE_TRIES; tries++) {
+		ret = kvt_range_run(pool, &op, nr, 1);
+		if (!ret)
+			ret = collect_block(pool, nr, slot, unit);
 	}
-	if (ret)
-		put_units(pool, units, i);
-	return ret;
+	return ret == -EAGAIN ? -ENOSPC : ret;
 }
 
 /* Every block must be sealed before anything is written. */
@@ -73,20 +94,32 @@ static int check_sealed(struct kvt_pool *pool, u64 first, u64 nr)
 
 		if (!block || !test_bit(KVT_BLOCK_SEALED, &block->flags))
 			return block && test_bit(KVT_BLOCK_BAD, &block->flags) ? -EIO : -EBUSY;
+		if (!(i % 1024))
+			cond_resched();
 	}
 	return 0;
 }
 
+/* Batch by batch: a slot that is not held yet may be given up for the next block's. */
 static int save_and_collect(struct kvt_pool *pool, u64 first, u64 nr, struct kvtier_slot *slots,
 			    u32 *units)
 {
 	const struct kvt_op op = { .op = KVTIER_OP_WRITEBACK };
-	int ret;
+	u64 i;
+	int ret = 0;
 
-	ret = check_sealed(pool, first, nr);
-	if (!ret)
-		ret = kvt_range_run(pool, &op, first, nr);
-	return ret ? ret : collect(pool, first, nr, slots, units);
+	for (i = 0; i < nr; i++) {
+		if (!(i % KVT_BATCH))
+			ret = kvt_range_run(pool, &op, first + i, min_t(u64, KVT_BATCH, nr - i));
+		if (!ret)
+			ret = save_and_collect_block(pool, first + i, &slots[i], &units[i]);
+		if (ret)
+			break;
+		cond_resched();
+	}
+	if (ret)
+		put_units(pool, units, i);
+	return ret;
 }
 
 static int reserve(struct kvt_pool *pool, struct kvtier_checkpoint *arg,
@@ -94,13 +127,13 @@ static int reserve(struct kvt_pool *pool, struct kvtier_checkpoint *arg,
 {
 	int ret;
 
-	ret = kvt_store_flush(pool->store);
+	ret = kvt_store_flush(pool->store, pool->deadline);
 	if (ret)
-		return ret == -ETIMEDOUT ? ret : -EIO;
+		return ret == -ETIMEDOUT || ret == -ENOMEM ? ret : -EIO;
 	memcpy(arg->store, pool->store->uuid, sizeof(arg->store));
 	if (copy_to_user(u64_to_user_ptr(arg->slots), slots, nr * sizeof(*slots)))
 		return -EFAULT;
-	ret = kvt_reserve(pool->store, arg->key, units, nr, pool->block_shift);
+	ret = kvt_reserve(pool, arg->key, units, nr);
 	if (!ret)
 		arg->nr = nr;
 	return ret;
@@ -109,20 +142,22 @@ static int reserve(struct kvt_pool *pool, struct kvtier_checkpoint *arg,
 int kvt_checkpoint(struct kvt_pool *pool, struct kvtier_checkpoint *arg)
 {
 	u64 first = arg->offset >> pool->block_shift, nr = arg->length >> pool->block_shift;
+	const gfp_t gfp = GFP_KERNEL_ACCOUNT | __GFP_NOWARN; /* the caller says how much */
 	struct kvtier_slot *slots;
 	u32 *units;
-	int ret = -ENOMEM;
+	int ret;
 
 	if (!(pool->flags & KVTIER_POOL_KEEP) || arg->nr < nr)
 		return -EINVAL;
-	slots = kvmalloc_array(nr, sizeof(*slots), GFP_KERNEL_ACCOUNT);
-	units = kvmalloc_array(nr, sizeof(*units), GFP_KERNEL_ACCOUNT);
-	if (slots && units) {
-		ret = save_and_collect(pool, first, nr, slots, units);
-		if (!ret) {
-			ret = reserve(pool, arg, slots, units, nr);
-			put_units(pool, units, nr);
-		}
+	ret = check_sealed(pool, first, nr);
+	if (ret)
+		return ret;
+	slots = kvmalloc_array(nr, sizeof(*slots), gfp);
+	units = kvmalloc_array(nr, sizeof(*units), gfp);
+	ret = slots && units ? save_and_collect(pool, first, nr, slots, units) : -ENOMEM;
+	if (!ret) {
+		ret = reserve(pool, arg, slots, units, nr);
+		put_units(pool, units, nr);
 	}
 	kvfree(units);
 	kvfree(slots);
@@ -181,7 +216,7 @@ static int check_reserved(struct kvt_pool *pool, const u8 *key, const struct kvt
 	int ret = 0;
 
 	for (i = 0; i < nr && !ret; i++)
-		ret = kvt_reserved(pool->store, key, unit_of(pool, &slots[i]), pool->block_shift);
+		ret = kvt_reserved(pool, key, unit_of(pool, &slots[i]));
 	if (ret != -ENOENT || !READ_ONCE(pool->store->hold) || !capable(CAP_SYS_ADMIN))
 		return ret;
 	units = kvmalloc_array(nr, sizeof(*units), GFP_KERNEL_ACCOUNT);
@@ -189,7 +224,7 @@ static int check_reserved(struct kvt_pool *pool, const u8 *key, const struct kvt
 		return -ENOMEM;
 	for (i = 0; i < nr; i++)
 		units[i] = unit_of(pool, &slots[i]);
-	ret = kvt_reserve_again(pool->store, key, units, nr, pool->block_shift);
+	ret = kvt_reserve_again(pool, key, units, nr);
 	kvfree(units);
 	return ret;
 }
@@ -202,11 +237,11 @@ static int adopt_owned(struct kvt_pool *pool, const u8 *key, struct kvt_block *b
 
 	if (kvt_block_state(block) != KVTIER_BLOCK_EMPTY)
 		return -EEXIST;
-	if (!kvt_charge(&pool->share[KVTIER_TIER_NVME]))
+	if (!kvt_tab_charge(pool, unit))
 		return -ENOSPC;
-	ret = kvt_reserve_share(pool->store, key, unit, pool->block_shift);
+	ret = kvt_reserve_share(pool, key, unit);
 	if (ret) {
-		kvt_uncharge(&pool->share[KVTIER_TIER_NVME]);
+		kvt_tab_settle(pool, unit);
 		return ret;
 	}
 	kvt_set_slot(pool, slot->block, block, unit, slot->crc32c, true);
@@ -281,5 +316,5 @@ int kvt_adopt(struct kvt_pool *pool, struct kvtier_adopt *arg)
 
 int kvt_release(struct kvt_pool *pool, const struct kvtier_release *arg)
 {
-	return pool->store ? kvt_unreserve(pool->store, arg->key) : -ENOENT;
+	return pool->store ? kvt_unreserve(pool, arg->key) : -ENOENT;
 }

@@ -90,6 +90,14 @@ static bool take(struct kvt_pool *pool, struct kvtier_event *event)
 	return got;
 }
 
+/* An event that was taken and could not be told. */
+static void lose(struct kvt_pool *pool)
+{
+	spin_lock_irq(&pool->event_lock);
+	pool->events->lost = true;
+	spin_unlock_irq(&pool->event_lock);
+}
+
 static bool waiting(struct kvt_pool *pool)
 {
 	return READ_ONCE(pool->events->nr) || READ_ONCE(pool->events->lost);
@@ -117,8 +125,10 @@ ssize_t kvt_event_read(struct file *file, char __user *to, size_t bytes, loff_t 
 				return -EINTR;
 			continue;
 		}
-		if (copy_to_user(to + done, &event, sizeof(event)))
-			return -EFAULT;
+		if (copy_to_user(to + done, &event, sizeof(event))) {
+			lose(pool);
+			return done ? done : -EFAULT;
+		}
 		done += sizeof(event);
 	}
 	return done;

@@ -246,7 +246,7 @@ void kvt_hint_cold(struct kvt_pool *pool, struct kvt_block *block)
 
 /* ---- slots -------------------------------------------------------------------------- */
 
-/* A block that is in memory and has a slot besides, owned. */
+/* A block that is in memory and has a slot besides, not reserved; owned. */
 static struct kvt_block *saved_block(struct kvt_pool *pool, const struct list_head *list, u64 *nr)
 {
 	struct kvt_frame *frame;
@@ -256,7 +256,8 @@ static struct kvt_block *saved_block(struct kvt_pool *pool, const struct list_he
 	list_for_each_entry(frame, list, lru) {
 		*nr = frame->block;
 		block = kvt_block_peek(pool, *nr);
-		if (READ_ONCE(block->unit) == KVT_NO_UNIT || !kvt_block_try(block))
+		if (READ_ONCE(block->unit) == KVT_NO_UNIT || kvt_tab_has(pool, block->unit) ||
+		    !kvt_block_try(block))
 			continue;
 		if (block->unit != KVT_NO_UNIT)
 			return block;

@@ -111,7 +111,8 @@ static vm_fault_t map(struct kvt_pool *pool, struct kvt_block *block, struct vm_
 	folio_lock(folio);
 	if (!kvt_frame_shared(block->frame))
 		folio->index = (vmf->pgoff >> pool->order) << pool->order;
-	if (pool->flags & KVTIER_POOL_PINNABLE && vmf->vma->vm_flags & VM_WRITE)
+	/* mprotect() makes a read-only entry writable without a fault. */
+	if (pool->flags & KVTIER_POOL_PINNABLE && vmf->vma->vm_flags & VM_MAYWRITE)
 		kvt_set_dirty(block);
 	set_bit(KVT_BLOCK_MAPPED, &block->flags);
 	trace_kvtier_map(pool->id, vmf->pgoff >> pool->order, block->frame->tier);

@@ -18,6 +18,7 @@
 #define KVT_HEADER_RESERVED 1U /* a flag: there are, or were, reservations */
 #define KVT_HEADER_ORDER 4 /* of the folio that reads and blanks the space before the data */
 #define KVT_HEADER_STEP (PAGE_SIZE << KVT_HEADER_ORDER)
+#define KVT_HEADER_DEADLINE msecs_to_jiffies(KVTIER_DEADLINE_MS)
 
 struct kvt_header {
 	u8 magic[8];
@@ -51,7 +52,8 @@ static u64 kvt_header_units(struct kvt_store *store) /* of each device */
 	return store->nr_units / store->nr_devices;
 }
 
-static int kvt_header_write(struct kvt_store *store, u32 device, bool reserved)
+static int kvt_header_write(struct kvt_store *store, u32 device, bool reserved,
+			    unsigned long deadline)
 {
 	struct folio *folio = kvt_header_folio(0);
 	struct kvt_header *header;
@@ -69,32 +71,36 @@ static int kvt_header_write(struct kvt_store *store, u32 device, bool reserved)
 	header->flags = cpu_to_le32(reserved ? KVT_HEADER_RESERVED : 0);
 	header->crc = cpu_to_le32(kvt_header_crc(header));
 	error = kvt_io_sync(store, device, REQ_OP_WRITE | REQ_SYNC | REQ_PREFLUSH | REQ_FUA, 0,
-			    folio);
+			    folio, deadline);
 	folio_put(folio);
 	return error;
 }
 
-static int kvt_header_write_all(struct kvt_store *store, bool reserved)
+static int kvt_header_write_all(struct kvt_store *store, bool reserved, unsigned long deadline)
 {
 	int error = 0;
 	u32 i;
 
 	for (i = 0; i < store->nr_devices && !error; i++)
-		error = kvt_header_write(store, i, reserved);
+		error = kvt_header_write(store, i, reserved, deadline);
 	return error;
 }
 
 /*
- * On failure the devices may disagree.  One mark is enough for a hold, so that is
- * safe; but it is not what was asked for, hence to be done again.
+ * On failure the devices may disagree, and a write that was given up may land at any
+ * time: as long as one can, nothing that is written now could be relied on.
  */
-int kvt_header_mark(struct kvt_store *store, bool reserved)
+int kvt_header_mark(struct kvt_store *store, bool reserved, unsigned long deadline)
 {
-	int error = kvt_header_write_all(store, reserved);
+	int error;
 
 	lockdep_assert_held(&store->reserve_lock);
-	store->marked = error ? !reserved : reserved;
-	return error;
+	if (store->mark_unsure && atomic64_read(&store->stalled))
+		return -ETIMEDOUT;
+	error = kvt_header_write_all(store, reserved, deadline);
+	store->mark_unsure = error;
+	store->marked = reserved;
+	return !error || error == -ETIMEDOUT || error == -ENOMEM ? error : -EIO;
 }
 
 /* ---- format ------------------------------------------------------------------- */
@@ -115,7 +121,8 @@ static int kvt_header_check_blank(struct kvt_store *store, u32 device, struct fo
 	int error;
 
 	for (at = 0; at < KVT_DATA_OFFSET; at += KVT_HEADER_STEP) {
-		error = kvt_io_sync(store, device, REQ_OP_READ | REQ_SYNC, at, folio);
+		error = kvt_io_sync(store, device, REQ_OP_READ | REQ_SYNC, at, folio,
+				    KVT_HEADER_DEADLINE);
 		if (error)
 			return error;
 		if (memchr_inv(folio_address(folio), 0, KVT_HEADER_STEP)) {
@@ -133,7 +140,8 @@ static int kvt_header_blank(struct kvt_store *store, u32 device, struct folio *z
 	u64 at;
 
 	for (at = 0; at < KVT_DATA_OFFSET && !error; at += KVT_HEADER_STEP)
-		error = kvt_io_sync(store, device, REQ_OP_WRITE | REQ_SYNC, at, zeroes);
+		error = kvt_io_sync(store, device, REQ_OP_WRITE | REQ_SYNC, at, zeroes,
+				    KVT_HEADER_DEADLINE);
 	return error;
 }
 
@@ -188,7 +196,7 @@ int kvt_header_format(struct kvt_store *store, bool force)
 	generate_random_uuid(store->uuid);
 	error = kvt_header_each(store, kvt_header_blank);
 	if (!error)
-		error = kvt_header_write_all(store, false);
+		error = kvt_header_write_all(store, false, KVT_HEADER_DEADLINE);
 	if (error)
 		pr_warn_ratelimited("format_store: cannot write to the devices (error %d): they are no store now\n",
 				    error);
@@ -277,7 +285,8 @@ static int kvt_header_get(struct kvt_store *store, u32 device, struct kvt_bdev *
 
 	if (!folio)
 		return -ENOMEM;
-	error = kvt_io_sync(store, device, REQ_OP_READ | REQ_SYNC, 0, folio);
+	error = kvt_io_sync(store, device, REQ_OP_READ | REQ_SYNC, 0, folio,
+			    KVT_HEADER_DEADLINE);
 	if (error)
 		goto put_folio;
 	header = folio_address(folio);

@@ -9,7 +9,7 @@
  * loaded so long, and kvt_io_exit() waits for all.
  *
  * Submitting can block too, when the device has no free request or is frozen.  So
- * where that is likely, a worker of the store does it, and the owner still waits no
+ * where that is likely, a worker of the device does it, and the owner still waits no
  * longer than the deadline; an io that no worker has taken yet is then withdrawn.
  */
 #include <linux/bio.h>
@@ -23,6 +23,7 @@
 #include <linux/slab.h>
 
 #include "store.h"
+#include "trace.h"
 
 #define KVT_GIVE_WAY_MS 20 /* how long a background write lets reads go first */
 #define KVT_METER_NS (20 * NSEC_PER_MSEC) /* of a sample of the bandwidth */
@@ -39,6 +40,7 @@ struct kvt_io {
 	u64 nr;
 	u32 unit;
 	unsigned long start; /* jiffies */
+	u64 start_ns;
 	atomic_t holders; /* its owner and the device */
 	int error;
 	struct completion done;
@@ -125,6 +127,8 @@ static void kvt_io_account_end(struct kvt_io *io)
 	atomic_sub(io->requests, &io->queue->requests);
 	if (!io->pool)
 		return;
+	trace_kvtier_io(io->store->id, io->unit, io->bytes, kvt_io_is_write(io),
+			ktime_get_ns() - io->start_ns, io->error);
 	if (kvt_io_is_write(io))
 		kvt_io_account_write(io, bytes);
 	else
@@ -169,6 +173,7 @@ static void kvt_io_set_stalled(struct kvt_io *io, bool stalled)
 	struct kvt_block *block;
 
 	atomic64_add(stalled ? 1 : -1, &io->store->stalled);
+	atomic_add(stalled ? 1 : -1, &io->queue->stalled);
 	if (!io->pool || kvt_io_is_write(io))
 		return;
 	block = kvt_block_peek(io->pool, io->nr);
@@ -258,7 +263,7 @@ static bool kvt_io_may_block(struct kvt_io *io, int requests)
 	struct request_queue *q = bdev_get_queue(io->bio.bi_bdev);
 
 	return requests > io->queue->limit || READ_ONCE(q->mq_freeze_depth) ||
-	       atomic64_read(&io->store->stalled);
+	       atomic_read(&io->queue->stalled);
 }
 
 static void kvt_io_submit(struct kvt_io *io)
@@ -266,13 +271,14 @@ static void kvt_io_submit(struct kvt_io *io)
 	int requests = atomic_add_return(io->requests, &io->queue->requests);
 
 	io->start = jiffies;
+	io->start_ns = ktime_get_ns();
 	if (kvt_io_may_block(io, requests))
-		queue_work(io->store->wq, &io->submit);
+		queue_work(io->queue->wq, &io->submit);
 	else
 		submit_bio(&io->bio);
 }
 
-static void kvt_io_give_way(struct kvt_store *store)
+void kvt_io_give_way(struct kvt_store *store)
 {
 	wait_event_timeout(store->quiet, !atomic_read(&store->reads),
 			   msecs_to_jiffies(KVT_GIVE_WAY_MS));
@@ -317,10 +323,8 @@ struct kvt_io *kvt_io_start(struct kvt_pool *pool, u64 nr, u32 unit, struct foli
 	io->pool = pool;
 	io->nr = nr;
 	io->unit = unit;
-	if (kind == KVT_IO_BACKGROUND) {
+	if (kind == KVT_IO_BACKGROUND)
 		io->bio.bi_ioprio = IOPRIO_PRIO_VALUE(IOPRIO_CLASS_BE, IOPRIO_NR_LEVELS - 1);
-		kvt_io_give_way(store);
-	}
 	kvt_io_account_start(io);
 	kvt_io_submit(io);
 	return io;
@@ -384,13 +388,15 @@ int kvt_io_finish(struct kvt_io *io, struct kvt_frame *frame, bool give_up_slot)
 	io->frame = frame;
 	io->give_up_slot = give_up_slot;
 	error = kvt_io_wait(io, pool->deadline);
-	if (error)
+	if (error) {
 		atomic64_inc(&pool->io[KVTIER_TIER_NVME].io_errors);
+		kvt_store_watch(pool);
+	}
 	return error;
 }
 
 int kvt_io_sync(struct kvt_store *store, u32 device, blk_opf_t opf, u64 offset,
-		struct folio *folio)
+		struct folio *folio, unsigned long deadline)
 {
 	struct kvt_io *io = kvt_io_new(store, device, opf, offset, folio,
 				       folio ? folio_size(folio) : 0);
@@ -398,7 +404,7 @@ int kvt_io_sync(struct kvt_store *store, u32 device, blk_opf_t opf, u64 offset,
 	if (!io)
 		return -ENOMEM;
 	kvt_io_submit(io);
-	return kvt_io_wait(io, msecs_to_jiffies(KVTIER_DEADLINE_MS));
+	return kvt_io_wait(io, deadline);
 }
 
 int kvt_io_init(void)

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The ioctls: one table says how large each struct is and who may call; one function
- * copies it in, checks its size, and copies it out.
+ * The ioctls: one table says how large each struct is, who may call and whether there is
+ * an answer; one function copies the struct in, checks its size, and copies it out.
  */
 #include <linux/file.h>
+#include <linux/nospec.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
@@ -37,7 +38,7 @@ static int info(struct file *file, struct kvt_pool *pool, union argument *arg)
 	struct kvtier_info *info = &arg->info;
 	enum kvtier_tier tier;
 
-	if (info->flags)
+	if (info->flags || info->__reserved)
 		return -EINVAL;
 	*info = (struct kvtier_info){
 		.size = info->size,
@@ -230,17 +231,24 @@ static const struct command {
 	u32 size_min; /* of version 1's */
 	bool any_file; /* the file need not be a pool */
 	bool read_only; /* a descriptor opened for reading will do */
-	bool always_out; /* the struct is copied out after a failure too */
+	bool answers; /* the struct has output */
+	bool always_out; /* ... after a failure too */
 } commands[] = {
 #define SIZES(type) .size = sizeof(type), .size_min = sizeof(type)
-	[_IOC_NR(KVTIER_IOC_INFO)] = { info, SIZES(struct kvtier_info), true, true },
-	[_IOC_NR(KVTIER_IOC_POOL_CREATE)] = { create, SIZES(struct kvtier_pool_create), true },
+	[_IOC_NR(KVTIER_IOC_INFO)] = { info, SIZES(struct kvtier_info), .any_file = true,
+				       .read_only = true, .answers = true },
+	[_IOC_NR(KVTIER_IOC_POOL_CREATE)] = { create, SIZES(struct kvtier_pool_create),
+					      .any_file = true, .answers = true },
 	[_IOC_NR(KVTIER_IOC_POOL_BUDGET)] = { budget, SIZES(struct kvtier_pool_budget) },
-	[_IOC_NR(KVTIER_IOC_RANGE_OP)] = { range_op, SIZES(struct kvtier_range_op) },
-	[_IOC_NR(KVTIER_IOC_CLONE)] = { clone, SIZES(struct kvtier_clone), .always_out = true },
+	[_IOC_NR(KVTIER_IOC_RANGE_OP)] = { range_op, SIZES(struct kvtier_range_op),
+					   .answers = true },
+	[_IOC_NR(KVTIER_IOC_CLONE)] = { clone, SIZES(struct kvtier_clone), .answers = true,
+					.always_out = true },
 	[_IOC_NR(KVTIER_IOC_QUERY)] = { query, SIZES(struct kvtier_query), .read_only = true },
-	[_IOC_NR(KVTIER_IOC_STATS)] = { stats, SIZES(struct kvtier_stats), .read_only = true },
-	[_IOC_NR(KVTIER_IOC_CHECKPOINT)] = { checkpoint, SIZES(struct kvtier_checkpoint) },
+	[_IOC_NR(KVTIER_IOC_STATS)] = { stats, SIZES(struct kvtier_stats), .read_only = true,
+					.answers = true },
+	[_IOC_NR(KVTIER_IOC_CHECKPOINT)] = { checkpoint, SIZES(struct kvtier_checkpoint),
+					     .answers = true },
 	[_IOC_NR(KVTIER_IOC_ADOPT)] = { adopt, SIZES(struct kvtier_adopt) },
 	[_IOC_NR(KVTIER_IOC_RELEASE)] = { release, SIZES(struct kvtier_release) },
 };
@@ -249,10 +257,10 @@ static const struct command *find(unsigned int number)
 {
 	unsigned int nr = _IOC_NR(number);
 
-	if (_IOC_TYPE(number) != KVTIER_IOC_TYPE || nr >= ARRAY_SIZE(commands) ||
-	    !commands[nr].run || number != _IO(KVTIER_IOC_TYPE, nr))
+	if (number != _IO(KVTIER_IOC_TYPE, nr) || nr >= ARRAY_SIZE(commands))
 		return NULL;
-	return &commands[nr];
+	nr = array_index_nospec(nr, ARRAY_SIZE(commands));
+	return commands[nr].run ? &commands[nr] : NULL;
 }
 
 static int copy_in(const struct command *command, union argument *arg, void __user *user,
@@ -265,6 +273,16 @@ static int copy_in(const struct command *command, union argument *arg, void __us
 	if (*size > PAGE_SIZE)
 		return -E2BIG;
 	return copy_struct_from_user(arg, command->size, user, *size);
+}
+
+/* Also before anything is done: an answer that cannot be given is no reason to undo it. */
+static int copy_out(const struct command *command, union argument *arg, void __user *user,
+		    u32 size)
+{
+	if (!command->answers)
+		return 0;
+	arg->size = size;
+	return copy_to_user(user, arg, min(size, command->size)) ? -EFAULT : 0;
 }
 
 long kvt_ioctl(struct file *file, unsigned int number, unsigned long user)
@@ -283,13 +301,12 @@ long kvt_ioctl(struct file *file, unsigned int number, unsigned long user)
 	if (!command->read_only && !(file->f_mode & FMODE_WRITE))
 		return -EACCES;
 	ret = copy_in(command, &arg, at, &size);
+	if (!ret)
+		ret = copy_out(command, &arg, at, size);
 	if (ret)
 		return ret;
 	ret = command->run(file, pool, &arg);
 	if (ret && !command->always_out)
 		return ret;
-	arg.size = size;
-	if (copy_to_user(at, &arg, min(size, command->size)))
-		return -EFAULT;
-	return ret;
+	return copy_out(command, &arg, at, size) ?: ret;
 }

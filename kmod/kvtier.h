@@ -61,7 +61,9 @@ struct kvt_frame;
 struct kvt_group;
 struct kvt_io;
 struct kvt_pool;
+struct kvt_request;
 struct kvt_store;
+struct kvt_tab;
 
 /* Bits of kvt_block.flags. */
 enum kvt_block_bit {
@@ -165,10 +167,13 @@ struct kvt_pool {
 	atomic64_t nr_pinned; /* blocks with pins */
 	wait_queue_head_t room; /* woken when a frame became free or a block became idle */
 	struct kvt_store *store; /* NULL without NVMe */
+	atomic_t told_gone; /* that its store is */
+	struct kvt_tab *tab; /* slots that are reserved (tab.c); NULL without KVTIER_POOL_KEEP */
 	struct mem_cgroup *memcg; /* charged for frames; NULL without memcg */
 	struct mutex budget_lock; /* changes of budgets */
 	struct workqueue_struct *wq; /* NOWAIT operations and commands */
-	bool dying; /* is being released: keep nothing */
+	atomic_t nr_later; /* NOWAIT operations that are not done */
+	bool dying; /* is being released: keep nothing, begin nothing */
 
 	struct mutex vma_lock; /* vmas */
 	struct list_head vmas; /* struct kvt_vma, map.c */
@@ -308,7 +313,7 @@ int kvt_map_pool(struct kvt_pool *pool); /* make its inode */
 void kvt_unmap_pool(struct kvt_pool *pool);
 int kvt_mmap(struct file *file, struct vm_area_struct *vma);
 vm_fault_t kvt_mkwrite(struct vm_fault *vmf);
-/* Take blocks out of all page tables (owner of them). */
+/* Take blocks out of all page tables (owner of them, with the folios of all locked). */
 void kvt_unmap(struct kvt_pool *pool, u64 nr, u64 blocks);
 /*
  * Unmap a resident, unshared block and make sure that nobody else holds its pages;
@@ -388,8 +393,10 @@ void kvt_put_unit(struct kvt_pool *pool, u32 unit); /* a slot that was charged t
 
 /* ---- evict.c: victims --------------------------------------------------------------- */
 
-/* Free up to @want frames of a tier; returns how many were. Owner of no resident block,
- * or of blocks that it took with kvt_block_try(). */
+/*
+ * Free up to @want frames of a tier; returns how many were.  Owner of no resident block,
+ * or of blocks that it took with kvt_block_try().
+ */
 u32 kvt_evict(struct kvt_pool *pool, enum kvtier_tier tier, u32 want);
 void kvt_hint_cold(struct kvt_pool *pool, struct kvt_block *block);
 /* Give back slots of blocks that are in memory too; -ENOSPC: not as many as wanted. */
@@ -403,6 +410,7 @@ u64 kvt_shrink_scan(u64 nr);
 
 struct kvt_op {
 	u32 op, tier, flags;
+	const struct kvt_request *request; /* that a worker does (uring.c); NULL: the caller waits */
 };
 int kvt_range_check(struct kvt_pool *pool, const struct kvt_op *op); /* of all ranges */
 int kvt_range_later(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u64 nr);
@@ -432,16 +440,19 @@ u64 kvt_span_ns(struct kvt_span *span);
 
 #define KVT_STRIPE_MAX 8
 
-/* The slots of one key. */
+/* The slots that one pool reserved under one key. */
 struct kvt_reservation {
 	struct list_head link; /* store->reservations */
 	u8 key[KVTIER_KEY_BYTES];
+	struct kvt_tab *tab; /* of the pool: has its slots too */
 	struct xarray slots; /* kvt_slot_index(unit) -> log2 of the slot's bytes */
 };
 
 /* What a device has to do, so that no thread waits for a request that it cannot get. */
 struct kvt_queue {
+	struct workqueue_struct *wq; /* submits what might have to wait for the device */
 	atomic_t requests; /* under way, estimated */
+	atomic_t stalled; /* given up and still under way */
 	u32 limit; /* above this a worker submits */
 	u32 request_bytes; /* what one request moves at most */
 };
@@ -460,15 +471,17 @@ struct kvt_store {
 	u32 nr_devices;
 	struct kvt_bdev device[KVT_STRIPE_MAX]; /* compat/bdev.h: open, exclusive */
 	struct kvt_queue queue[KVT_STRIPE_MAX];
-	struct workqueue_struct *wq; /* submits what might have to wait for the device */
 	u64 nr_units; /* of data, over all devices */
 	u8 uuid[KVTIER_UUID_BYTES];
 	bool hold; /* written to only after the administrator lifts it; reserve_lock */
 	bool closed; /* being attached or detached: no new pools; kvt_stores_lock */
+	bool gone; /* a device was removed: no new pools; set once, without a lock */
 
-	struct mutex reserve_lock; /* the next two; outside .lock and the lock of .extra */
+	struct mutex reserve_lock; /* the next four; outside .lock and the lock of .extra */
 	struct list_head reservations;
+	u32 nr_keys; /* of reservations; read without the lock */
 	bool marked; /* the headers say that there are reservations */
+	bool mark_unsure; /* a header could not be written: they may say either */
 
 	struct xarray extra; /* kvt_slot_index(unit) -> users - 1 of a slot that has several */
 
@@ -496,15 +509,19 @@ static inline u64 kvt_store_bytes(const struct kvt_store *store)
 	return store->nr_units << KVT_UNIT_SHIFT;
 }
 
-/* The store for a pool that accepts @stores (0: any): that with the most room; holds a
- * reference and claims @bytes.  ERR_PTR(-ENODEV, -ENOSPC). */
+/*
+ * The store for a pool that accepts @stores (0: any): that with the most room, if need
+ * be one on hold; holds a reference and claims @bytes.  ERR_PTR(-ENODEV, -ENOSPC).
+ */
 struct kvt_store *kvt_store_get(u64 stores, u64 bytes);
 void kvt_store_put(struct kvt_store *store, u64 bytes); /* of a pool: gives the claim back */
 int kvt_store_claim(struct kvt_store *store, u64 bytes); /* more, for a larger budget */
 void kvt_store_unclaim(struct kvt_store *store, u64 bytes);
 u64 kvt_store_bits(void);
 u64 kvt_store_free(void); /* bytes that new pools may claim, of the store with the most */
-int kvt_store_flush(struct kvt_store *store); /* what was written is durable */
+/* Has a device of the pool's store been removed?  The pool is told, once. */
+bool kvt_store_watch(struct kvt_pool *pool);
+int kvt_store_flush(struct kvt_store *store, unsigned long deadline); /* make writes durable */
 int kvt_store_init(struct class *class); /* class attributes: attach_store, format_store */
 void kvt_store_exit(void); /* before the class goes */
 
@@ -518,21 +535,45 @@ bool kvt_slot_shared(struct kvt_store *store, u32 unit);
 
 /*
  * Reservations of checkpoints: all of @units or none, durably known.  A slot counts
- * once per key.  All may sleep and do I/O.  @shift is the pool's block_shift.
+ * once per key.  All may sleep and do I/O, and end early on a fatal signal (-EINTR).
+ * The slots are on the pool's tab already.
  */
-int kvt_reserve(struct kvt_store *store, u8 key[KVTIER_KEY_BYTES], const u32 *units, u32 nr,
-		u32 shift); /* zero key: a new one, returned in it; else -ENOENT */
-int kvt_reserved(struct kvt_store *store, const u8 *key, u32 unit, u32 shift); /* or -ENOENT */
+int kvt_reserve(struct kvt_pool *pool, u8 key[KVTIER_KEY_BYTES], const u32 *units,
+		u32 nr); /* zero key: a new one, returned in it; else -ENOENT */
+int kvt_reserved(struct kvt_pool *pool, const u8 *key, u32 unit); /* or -ENOENT */
 /* One more user of a slot that this key reserves: for a block that adopts it; or -ENOENT. */
-int kvt_reserve_share(struct kvt_store *store, const u8 *key, u32 unit, u32 shift);
-/* Again, on a store on hold (else -ENOENT).  -EINVAL: no such slot, or it overlaps others. */
-int kvt_reserve_again(struct kvt_store *store, const u8 *key, const u32 *units, u32 nr, u32 shift);
-int kvt_unreserve(struct kvt_store *store, const u8 *key); /* -ENOENT */
+int kvt_reserve_share(struct kvt_pool *pool, const u8 *key, u32 unit);
+/*
+ * Again, on a store on hold (else -ENOENT), and charged to the pool (-ENOSPC).
+ * -EINVAL: no such slot, or it overlaps others.
+ */
+int kvt_reserve_again(struct kvt_pool *pool, const u8 *key, const u32 *units, u32 nr);
+int kvt_unreserve(struct kvt_pool *pool, const u8 *key); /* -ENOENT */
+
+/* ---- tab.c: who pays for slots that are reserved ------------------------------------------ */
+
+struct kvt_tab *kvt_tab_new(struct kvt_pool *pool); /* NULL: ENOMEM */
+struct kvt_tab *kvt_tab_get(struct kvt_tab *tab);
+void kvt_tab_put(struct kvt_tab *tab);
+void kvt_tab_close(struct kvt_tab *tab); /* its pool goes; or NULL */
+/*
+ * Put a slot on the tab once more: owner of a block of the pool that has it; or with
+ * @charge, which is for who is not and charges it if it was not there (-ENOSPC); -ENOMEM.
+ */
+int kvt_tab_add(struct kvt_tab *tab, u32 unit, bool charge);
+void kvt_tab_remove(struct kvt_tab *tab, u32 unit); /* once */
+bool kvt_tab_has(struct kvt_pool *pool, u32 unit);
+/* A block that paid for its slot gives it up. */
+void kvt_tab_settle(struct kvt_pool *pool, u32 unit);
+/* A block is to have a slot and to pay for it; false: over the budget. */
+bool kvt_tab_charge(struct kvt_pool *pool, u32 unit);
 
 /* ---- io.c: one block to or from its slot --------------------------------------------------- */
 
 enum kvt_io_kind { KVT_IO_READ, KVT_IO_WRITE, KVT_IO_BACKGROUND };
 
+/* What writes in the background, and owns as little as it can, lets reads go first. */
+void kvt_io_give_way(struct kvt_store *store);
 /*
  * Start the transfer; never sleeps for long, and NULL means no memory.  The io holds
  * a reference to pool, store and folio until the device is done, whatever the caller
@@ -581,6 +622,7 @@ struct kvt_policy {
 };
 extern struct kvt_policy kvt_policy;
 
+bool kvt_may_change(void); /* what is in sysfs: by a descriptor that was passed on, too */
 int kvt_sysfs_init(void);
 void kvt_sysfs_exit(void);
 extern struct class *kvt_class;
@@ -588,6 +630,7 @@ int kvt_sysfs_add_pool(struct kvt_pool *pool);
 void kvt_sysfs_remove_pool(struct kvt_pool *pool);
 
 int kvt_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags);
+bool kvt_request_ended(const struct kvt_request *request); /* nobody wants it any more */
 extern const struct file_operations kvt_fops;
 long kvt_ioctl(struct file *file, unsigned int cmd, unsigned long arg);
 

@@ -97,4 +97,3 @@ module_exit(kvtier_exit);
 
 MODULE_LICENSE("GPL");
 MODULE_DESCRIPTION("Memory for KV caches that spans DRAM, CXL memory and NVMe");
-MODULE_ALIAS_MISCDEV(MISC_DYNAMIC_MINOR);

@@ -106,7 +106,7 @@ void kvt_set_slot(struct kvt_pool *pool, u64 nr, struct kvt_block *block, u32 un
 	if (old != KVT_NO_UNIT)
 		kvt_slot_put(pool->store, old, kvt_units(pool));
 	if (paid)
-		kvt_uncharge(&pool->share[KVTIER_TIER_NVME]);
+		kvt_tab_settle(pool, old);
 }
 
 void kvt_put_slot(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
@@ -229,7 +229,7 @@ static bool borrow_slot(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
 	if (done && old != KVT_NO_UNIT)
 		kvt_slot_put(pool->store, old, kvt_units(pool));
 	if (paid)
-		kvt_uncharge(&pool->share[KVTIER_TIER_NVME]);
+		kvt_tab_settle(pool, old);
 	return done;
 }
 

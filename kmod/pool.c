@@ -18,13 +18,14 @@ static DEFINE_IDA(ids);
 
 struct kvt_pool *kvt_pool_of(struct file *file)
 {
-	return smp_load_acquire(&file->private_data);
+	return smp_load_acquire(&file->private_data); /* kvt_pool_create() stores it */
 }
 
 static void pool_free(struct kref *ref)
 {
 	struct kvt_pool *pool = container_of(ref, struct kvt_pool, ref);
 
+	kvt_tab_close(pool->tab);
 	kvt_event_exit(pool);
 	kvt_block_table_exit(pool);
 	kvt_memcg_put(pool->memcg);
@@ -209,6 +210,11 @@ static int build(struct kvt_pool *pool, const struct kvtier_pool_create *arg)
 		ret = kvt_block_table_init(pool);
 	if (ret)
 		return ret;
+	if (pool->flags & KVTIER_POOL_KEEP) {
+		pool->tab = kvt_tab_new(pool);
+		if (!pool->tab)
+			return -ENOMEM;
+	}
 	pool->memcg = kvt_memcg_of_current();
 	ret = claim(pool, arg);
 	if (ret)
@@ -221,7 +227,7 @@ static int build(struct kvt_pool *pool, const struct kvtier_pool_create *arg)
 		goto unmap;
 	pool->id = ret;
 	ret = -ENOMEM;
-	pool->wq = alloc_workqueue("kvtier-%u", WQ_UNBOUND, 0, pool->id);
+	pool->wq = alloc_workqueue("kvtier-%u", WQ_UNBOUND | WQ_FREEZABLE, 0, pool->id);
 	if (!pool->wq)
 		goto free_id;
 	ret = kvt_sysfs_add_pool(pool);
@@ -256,7 +262,7 @@ int kvt_pool_create(struct file *file, struct kvtier_pool_create *arg)
 	if (!ret) {
 		list_add_tail(&pool->link, &kvt_pools);
 		file->f_mapping = pool->mapping;
-		smp_store_release(&file->private_data, pool);
+		smp_store_release(&file->private_data, pool); /* complete: kvt_pool_of() */
 	}
 	mutex_unlock(&kvt_pools_lock);
 	if (ret)
@@ -305,8 +311,8 @@ void kvt_pool_release(struct kvt_pool *pool)
 	mutex_lock(&kvt_pools_lock);
 	list_del(&pool->link);
 	mutex_unlock(&kvt_pools_lock);
-	destroy_workqueue(pool->wq); /* NOWAIT operations end first */
 	WRITE_ONCE(pool->dying, true);
+	destroy_workqueue(pool->wq); /* NOWAIT operations stop at their next block */
 	clear_blocks(pool);
 	kvt_frames_drop_spare(pool, U64_MAX);
 	kvt_unmap_pool(pool);
@@ -339,6 +345,18 @@ static u64 over(const struct kvt_share *share, u64 budget)
 	return used > budget ? used - budget : 0;
 }
 
+/* A slot that clones have is given back by the last of them. */
+static int shrink_slots(struct kvt_pool *pool, u64 budget)
+{
+	const struct kvt_share *nvme = &pool->share[KVTIER_TIER_NVME];
+
+	while (over(nvme, budget)) {
+		if (kvt_reclaim_slots(pool, over(nvme, budget)))
+			return -ENOSPC;
+	}
+	return 0;
+}
+
 /* With the new budget in force: make what is used fit. */
 static int shrink(struct kvt_pool *pool, enum kvtier_tier tier, u64 budget)
 {
@@ -346,7 +364,7 @@ static int shrink(struct kvt_pool *pool, enum kvtier_tier tier, u64 budget)
 	unsigned long until = jiffies + pool->deadline;
 
 	if (tier == KVTIER_TIER_NVME)
-		return over(share, budget) ? kvt_reclaim_slots(pool, over(share, budget)) : 0;
+		return shrink_slots(pool, budget);
 	kvt_frames_drop_spare(pool, U64_MAX);
 	while (over(share, budget)) {
 		if (!kvt_evict(pool, tier, over(share, budget))) {

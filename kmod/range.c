@@ -5,11 +5,20 @@
  * together, start all transfers, finish them, let go.
  */
 #include <linux/delay.h>
+#include <linux/pagemap.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 
 #include "kvtier.h"
 #include "trace.h"
+
+/* Whether to stop halfway. */
+static int stopped(const struct kvt_op *op)
+{
+	if (op->request && kvt_request_ended(op->request))
+		return -ECANCELED;
+	return signal_pending(current) ? -EINTR : 0;
+}
 
 static bool has(const struct kvt_pool *pool, enum kvtier_tier tier)
 {
@@ -230,12 +239,14 @@ static int bring_batch(struct kvt_pool *pool, const struct kvt_op *op, u64 first
 		kvt_block_unlock(pool, moves[i].block);
 	}
 	kfree(moves);
-	for (i = 0; i < nr && ret != -EINTR; i++) {
+	for (i = 0; i < nr && !ret; i++) {
 		one = bring_alone(pool, op, first + i);
 		if (one == -EINTR)
 			ret = -EINTR;
 		else if (one && !*error)
 			*error = one;
+		if (one && i + 1 < nr) /* each may have waited for long */
+			ret = ret ? ret : stopped(op);
 	}
 	return ret;
 }
@@ -316,23 +327,44 @@ static void save_end(struct kvt_pool *pool, struct kvt_move *move)
 	kvt_block_unlock(pool, move->block);
 }
 
-/* Own as many of the batch as are there; fewer if a signal came. */
+/*
+ * Own as many of the batch, from its first on, as can be had without waiting while owning
+ * one: whose owner waits for room may wait for ours.  0: a signal came.
+ */
 static u32 own(struct kvt_pool *pool, struct kvt_move *moves, u64 first, u32 nr)
 {
+	bool none = true;
 	u32 i;
 
 	for (i = 0; i < nr; i++) {
-		moves[i] = (struct kvt_move){ .nr = first + i };
-		moves[i].block = kvt_block_peek(pool, first + i);
-		if (moves[i].block && kvt_block_lock_interruptible(moves[i].block))
+		struct kvt_block *block = kvt_block_peek(pool, first + i);
+
+		if (block && (none ? kvt_block_lock_interruptible(block) != 0 :
+				     !kvt_block_try(block)))
 			break;
+		moves[i] = (struct kvt_move){ .nr = first + i, .block = block };
+		none &= !block;
 	}
 	return i;
 }
 
+/*
+ * With their folios locked no fault is about to make an entry, so none is left that MAPPED
+ * does not tell of.  Nobody else locks two of a pool's folios.
+ */
+static void unmap_run(struct kvt_pool *pool, struct kvt_move *moves, u32 nr)
+{
+	u32 i;
+
+	for (i = 0; i < nr; i++)
+		folio_lock(moves[i].block->frame->folio);
+	kvt_unmap(pool, moves[0].nr, nr);
+	for (i = 0; i < nr; i++)
+		folio_unlock(moves[i].block->frame->folio);
+}
+
 /* One flush of the processors' TLBs for neighbours that all go. */
-static void unmap_together(struct kvt_pool *pool, const struct kvt_op *op, struct kvt_move *moves,
-			   u32 nr)
+static void unmap_together(struct kvt_pool *pool, struct kvt_move *moves, u32 nr)
 {
 	u32 i, begin = 0;
 
@@ -341,22 +373,19 @@ static void unmap_together(struct kvt_pool *pool, const struct kvt_op *op, struc
 		    !kvt_frame_shared(moves[i].block->frame))
 			continue;
 		if (i > begin + 1)
-			kvt_unmap(pool, moves[begin].nr, i - begin);
+			unmap_run(pool, moves + begin, i - begin);
 		begin = i + 1;
 	}
 }
 
-static int save_batch(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u32 nr,
-		      int *error)
+/* Write what is owned, all at once, and let go of it. */
+static void save_owned(struct kvt_pool *pool, const struct kvt_op *op, struct kvt_move *moves,
+		       u32 owned, int *error)
 {
-	struct kvt_move *moves = kmalloc_array(nr, sizeof(*moves), GFP_KERNEL);
-	u32 i, owned;
+	u32 i;
 
-	if (!moves)
-		return -ENOMEM;
-	owned = own(pool, moves, first, nr);
 	if (op->op == KVTIER_OP_DEMOTE)
-		unmap_together(pool, op, moves, owned);
+		unmap_together(pool, moves, owned);
 	for (i = 0; i < owned; i++) {
 		if (!moves[i].block)
 			continue;
@@ -371,8 +400,24 @@ static int save_batch(struct kvt_pool *pool, const struct kvt_op *op, u64 first,
 		if (moves[i].error && !*error)
 			*error = moves[i].error;
 	}
+}
+
+static int save_batch(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u32 nr,
+		      int *error)
+{
+	struct kvt_move *moves = kmalloc_array(nr, sizeof(*moves), GFP_KERNEL);
+	u32 done, owned;
+
+	if (!moves)
+		return -ENOMEM;
+	for (done = 0; done < nr; done += owned) {
+		owned = own(pool, moves, first + done, nr - done);
+		if (!owned)
+			break;
+		save_owned(pool, op, moves, owned, error);
+	}
 	kfree(moves);
-	return owned < nr ? -EINTR : 0;
+	return done < nr ? -EINTR : 0;
 }
 
 /* ---- the others: one block at a time ---------------------------------------------------- */
@@ -448,12 +493,14 @@ static void unpin(struct kvt_pool *pool, u64 first, u64 nr)
 
 static int pin(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u64 nr)
 {
-	const struct kvt_op fetch = { .op = KVTIER_OP_PROMOTE };
+	const struct kvt_op fetch = { .op = KVTIER_OP_PROMOTE, .request = op->request };
 	int ret = 0, ignored = 0;
 	u64 done;
 
 	for (done = 0; done < nr && !ret; done++) {
-		if (!(done % KVT_BATCH))
+		if (done && !(done % KVT_BATCH))
+			ret = stopped(op);
+		if (!ret && !(done % KVT_BATCH))
 			ret = bring_batch(pool, &fetch, first + done,
 					  min_t(u64, KVT_BATCH, nr - done), &ignored);
 		if (!ret)
@@ -481,8 +528,8 @@ int kvt_range_run(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u64
 	for (done = 0; done < nr; done += now) {
 		now = min_t(u64, KVT_BATCH, nr - done);
 		ret = run_batch(pool, op, first + done, now, &error);
-		if (!ret && signal_pending(current) && done + now < nr)
-			ret = -EINTR;
+		if (!ret && done + now < nr)
+			ret = stopped(op);
 		if (ret)
 			return ret;
 		cond_resched();

@@ -94,6 +94,7 @@ void kvt_counters(struct kvt_pool *pool, struct kvtier_stats *stats)
 	const atomic64_t *c = pool->counter;
 	enum kvtier_tier tier;
 
+	*stats = (struct kvtier_stats){ .size = sizeof(*stats) };
 	stats->block_shift = pool->block_shift;
 	stats->bytes = pool->bytes;
 	stats->nr_blocks = pool->nr_blocks;
@@ -104,6 +105,9 @@ void kvt_counters(struct kvt_pool *pool, struct kvtier_stats *stats)
 	stats->zero_faults = atomic64_read(&c[KVT_ZERO_FAULTS]);
 	stats->wp_faults = atomic64_read(&c[KVT_WP_FAULTS]);
 	stats->fault_wait_ns = kvt_span_ns(&pool->fault_wait);
+	stats->prefetched = atomic64_read(&c[KVT_PREFETCHED]);
+	stats->prefetch_used = atomic64_read(&c[KVT_PREFETCH_USED]);
+	stats->prefetch_wasted = atomic64_read(&c[KVT_PREFETCH_WASTED]);
 	stats->promoted = atomic64_read(&c[KVT_PROMOTED]);
 	stats->demoted = atomic64_read(&c[KVT_DEMOTED]);
 	stats->written_blocks = atomic64_read(&c[KVT_WRITTEN]);
@@ -119,6 +123,5 @@ void kvt_counters(struct kvt_pool *pool, struct kvtier_stats *stats)
 void kvt_stats(struct kvt_pool *pool, struct kvtier_stats *stats)
 {
 	kvt_counters(pool, stats);
-	memset(stats->blocks, 0, sizeof(stats->blocks));
 	count_blocks(pool, stats->blocks);
 }

@@ -10,7 +10,7 @@
 
 #include "store.h"
 
-#define KVT_STORE_WORKERS 4 /* that may block in submitting, per store */
+#define KVT_QUEUE_WORKERS 4 /* that may block in submitting, per device */
 
 static LIST_HEAD(kvt_stores);
 static DECLARE_BITMAP(kvt_store_ids, KVT_STORES_MAX); /* until the last trace of a store is gone */
@@ -32,8 +32,10 @@ static void kvt_store_close(struct kvt_store *store)
 {
 	u32 i;
 
-	for (i = 0; i < store->nr_devices; i++)
+	for (i = 0; i < store->nr_devices; i++) {
 		kvt_bdev_close(&store->device[i]);
+		destroy_workqueue(store->queue[i].wq);
+	}
 }
 
 static void kvt_store_destroy(struct kvt_store *store)
@@ -60,7 +62,6 @@ static void kvt_store_release(struct kref *ref)
 	struct kvt_store *store = container_of(ref, struct kvt_store, ref);
 
 	kvt_store_close(store);
-	destroy_workqueue(store->wq);
 	if (store->dev)
 		queue_work(kvt_store_wq, &store->remove);
 	else
@@ -83,12 +84,6 @@ static struct kvt_store *kvt_store_new(void)
 
 	if (!store)
 		return NULL;
-	store->wq = alloc_workqueue("kvtier_store", WQ_UNBOUND | WQ_MEM_RECLAIM,
-				    KVT_STORE_WORKERS);
-	if (!store->wq) {
-		kfree(store);
-		return NULL;
-	}
 	kref_init(&store->ref);
 	store->closed = true;
 	spin_lock_init(&store->lock);
@@ -140,6 +135,21 @@ static const char *kvt_store_open_fault(int error)
 	}
 }
 
+static int kvt_store_prepare_device(struct kvt_store *store, u32 device)
+{
+	struct block_device *bdev = store->device[device].bdev;
+	int error = kvt_store_check_device(store, device);
+
+	if (!error) /* bios go past the page cache: what others wrote there has to be out */
+		error = sync_blockdev(bdev);
+	if (error)
+		return error;
+	invalidate_bdev(bdev);
+	store->queue[device].wq = alloc_workqueue("kvtier_device", WQ_UNBOUND | WQ_MEM_RECLAIM,
+						  KVT_QUEUE_WORKERS);
+	return store->queue[device].wq ? 0 : -ENOMEM;
+}
+
 static int kvt_store_open_device(struct kvt_store *store, const char *path)
 {
 	struct kvt_bdev *device = &store->device[store->nr_devices];
@@ -150,14 +160,11 @@ static int kvt_store_open_device(struct kvt_store *store, const char *path)
 				    kvt_store_open_fault(error), error);
 		return error;
 	}
-	error = kvt_store_check_device(store, store->nr_devices);
-	if (!error) /* bios go past the page cache: what others wrote there has to be out */
-		error = sync_blockdev(device->bdev);
+	error = kvt_store_prepare_device(store, store->nr_devices);
 	if (error) {
 		kvt_bdev_close(device);
 		return error;
 	}
-	invalidate_bdev(device->bdev);
 	kvt_io_measure(store, store->nr_devices++);
 	return 0;
 }
@@ -179,13 +186,13 @@ static struct kvt_store *kvt_store_open(char **paths, u32 nr)
 	return store;
 }
 
-int kvt_store_flush(struct kvt_store *store)
+int kvt_store_flush(struct kvt_store *store, unsigned long deadline)
 {
 	int error = 0;
 	u32 i;
 
 	for (i = 0; i < store->nr_devices && !error; i++)
-		error = kvt_io_sync(store, i, REQ_OP_WRITE | REQ_PREFLUSH, 0, NULL);
+		error = kvt_io_sync(store, i, REQ_OP_WRITE | REQ_PREFLUSH, 0, NULL, deadline);
 	return error;
 }
 
@@ -235,7 +242,19 @@ static int kvt_store_enter(struct kvt_store *store)
 	return 0;
 }
 
-/* What files of sysfs do may take kvt_stores_lock, so they come and go without it. */
+static void kvt_store_announce(struct kvt_store *store)
+{
+	pr_info("store%u: %llu MiB on %u device(s), %pUb\n", store->id,
+		kvt_store_bytes(store) >> 20, store->nr_devices, store->uuid);
+	if (store->hold)
+		pr_info("store%u: on hold, since slots were reserved: adopt what is to be kept, then write 0 to its attribute hold\n",
+			store->id);
+}
+
+/*
+ * What files of sysfs do may take kvt_stores_lock, so they come and go without it.  Once
+ * it is not closed any more it may be detached, so that is the last of it.
+ */
 static int kvt_store_publish(struct kvt_store *store)
 {
 	int error;
@@ -247,6 +266,8 @@ static int kvt_store_publish(struct kvt_store *store)
 	if (error)
 		return error;
 	error = kvt_store_sysfs_add(store);
+	if (!error)
+		kvt_store_announce(store);
 	mutex_lock(&kvt_stores_lock);
 	if (error)
 		list_del(&store->link);
@@ -256,15 +277,6 @@ static int kvt_store_publish(struct kvt_store *store)
 	if (error)
 		kvt_store_id_put(store->id);
 	return error;
-}
-
-static void kvt_store_announce(struct kvt_store *store)
-{
-	pr_info("store%u: %llu MiB on %u device(s), %pUb\n", store->id,
-		kvt_store_bytes(store) >> 20, store->nr_devices, store->uuid);
-	if (store->hold)
-		pr_info("store%u: on hold, since slots were reserved: adopt what is to be kept, then write 0 to its attribute hold\n",
-			store->id);
 }
 
 int kvt_store_attach(char **paths, u32 nr)
@@ -282,12 +294,9 @@ int kvt_store_attach(char **paths, u32 nr)
 		error = kvt_slot_init(store);
 	if (!error)
 		error = kvt_store_publish(store);
-	if (error) {
+	if (error)
 		kvt_store_unref(store);
-		return error;
-	}
-	kvt_store_announce(store);
-	return 0;
+	return error;
 }
 
 /* Take it out of the list, if nothing uses it. */
@@ -328,11 +337,61 @@ int kvt_store_detach(struct kvt_store *store)
 	return error;
 }
 
+/* ---- devices that are removed ---------------------------------------------------------------- */
+
+static bool kvt_store_lost_device(struct kvt_store *store)
+{
+	u32 i;
+
+	for (i = 0; i < store->nr_devices; i++) {
+		if (test_bit(GD_DEAD, &store->device[i].bdev->bd_disk->state))
+			return true;
+	}
+	return false;
+}
+
+static bool kvt_store_check(struct kvt_store *store)
+{
+	if (READ_ONCE(store->gone))
+		return false;
+	if (!kvt_store_lost_device(store))
+		return true;
+	WRITE_ONCE(store->gone, true);
+	pr_err_ratelimited("store%u: a device was removed: what is there is lost\n", store->id);
+	return false;
+}
+
+bool kvt_store_watch(struct kvt_pool *pool)
+{
+	struct kvt_store *store = pool->store;
+
+	if (kvt_store_check(store))
+		return false;
+	if (!atomic_xchg(&pool->told_gone, 1))
+		kvt_event_node(pool, KVTIER_TIER_NVME, store->id);
+	return true;
+}
+
 /* ---- pools' claims ------------------------------------------------------------------------- */
 
 static u64 kvt_store_room(struct kvt_store *store)
 {
 	return kvt_store_bytes(store) - READ_ONCE(store->claimed);
+}
+
+static bool kvt_store_is_usable(struct kvt_store *store)
+{
+	return !store->closed && kvt_store_check(store);
+}
+
+/* That with the most room; one on hold, where nothing can be written, only for want of others. */
+static bool kvt_store_is_better(struct kvt_store *store, struct kvt_store *than)
+{
+	bool hold = READ_ONCE(store->hold);
+
+	if (!than || hold != READ_ONCE(than->hold))
+		return !than || !hold;
+	return kvt_store_room(store) > kvt_store_room(than);
 }
 
 static struct kvt_store *kvt_store_choose(u64 stores)
@@ -341,9 +400,9 @@ static struct kvt_store *kvt_store_choose(u64 stores)
 
 	lockdep_assert_held(&kvt_stores_lock);
 	list_for_each_entry(store, &kvt_stores, link) {
-		if (store->closed || (stores && !(stores & BIT_ULL(store->id))))
+		if (stores && !(stores & BIT_ULL(store->id)))
 			continue;
-		if (!best || kvt_store_room(store) > kvt_store_room(best))
+		if (kvt_store_is_usable(store) && kvt_store_is_better(store, best))
 			best = store;
 	}
 	return best;
@@ -403,7 +462,7 @@ u64 kvt_store_bits(void)
 
 	mutex_lock(&kvt_stores_lock);
 	list_for_each_entry(store, &kvt_stores, link) {
-		if (!store->closed)
+		if (kvt_store_is_usable(store))
 			bits |= BIT_ULL(store->id);
 	}
 	mutex_unlock(&kvt_stores_lock);

@@ -45,8 +45,8 @@ void kvt_store_unref(struct kvt_store *store); /* may sleep */
 int kvt_header_format(struct kvt_store *store, bool force);
 /* Check the headers, sort the devices by them, and set uuid, nr_units and hold. */
 int kvt_header_read(struct kvt_store *store);
-/* Make durable whether there are reservations; reserve_lock. */
-int kvt_header_mark(struct kvt_store *store, bool reserved);
+/* Make durable whether there are reservations; reserve_lock.  -ETIMEDOUT, -ENOMEM, -EIO. */
+int kvt_header_mark(struct kvt_store *store, bool reserved, unsigned long deadline);
 
 /* slot.c */
 int kvt_slot_init(struct kvt_store *store);
@@ -59,17 +59,16 @@ void kvt_reserve_init(struct kvt_store *store);
 void kvt_reserve_exit(struct kvt_store *store); /* forget them; slots stay used */
 void kvt_reserve_settle(struct kvt_store *store); /* before a detach: tidy the headers */
 int kvt_reserve_lift_hold(struct kvt_store *store);
-u32 kvt_reserve_count(struct kvt_store *store);
 
 /* io.c */
 /* Learn how much a device takes at a time. */
 void kvt_io_measure(struct kvt_store *store, u32 device);
 /*
- * @folio, or nothing, to or from @offset of a device; waits, but not for ever
+ * @folio, or nothing (a flush), to or from @offset of a device; waits, but not for ever
  * (-ETIMEDOUT; the device may then still use the folio, which has a reference).
  */
 int kvt_io_sync(struct kvt_store *store, u32 device, blk_opf_t opf, u64 offset,
-		struct folio *folio);
+		struct folio *folio, unsigned long deadline);
 
 /* store_sysfs.c */
 int kvt_store_sysfs_init(struct class *class);

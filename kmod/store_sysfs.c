@@ -5,7 +5,6 @@
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
-#include <linux/capability.h>
 #include <linux/device.h>
 #include <linux/kstrtox.h>
 #include <linux/slab.h>
@@ -86,7 +85,7 @@ static ssize_t format_store_store(KVT_CLASS_CONST struct class *class,
 				  KVT_CLASS_CONST struct class_attribute *attr, const char *buf,
 				  size_t count)
 {
-	if (!capable(CAP_SYS_ADMIN))
+	if (!kvt_may_change())
 		return -EPERM;
 	return kvt_format(buf) ?: count;
 }
@@ -96,7 +95,7 @@ static ssize_t attach_store_store(KVT_CLASS_CONST struct class *class,
 				  KVT_CLASS_CONST struct class_attribute *attr, const char *buf,
 				  size_t count)
 {
-	if (!capable(CAP_SYS_ADMIN))
+	if (!kvt_may_change())
 		return -EPERM;
 	return kvt_attach(buf) ?: count;
 }
@@ -142,7 +141,7 @@ KVT_STORE_NUMBER(size_bytes, kvt_store_bytes(store));
 KVT_STORE_NUMBER(used_bytes, READ_ONCE(store->nr_used) << KVT_UNIT_SHIFT);
 KVT_STORE_NUMBER(claimed_bytes, READ_ONCE(store->claimed));
 KVT_STORE_NUMBER(pools, READ_ONCE(store->nr_pools));
-KVT_STORE_NUMBER(reservations, kvt_reserve_count(store));
+KVT_STORE_NUMBER(reservations, READ_ONCE(store->nr_keys));
 KVT_STORE_NUMBER(bytes_read, atomic64_read(&store->bytes_read));
 KVT_STORE_NUMBER(bytes_written, atomic64_read(&store->bytes_written));
 KVT_STORE_NUMBER(io_errors, atomic64_read(&store->io_errors));
@@ -165,6 +164,8 @@ static ssize_t hold_store(struct device *dev, struct device_attribute *attr, con
 	bool hold;
 	int error = kstrtobool(buf, &hold);
 
+	if (!kvt_may_change())
+		return -EPERM;
 	if (error || hold) {
 		pr_warn_ratelimited("store%u: hold can only be lifted: write 0\n", store->id);
 		return -EINVAL;
@@ -184,6 +185,8 @@ static ssize_t detach_store(struct device *dev, struct device_attribute *attr, c
 	bool detach;
 	int error = kstrtobool(buf, &detach);
 
+	if (!kvt_may_change())
+		return -EPERM;
 	if (error || !detach) {
 		pr_warn_ratelimited("store%u: to detach it, write 1\n", store->id);
 		return -EINVAL;

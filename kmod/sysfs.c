@@ -3,6 +3,8 @@
  * /sys/class/kvtier: tiers of memory, policy and pools; one value a file.  Stores are
  * in store_sysfs.c.  Documentation/ABI/testing/sysfs-class-kvtier describes all.
  */
+#include <linux/capability.h>
+#include <linux/ctype.h>
 #include <linux/device.h>
 #include <linux/kstrtox.h>
 #include <linux/nodemask.h>
@@ -12,6 +14,11 @@
 #include "kvtier.h"
 
 struct class *kvt_class;
+
+bool kvt_may_change(void)
+{
+	return capable(CAP_SYS_ADMIN);
+}
 
 /* ---- dram, cxl ---------------------------------------------------------------- */
 
@@ -36,6 +43,8 @@ static ssize_t nodes_store(struct device *dev, struct device_attribute *attr, co
 	nodemask_t nodes;
 	int ret;
 
+	if (!kvt_may_change())
+		return -EPERM;
 	ret = nodelist_parse(buf, nodes);
 	if (!ret)
 		ret = kvt_tier_set_nodes(tier_nr(dev), &nodes);
@@ -60,6 +69,8 @@ static ssize_t limit_bytes_store(struct device *dev, struct device_attribute *at
 	u64 limit;
 	int ret;
 
+	if (!kvt_may_change())
+		return -EPERM;
 	ret = kstrtou64(buf, 0, &limit);
 	if (ret)
 		return ret;
@@ -101,6 +112,8 @@ static ssize_t percent_store(const char *buf, size_t count, u32 least, u32 most,
 	u32 percent;
 	int ret;
 
+	if (!kvt_may_change())
+		return -EPERM;
 	ret = kstrtou32(buf, 0, &percent);
 	if (ret)
 		return ret;
@@ -174,6 +187,8 @@ static ssize_t _name##_store(struct device *dev, struct device_attribute *attr,	
 	_type value;										\
 	int ret;										\
 												\
+	if (!kvt_may_change())									\
+		return -EPERM;									\
 	ret = _parse(buf, 0, &value);								\
 	if (ret)										\
 		return ret;									\
@@ -218,9 +233,16 @@ static struct kvt_pool *pool_of(struct device *dev)
 	return dev_get_drvdata(dev);
 }
 
+/* One line, whatever its creator put there. */
 static ssize_t name_show(struct device *dev, struct device_attribute *attr, char *buf)
 {
-	return sysfs_emit(buf, "%s\n", pool_of(dev)->name);
+	ssize_t bytes = sysfs_emit(buf, "%s\n", pool_of(dev)->name), i;
+
+	for (i = 0; i < bytes - 1; i++) {
+		if (iscntrl(buf[i]))
+			buf[i] = '?';
+	}
+	return bytes;
 }
 static DEVICE_ATTR_RO(name);
 

@@ -110,12 +110,14 @@ static void keep_rooms(struct kvt_pool *pool)
 
 /* ---- pool after pool -------------------------------------------------------------------- */
 
-static struct allowance *allowance_of(const struct kvt_pool *pool)
+static struct allowance *allowance_of(struct kvt_pool *pool)
 {
 	const struct kvt_store *store = pool->store;
 
 	lockdep_assert_held(&kvt_pools_lock);
-	return store && !READ_ONCE(store->hold) ? &allowances[store->id] : NULL;
+	if (!store || kvt_store_watch(pool) || READ_ONCE(store->hold))
+		return NULL;
+	return &allowances[store->id];
 }
 
 /* The pool after @id in the order of ids, or the first; they come and go meanwhile. */

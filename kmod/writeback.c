@@ -100,13 +100,19 @@ static bool next(struct kvt_pool *pool, struct search *search, struct kvt_move *
 	return false;
 }
 
-/* Write up to @want blocks side by side; how many were. */
+/*
+ * Write up to @want blocks side by side; how many were.  Reads go first; who owns a
+ * block with a frame keeps the store from going meanwhile.
+ */
 static u32 write_batch(struct kvt_pool *pool, struct search *search, u32 want, int *error)
 {
 	u32 nr, i, written = 0;
 
-	for (nr = 0; nr < want && next(pool, search, &moves[nr]); nr++)
+	for (nr = 0; nr < want && next(pool, search, &moves[nr]); nr++) {
+		if (!nr)
+			kvt_io_give_way(pool->store);
 		moves[nr].error = kvt_save_start(pool, &moves[nr], true);
+	}
 	for (i = 0; i < nr; i++) {
 		if (!moves[i].error)
 			moves[i].error = kvt_save_finish(pool, &moves[i]);

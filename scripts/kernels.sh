@@ -132,6 +132,12 @@ finish()
 	mv -T "$work/new" "$1" 2>/dev/null || [[ -d $1 ]] || fail "cannot create $1"
 }
 
+# The image in the unpacked root: newer packages have it beside the modules.
+image_of()
+{
+	(cd "$1" && ls "boot/vmlinuz-$2" "usr/lib/modules/$2/vmlinuz" 2>/dev/null) | head -n 1
+}
+
 # The image's parts under the names that the caller knows, from the unpacked root.
 lay_out_image()
 {
@@ -143,7 +149,7 @@ lay_out_image()
 		ln -s usr/lib "$root/lib"
 	}
 	echo "$release" >"$work/new/release"
-	ln -s "root/boot/vmlinuz-$release" "$work/new/vmlinuz"
+	ln -s "root/$(image_of "$root" "$release")" "$work/new/vmlinuz"
 	ln -s "root/lib/modules/$release" "$work/new/modules"
 	rm -f "$work/new/modules/build" "$work/new/modules/source"
 	depmod -b "$root" "$release"

@@ -61,6 +61,12 @@ suite()
 	echo "# suite: $name: $ok passed, $bad failed, $skip skipped, $((SECONDS - start)) s"
 }
 
+# on_request NAME ...: a suite that only its whole name asks for.
+on_request()
+{
+	[[ " $SUITES " != *" $1 "* ]] || suite "$@"
+}
+
 # The variants that the suites below run.
 build_gcc() { make -j"$JOBS" B="$B" CC=gcc all tests; }
 build_clang() { make -j"$JOBS" B="$B/clang" CC=clang all tests; }
@@ -111,8 +117,11 @@ unit()
 # of what the cases measure.
 sanitized=(env ASAN_OPTIONS=detect_leaks=1:quarantine_size_mb=8 UBSAN_OPTIONS=print_stacktrace=1)
 
-# The module's shorter suites.
-fast=(--suite boot --suite conformance --suite abi --suite clone)
+# The module's shorter suites, for the kernels that are not looked at most closely.
+fast=()
+for name in boot abi budget clone dma life map nth pin protect store uring; do
+	fast+=(--suite "$name")
+done
 
 case ${1:-} in
 build | unit) "$@" && exit 0 || exit 1 ;; # suites that are functions of this file
@@ -132,12 +141,16 @@ suite conformance-copy 600 env KVTIER_UFFD=copy "$B/conformance" --pager user --
 suite conformance-asan 900 "${sanitized[@]}" "$B/asan/conformance" --pager user \
 	--dir "$logs" --slow 4
 suite conformance-kernel 600 "$B/conformance" --pager kernel --dir "$logs"
-if [[ ${SUITES:-} ]]; then # for asking, after scripts/setup.sh vm: they take long
-	suite vm-6.12 1500 tests/vm/run.sh --kernel 6.12 "${fast[@]}"
-	suite kbuild 1200 tests/vm/kbuild.sh
-	suite vm-all 3600 tests/vm/run.sh --kernel 6.12
-	suite vm-6.1 1500 tests/vm/run.sh --kernel 6.1 "${fast[@]}"
-	suite vm-debug 1800 tests/vm/run.sh --kernel debug "${fast[@]}"
+suite kbuild 3600 tests/vm/kbuild.sh
+suite vm-6.12 3600 tests/vm/run.sh --kernel 6.12
+suite vm-6.1 3600 tests/vm/run.sh --kernel 6.1 "${fast[@]}"
+suite vm-debug 7200 tests/vm/run.sh --kernel debug "${fast[@]}" # builds the kernel first
+if [[ ${SUITES:-} ]]; then # for asking: they take long
+	on_request vm-latest 7200 tests/vm/run.sh --kernel latest
+	on_request vm-errors 3600 tests/vm/run.sh --topology errors
+	on_request vm-icount 3600 tests/vm/run.sh --icount --suite boot --suite insn
+	on_request vm-controls 3600 tests/vm/controls.sh
+	on_request vm-million 14400 tests/vm/run.sh --topology numa --suite boot --suite million
 fi
 suite seq 600 tests/seq/run.sh "$B"
 suite seq-asan 600 "${sanitized[@]}" OPS=8000 SESSIONS=2 tests/seq/run.sh "$B/asan"

@@ -134,6 +134,23 @@ static inline const void *kvt_uring_payload(struct io_uring_cmd *cmd)
 	unsigned int flags = kvt_flags
 #endif
 
+/*
+ * From 6.7 on a command can be told that its ring or its task goes: by ->uring_cmd with
+ * this flag, under the ring's lock, and only as long as it is not done.
+ */
+#if KVT_KERNEL(6, 7)
+#define KVT_URING_F_CANCEL IO_URING_F_CANCEL
+#else
+#define KVT_URING_F_CANCEL 0U
+#endif
+
+static inline void kvt_uring_mark_cancelable(struct io_uring_cmd *cmd, unsigned int issue_flags)
+{
+#if KVT_KERNEL(6, 7)
+	io_uring_cmd_mark_cancelable(cmd, issue_flags);
+#endif
+}
+
 /* Complete a command; 6.18 dropped the second result. */
 static inline void kvt_uring_done(struct io_uring_cmd *cmd, int result, unsigned int issue_flags)
 {

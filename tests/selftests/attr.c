@@ -72,11 +72,13 @@ bool disk_by_serial(const char *serial, char path[KVT_TEXT])
 		if (attr_read(disks.gl_pathv[i], text))
 			continue;
 		text[strcspn(text, " ")] = '\0';
-		found = !strcmp(text, serial);
-		if (found) /* "/sys/block/" NAME "/device/serial" */
-			snprintf(path, KVT_TEXT, "/dev/%.*s",
-				 (int)(strlen(disks.gl_pathv[i]) - strlen("/sys/block//device/serial")),
-				 disks.gl_pathv[i] + strlen("/sys/block/"));
+		if (strcmp(text, serial))
+			continue;
+		/* "/sys/block/" NAME "/device/serial" */
+		snprintf(path, KVT_TEXT, "/dev/%.*s",
+			 (int)(strlen(disks.gl_pathv[i]) - strlen("/sys/block//device/serial")),
+			 disks.gl_pathv[i] + strlen("/sys/block/"));
+		found = !access(path, F_OK); /* a path of a multipath disk has no device */
 	}
 	globfree(&disks);
 	return found;

@@ -92,7 +92,7 @@ TEST_F(store, life)
 TEST_F(store, bad_words)
 {
 	static const char *const words[] = {
-		"", "\n", "   ", "force", "/dev/null", "/no/such/disk", "/proc", "/proc/self/stat",
+		"\n", "   ", "force", "/dev/null", "/no/such/disk", "/proc", "/proc/self/stat",
 		"nvme", "/dev/a /dev/b /dev/c /dev/d /dev/e /dev/f /dev/g /dev/h /dev/i",
 	};
 	size_t i;

@@ -9,6 +9,12 @@ function result(good, text)
 	fflush()
 }
 
+# The machine has these, so a case that is skipped for want of one did not look well.
+function misses_what_is_there(line)
+{
+	return line ~ /# SKIP no (free disk|store|device mapper|module|loop device|such ring)/
+}
+
 BEGIN { print "KTAP version 1"; suite = ""; verdict = "" }
 
 { gsub(/\r/, "") }
@@ -17,12 +23,13 @@ BEGIN { print "KTAP version 1"; suite = ""; verdict = "" }
 
 /^# suite-end / {
 	if (whole != "")
-		result(1, suite " # SKIP " whole)
+		result(!misses_what_is_there("# SKIP " whole), suite " # SKIP " whole)
 	else if (plan < 0 || plan != cases)
 		result(0, suite ".plan expected " (plan < 0 ? "a plan" : plan " cases") ", got " \
 			cases " (exit " $4 ")")
 	else if ($4 != 0 && $4 != 4 && !bad)
 		result(0, suite ".exit expected 0, got " $4)
+	print "# " suite ": " cases " cases, " bad " failed, " $5 " s"
 	suite = ""
 	next
 }
@@ -30,7 +37,7 @@ BEGIN { print "KTAP version 1"; suite = ""; verdict = "" }
 /^# verdict: / { verdict = substr($0, 12); next }
 
 suite != "" && /^(ok|not ok) / {
-	good = $1 == "ok"
+	good = $1 == "ok" && !misses_what_is_there($0)
 	cases++
 	bad += !good
 	line = $0

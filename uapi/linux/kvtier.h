@@ -200,8 +200,9 @@
  * NVMe stores are attached by the host's administrator as
  * /sys/class/kvtier/storeN, not by a pool's creator, who therefore needs no right
  * to a device.  A pool names the stores it accepts by number (see struct
- * kvtier_tier_budget) and gets one of them, that with the most room.  The user
- * pager is given a path instead and uses it with the rights of its process.
+ * kvtier_tier_budget) and gets one of them, that with the most room; one on hold (see
+ * "Checkpoint, adopt, release") only if there is no other.  The user pager is given a
+ * path instead and uses it with the rights of its process.
  *
  * The descriptor is the capability: who has it may map and operate the pool; to
  * others it has no name.  sysfs shows the administrator its counters, nothing
@@ -264,8 +265,9 @@
  * IORING_OP_URING_CMD on a pool's descriptor does one range operation: cmd_op is
  * an enum kvtier_op, and the 16 bytes of cmd are a struct kvtier_uring_cmd.  That
  * fits a 64-byte SQE; in a 128-byte one the other bytes of cmd must be zero.  The
- * completion's res is what the result of that range would be.  A cancelled command
- * is ECANCELED; what it began may still be done.
+ * completion's res is what the result of that range would be.  When the ring or the
+ * process goes, its commands are cancelled (ECANCELED); what they began may still be
+ * done.  (Before Linux 6.7 only when the process goes, and not before the next block.)
  */
 
 /**
