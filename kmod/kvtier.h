@@ -11,10 +11,9 @@
  * ----------------
  * A block has at most one owner at a time: who holds its bit KVT_BLOCK_BUSY
  * (block.c).  The owner may sleep and do I/O.  All fields of a block are read and
- * changed by its owner alone, but for what its comment says.  Who owns one block
- * and wants another takes it with kvt_block_try(), or takes them in ascending
- * order of their numbers; who owns a resident block never waits for a frame that
- * another owner of a resident block would have to give.
+ * changed by its owner alone, but for what its comment says.  Who owns a block waits
+ * for no other, but takes it with kvt_block_try(); who owns a block that has a frame
+ * waits for no frame either.
  *
  * Order, outermost first:
  *

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Range operations, as the table in <linux/kvtier.h> says.  A range is worked on in
- * batches: own the blocks in ascending order, take them out of the page tables
+ * batches: own as many blocks as can be had, take them out of the page tables
  * together, start all transfers, finish them, let go.
  */
 #include <linux/delay.h>

@@ -118,8 +118,8 @@ TEST_F(budget, exhausted)
 	EXPECT_GE(fault_addr, (uintptr_t)at(pool, 20));
 	EXPECT_LT(fault_addr, (uintptr_t)at(pool, 21));
 	EXPECT_GE(now_ms() - begin, DEADLINE_MS / 2);
-	EXPECT_LE(now_ms() - begin, DEADLINE_MS * 8);
-	ASSERT_TRUE(next_event(pool, KVTIER_EVENT_PRESSURE, 1000, &event));
+	EXPECT_LE(now_ms() - begin, DEADLINE_MS * 60);
+	ASSERT_TRUE(next_event(pool, KVTIER_EVENT_PRESSURE, 20000, &event));
 	EXPECT_EQ(-ENOSPC, event.error);
 	EXPECT_EQ(20 * pool->block, event.offset);
 	EXPECT_EQ(KVTIER_BLOCK_COLD_OPEN, info(pool, 20).state);
@@ -266,7 +266,7 @@ TEST_F(budget, nvme_exhausted_by_reservations)
 		;
 	EXPECT_GE(i, 16);
 	EXPECT_LE(i, 20);
-	EXPECT_TRUE(next_event(&pool, KVTIER_EVENT_PRESSURE, 1000, &event));
+	EXPECT_TRUE(next_event(&pool, KVTIER_EVENT_PRESSURE, 20000, &event));
 	memcpy(release.key, checkpoint.key, sizeof(release.key));
 	ASSERT_EQ(0, call(pool.fd, KVTIER_IOC_RELEASE, &release));
 	fill(&pool, 0, 32, 3);

@@ -100,7 +100,7 @@ TEST_F(damage, flipped_bit)
 
 	ASSERT_EQ(0, flip_bit(self->fd, pool, 5, pool->block - 1));
 	expect_bad(_metadata, pool, 5);
-	ASSERT_TRUE(next_event(pool, KVTIER_EVENT_BAD_BLOCK, 2000, &event));
+	ASSERT_TRUE(next_event(pool, KVTIER_EVENT_BAD_BLOCK, 20000, &event));
 	EXPECT_EQ(-EILSEQ, event.error);
 	EXPECT_EQ(5 * pool->block, event.offset);
 	EXPECT_EQ(pool->block, event.length);
@@ -273,7 +273,7 @@ TEST_F(failing, read)
 	ASSERT_EQ(0, dm_fail(&self->dm, true));
 	EXPECT_EQ(SIGBUS, try_read(at(pool, 3)));
 	EXPECT_EQ(-EIO, op(pool, KVTIER_OP_PROMOTE, 4, 1));
-	ASSERT_TRUE(next_event(pool, KVTIER_EVENT_BAD_BLOCK, 2000, &event));
+	ASSERT_TRUE(next_event(pool, KVTIER_EVENT_BAD_BLOCK, 20000, &event));
 	EXPECT_EQ(3 * pool->block, event.offset);
 	EXPECT_EQ(-EIO, event.error);
 	EXPECT_EQ(0, check(pool, 8, 2, 1));
@@ -297,7 +297,7 @@ TEST_F(failing, write)
 	EXPECT_EQ(0, check(pool, 0, 8, 2));
 	EXPECT_TRUE(info(pool, 5).flags & KVTIER_BLOCKF_DIRTY);
 	EXPECT_EQ(0, stats(pool).bad_blocks);
-	ASSERT_TRUE(next_event(pool, KVTIER_EVENT_IO_ERROR, 2000, &event));
+	ASSERT_TRUE(next_event(pool, KVTIER_EVENT_IO_ERROR, 20000, &event));
 	EXPECT_EQ(-EIO, event.error);
 	/* Memory is full of what cannot leave: a touch ends in time. */
 	fill(pool, 8, 8, 2);

@@ -31,7 +31,7 @@ static int load_engine(const char *parameters)
 /* The module holds a channel for some seconds after the last copy. */
 static int unload_engine(void)
 {
-	int tries = 300, ret;
+	int tries = 1200, ret;
 
 	do
 		ret = system("rmmod kvtier_test_dma 2>/dev/null");
@@ -105,7 +105,7 @@ static int to_dram(struct pool *pool)
 /* Move all of it to and fro until the engine was asked; false: it never was. */
 static bool until(struct pool *pool, const char *name, long long least)
 {
-	uint64_t end = now_ms() + 60000;
+	uint64_t end = now_ms() + 240000;
 
 	while (counter(pool, name) < least) {
 		if (to_cxl(pool) || to_dram(pool) || now_ms() > end)
@@ -336,7 +336,7 @@ static bool channel_is_lost(void)
 TEST_F(dsa, late)
 {
 	struct pool *pool = &self->pool;
-	uint64_t end = now_ms() + 120000, stamp = 2;
+	uint64_t end = now_ms() + 400000, stamp = 2;
 
 	ASSERT_TRUE(until(pool, "dma_copies", 1));
 	ASSERT_EQ(0, engine_set("late_ms", 3000));

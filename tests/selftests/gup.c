@@ -227,7 +227,7 @@ TEST_F(gup, registered_buffers)
 	struct iovec part = { at(pool, 2), pool->block };
 	struct io_uring_cqe *cqe;
 	struct io_uring ring;
-	int fds[2], ret;
+	int fds[2], tries = 200, ret;
 
 	ret = io_uring_queue_init(8, &ring, 0);
 	if (ret)
@@ -255,8 +255,9 @@ TEST_F(gup, registered_buffers)
 	io_uring_cqe_seen(&ring, cqe);
 	ASSERT_EQ(0, io_uring_unregister_buffers(&ring));
 	io_uring_queue_exit(&ring);
-	usleep(100000); /* the ring's last reference goes later */
-	EXPECT_EQ(0, op(pool, KVTIER_OP_DEMOTE, 2, 1));
+	while ((ret = op(pool, KVTIER_OP_DEMOTE, 2, 1)) == -EBUSY && tries--)
+		usleep(50000); /* the ring's last reference goes later */
+	EXPECT_EQ(0, ret);
 	EXPECT_EQ(0, memcmp(at(pool, 2) + 512, "registed", 8));
 }
 

@@ -46,7 +46,7 @@ static struct use in_use(void)
 /* A killed process's last descriptor is closed a little after it is gone. */
 static bool same_use(const struct use *before)
 {
-	uint64_t end = now_ms() + 20000;
+	uint64_t end = now_ms() + 60000;
 	struct use now;
 
 	do {

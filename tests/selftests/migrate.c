@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
  * migrate [COUNT]: blocks move among the tiers while four processes write to them and
- * four read them, until COUNT migrations are done (default 20000); every byte is
+ * four read them, until COUNT migrations are done (default 5000); every byte is
  * checked.  Each writer owns every fourth page of every block.  It says
  * in the board, under a sequence count, what it has written there, checks it before
  * it writes again, and readers check what they read against the board.
@@ -30,7 +30,7 @@
 #define PAGE 4096
 #define PAGES (BLOCKS << (SHIFT - 12))
 #define WORDS (PAGE / 8)
-#define DEFAULT_COUNT 20000
+#define DEFAULT_COUNT 5000
 
 struct page_state {
 	_Atomic uint32_t sequence; /* odd: being written */

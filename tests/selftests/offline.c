@@ -57,7 +57,7 @@ TEST_F(offline, taken_out_of_the_tier)
 	ASSERT_EQ(0, attr_write(NODES, "\n"));
 	EXPECT_EQ(0, blocks_on(pool, self->node));
 	EXPECT_EQ(-1, cxl_node());
-	ASSERT_TRUE(next_event(pool, KVTIER_EVENT_NODE_OFFLINE, 2000, &event));
+	ASSERT_TRUE(next_event(pool, KVTIER_EVENT_NODE_OFFLINE, 20000, &event));
 	EXPECT_EQ(KVTIER_TIER_CXL, event.tier);
 	EXPECT_EQ(self->node, event.node);
 	EXPECT_EQ(0, check(pool, 0, 4, 1));
@@ -178,7 +178,7 @@ TEST_F(offline, memory_blocks)
 		 self->node);
 	if (glob(pattern, 0, NULL, &blocks))
 		SKIP(return, "the node's memory cannot go offline");
-	alarm(200);
+	alarm(800);
 	for (i = 0; i < blocks.gl_pathc; i++)
 		gone += !attr_write(blocks.gl_pathv[i], "offline");
 	EXPECT_EQ(0, check(pool, 0, BLOCKS, 1));

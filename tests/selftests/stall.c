@@ -12,8 +12,8 @@
 
 #define BLOCKS 32
 #define DRAM 8
-#define DEADLINE_MS 1000
-#define PATIENCE_MS (DEADLINE_MS * 60) /* an interpreted machine has time */
+#define DEADLINE_MS 2000
+#define PATIENCE_MS (DEADLINE_MS * 30) /* an interpreted machine has time */
 
 FIXTURE(stall)
 {
@@ -45,7 +45,7 @@ FIXTURE_SETUP(stall)
 
 FIXTURE_TEARDOWN(stall)
 {
-	int tries = 100;
+	int tries = 1200;
 
 	dm_suspend(&self->dm, false);
 	if (self->pool.mem)
@@ -59,7 +59,7 @@ FIXTURE_TEARDOWN(stall)
 static bool settled(const char *store)
 {
 	char path[2 * KVT_TEXT];
-	int tries = 200;
+	int tries = 1200;
 
 	snprintf(path, sizeof(path), "%s/stalled", store);
 	while (attr_number(path) != 0 && tries--)
@@ -85,7 +85,7 @@ TEST_F(stall, touch)
 	begin = now_ms();
 	EXPECT_EQ(SIGBUS, try_read(at(pool, 3)));
 	EXPECT_IN_TIME(begin);
-	ASSERT_TRUE(next_event(pool, KVTIER_EVENT_BAD_BLOCK, 1000, &event));
+	ASSERT_TRUE(next_event(pool, KVTIER_EVENT_BAD_BLOCK, 20000, &event));
 	EXPECT_EQ(-ETIMEDOUT, event.error);
 	EXPECT_EQ(3 * pool->block, event.offset);
 	EXPECT_EQ(KVTIER_BLOCK_BAD, info(pool, 3).state);
@@ -132,7 +132,7 @@ TEST_F(stall, writeback)
 	EXPECT_EQ(-ETIMEDOUT, op(pool, KVTIER_OP_WRITEBACK, 0, 2));
 	EXPECT_IN_TIME(begin);
 	EXPECT_EQ(-ETIMEDOUT, op(pool, KVTIER_OP_DEMOTE, 2, 2));
-	ASSERT_TRUE(next_event(pool, KVTIER_EVENT_IO_ERROR, 1000, &event));
+	ASSERT_TRUE(next_event(pool, KVTIER_EVENT_IO_ERROR, 20000, &event));
 	EXPECT_EQ(-ETIMEDOUT, event.error);
 	EXPECT_EQ(0, check(pool, 0, 4, 2));
 	EXPECT_EQ(0, stats(pool).bad_blocks);

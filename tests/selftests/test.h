@@ -10,7 +10,7 @@
 
 /* Seconds.  An interpreted machine with every check on takes its time. */
 #undef TEST_TIMEOUT_DEFAULT
-#define TEST_TIMEOUT_DEFAULT 240
+#define TEST_TIMEOUT_DEFAULT 900
 
 #define KVT_MAIN(needs)                              \
 	int main(int argc, char **argv)              \

@@ -32,7 +32,7 @@ put_base()
 {
 	local applet bash
 
-	mkdir -p "$root"/{bin,usr,lib,lib64,dev,proc,sys,tmp,vm,suites,cache,kvtier/build,etc}
+	mkdir -p "$root"/{bin,usr,lib,lib64,dev,proc,run,sys,tmp,vm,suites,cache,kvtier/build,etc}
 	ln -s ../bin "$root/usr/bin"
 	cp -L /lib64/ld-linux-x86-64.so.2 "$root/lib64/"
 	cp "$(command -v busybox)" "$root/bin/busybox"
