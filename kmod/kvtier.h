@@ -55,6 +55,8 @@
 #define KVT_CHUNK_BLOCKS (1U << KVT_CHUNK_SHIFT)
 #define KVT_BATCH 32 /* blocks that one operation moves at a time */
 
+#define KVT_HEAT_USE 64 /* what a use adds to a frame's heat */
+
 struct kvt_event_ring;
 struct kvt_frame;
 struct kvt_group;
@@ -116,6 +118,7 @@ struct kvt_frame {
 	u8 tier;
 	u8 heat; /* 0 cold to 255 (scan.c); racy by design */
 	u8 list; /* enum kvt_list; pool->lru_lock */
+	bool probed; /* taken out of the page tables to see whether it is used; owner */
 	/*
 	 * Another block has, or had, it too, and who holds its pages may have found them
 	 * there: it is mapped read-only until that is out of the question (take_alone()).
