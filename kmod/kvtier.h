@@ -449,6 +449,8 @@ struct kvt_op {
 int kvt_range_check(struct kvt_pool *pool, const struct kvt_op *op); /* of all ranges */
 int kvt_range_later(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u64 nr);
 int kvt_range_run(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u64 nr);
+/* What it would say before anything changes, as far as that can be seen at once. */
+int kvt_range_look(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u64 nr);
 bool kvt_pins_fit(struct kvt_pool *pool); /* they leave KVTIER_FRAMES_MIN to the others */
 int kvt_clone(struct kvt_pool *dst, u64 dst_nr, struct kvt_pool *src, u64 src_nr, u64 nr,
 	      u64 *done);
