@@ -3,6 +3,7 @@
  * The table of blocks.  A pool may be far larger than what is ever touched of it, so
  * blocks come in chunks that are allocated on first use and stay until the pool goes.
  */
+#include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include <linux/wait_bit.h>
 
@@ -55,17 +56,21 @@ struct kvt_block *kvt_block_get(struct kvt_pool *pool, u64 nr)
 {
 	struct kvt_block **slot = &pool->chunks[nr >> KVT_CHUNK_SHIFT];
 	struct kvt_block *block = kvt_block_peek(pool, nr), *fresh;
+	struct mem_cgroup *old;
 	unsigned int i;
 
 	if (block)
 		return block;
+	old = set_active_memcg(pool->memcg);
 	fresh = kmem_cache_zalloc(chunks, GFP_KERNEL);
+	set_active_memcg(old);
 	if (!fresh)
 		return NULL;
 	for (i = 0; i < KVT_CHUNK_BLOCKS; i++) {
 		fresh[i].unit = KVT_NO_UNIT;
 		fresh[i].next = (u32)round_down(nr, KVT_CHUNK_BLOCKS) + i;
 	}
+	/* A full barrier: who finds the chunk finds its blocks as they were made. */
 	if (cmpxchg(slot, NULL, fresh))
 		kmem_cache_free(chunks, fresh); /* another thread was faster */
 	return kvt_block_peek(pool, nr);
@@ -101,7 +106,8 @@ void kvt_block_unlock(struct kvt_pool *pool, struct kvt_block *block)
 	WARN_ON_ONCE(!test_bit(KVT_BLOCK_BUSY, &block->flags));
 	clear_bit(KVT_BLOCK_MOVING, &block->flags);
 	clear_bit_unlock(KVT_BLOCK_BUSY, &block->flags);
-	smp_mb__after_atomic(); /* the bit is clear for whoever begins to wait now */
+	/* With the one of prepare_to_wait(): who waits is seen below, or has seen the bit. */
+	smp_mb__after_atomic();
 	wake_up_bit(&block->flags, KVT_BLOCK_BUSY);
 	if (waitqueue_active(&pool->room)) /* after the barrier above */
 		wake_up(&pool->room);
@@ -139,7 +145,7 @@ static u32 info_flags(struct kvt_pool *pool, struct kvt_block *block)
 		flags |= KVTIER_BLOCKF_DIRTY;
 	if (block->pins)
 		flags |= KVTIER_BLOCKF_PINNED;
-	if (frame && frame->is_cold)
+	if (frame && frame->list == KVT_LIST_COLD)
 		flags |= KVTIER_BLOCKF_COLD;
 	if (test_bit(KVT_BLOCK_MAPPED, &block->flags))
 		flags |= KVTIER_BLOCKF_MAPPED;

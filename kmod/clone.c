@@ -79,36 +79,34 @@ static int share_slot(struct kvt_pool *dst, u64 dst_nr, struct kvt_block *from,
 
 /*
  * Make a block read-only, as all clones are; a slot that does not hold it is no use.
- * One that has clones is so already, as long as it has them.
+ * One that is lent is so already, as long as it is.
  */
 static int make_clonable(struct kvt_pool *pool, u64 nr, struct kvt_block *from, bool *alone)
 {
-	int ret;
+	int ret = 0;
 
-	*alone = from->frame && !kvt_has_clones(nr, from);
-	if (!*alone)
-		return 0;
-	ret = kvt_isolate(pool, nr, from);
-	if (!ret && kvt_block_unsaved(from))
+	*alone = from->frame && !kvt_is_lent(nr, from);
+	if (*alone)
+		ret = kvt_isolate(pool, nr, from);
+	if (!ret && !kvt_has_clones(nr, from) && kvt_block_unsaved(from))
 		kvt_put_slot(pool, nr, from);
 	return ret;
 }
 
-/* With the folio locked no store comes in between; false: the clones have gone. */
-static bool join(struct kvt_pool *pool, u64 src_nr, struct kvt_block *from, u64 dst_nr,
-		 struct kvt_block *to, bool alone)
+/* With the folio locked no store comes in between; -EAGAIN: the clones have gone. */
+static int join(struct kvt_pool *pool, u64 src_nr, struct kvt_block *from, u64 dst_nr,
+		struct kvt_block *to, bool alone)
 {
 	struct folio *folio = from->frame ? from->frame->folio : NULL;
-	bool ok;
+	int ret = -EAGAIN;
 
 	if (folio)
 		folio_lock(folio);
-	ok = !folio || alone || kvt_has_clones(src_nr, from);
-	if (ok)
-		kvt_ring_join(pool, from, dst_nr, to);
+	if (!folio || alone || kvt_is_lent(src_nr, from))
+		ret = kvt_ring_join(pool, src_nr, from, dst_nr, to);
 	if (folio)
 		folio_unlock(folio);
-	return ok;
+	return ret;
 }
 
 static int take_slot(struct kvt_pool *pool, u64 dst_nr, struct kvt_block *to,
@@ -130,16 +128,18 @@ static int clone_in_pool(struct kvt_pool *pool, u64 dst_nr, struct kvt_block *to
 	bool alone;
 	int ret;
 
-	for (;;) {
+	do {
 		ret = make_clonable(pool, src_nr, from, &alone);
 		if (!ret)
 			ret = take_slot(pool, dst_nr, to, from);
 		if (ret)
 			return ret;
-		if (join(pool, src_nr, from, dst_nr, to, alone))
-			break;
-		kvt_put_slot(pool, dst_nr, to);
-	}
+		ret = join(pool, src_nr, from, dst_nr, to, alone);
+		if (ret)
+			kvt_put_slot(pool, dst_nr, to);
+	} while (ret == -EAGAIN);
+	if (ret)
+		return ret;
 	if (to->unit == KVT_NO_UNIT)
 		set_bit(KVT_BLOCK_DIRTY, &to->flags);
 	if (from->frame)

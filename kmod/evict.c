@@ -9,6 +9,10 @@
  * So a scan that is larger than memory keeps what it has and streams the rest through
  * a few frames, where least recently used would miss always.  The very newest are
  * spared: the touch that they were placed for has yet to come.
+ *
+ * What cannot go is not in the way of what can: pinned frames are on no list, and those
+ * whose pages somebody holds are set aside until there are no others.  However many frames
+ * there are, a bounded number is looked at under the lock.
  */
 #include <linux/delay.h>
 #include <linux/pagemap.h>
@@ -18,6 +22,7 @@
 
 #define VICTIMS 8 /* given up together, so that their writes overlap */
 #define SAMPLE 32 /* from each end of the list */
+#define LOOK_MAX 256 /* frames that are looked at for that */
 
 static bool spared(const struct kvt_share *share, const struct kvt_frame *frame)
 {
@@ -31,35 +36,51 @@ static bool eligible(struct kvt_pool *pool, const struct kvt_frame *frame, bool 
 {
 	const struct kvt_block *block = kvt_block_peek(pool, frame->block);
 
-	return !test_bit(KVT_BLOCK_BUSY, &block->flags) && !block->pins &&
+	return !test_bit(KVT_BLOCK_BUSY, &block->flags) &&
 	       !(clean_only && kvt_block_unsaved(block));
+}
+
+/* Pinned by get_user_pages(), perhaps for long: not to be looked at each time. */
+static bool set_aside(struct kvt_pool *pool, struct kvt_frame *frame)
+{
+	if (!folio_maybe_dma_pinned(frame->folio))
+		return false;
+	kvt_frame_list(pool, frame, KVT_LIST_HELD);
+	return true;
 }
 
 struct pick {
 	struct kvt_frame *best;
-	u32 score;
+	u32 score, seen, looked;
 };
 
-static void consider(struct pick *pick, struct kvt_frame *frame)
+/* false: enough of this end. */
+static bool consider(struct kvt_pool *pool, struct pick *pick, struct kvt_frame *frame,
+		     bool clean_only)
 {
 	u32 score = frame->heat;
 
+	if (++pick->looked > LOOK_MAX)
+		return false;
+	if (set_aside(pool, frame) || !eligible(pool, frame, clean_only))
+		return true;
 	if (!pick->best || score < pick->score) {
 		pick->best = frame;
 		pick->score = score;
 	}
+	return ++pick->seen < SAMPLE;
 }
 
 static struct kvt_frame *pick_cold(struct kvt_pool *pool, struct kvt_share *share, bool clean_only)
 {
-	struct kvt_frame *frame;
-	u32 seen = 0;
+	struct kvt_frame *frame, *next;
+	u32 looked = 0;
 
-	list_for_each_entry(frame, &share->cold, lru) {
-		if (eligible(pool, frame, clean_only))
-			return frame;
-		if (++seen == SAMPLE)
+	list_for_each_entry_safe(frame, next, &share->cold, lru) {
+		if (++looked > LOOK_MAX)
 			break;
+		if (!set_aside(pool, frame) && eligible(pool, frame, clean_only))
+			return frame;
 	}
 	return NULL;
 }
@@ -67,25 +88,50 @@ static struct kvt_frame *pick_cold(struct kvt_pool *pool, struct kvt_share *shar
 static struct kvt_frame *pick_coldest(struct kvt_pool *pool, struct kvt_share *share,
 				      bool clean_only, bool spare_new)
 {
-	struct kvt_frame *frame;
+	struct kvt_frame *frame, *next;
 	struct pick pick = {};
-	u32 seen = 0;
 
-	list_for_each_entry_reverse(frame, &share->active, lru) {
+	list_for_each_entry_safe_reverse(frame, next, &share->active, lru) {
 		if (spare_new && spared(share, frame))
-			continue;
-		if (eligible(pool, frame, clean_only))
-			consider(&pick, frame);
-		if (++seen == SAMPLE)
+			pick.looked++;
+		else if (!consider(pool, &pick, frame, clean_only))
 			break;
 	}
-	list_for_each_entry(frame, &share->active, lru) {
-		if (seen-- == 0 || (spare_new && spared(share, frame)))
+	pick.seen = 0;
+	pick.looked = 0;
+	list_for_each_entry_safe(frame, next, &share->active, lru) {
+		if ((spare_new && spared(share, frame)) ||
+		    !consider(pool, &pick, frame, clean_only))
 			break;
-		if (eligible(pool, frame, clean_only))
-			consider(&pick, frame);
 	}
 	return pick.best;
+}
+
+static struct kvt_frame *pick(struct kvt_pool *pool, struct kvt_share *share, bool clean_only)
+{
+	struct kvt_frame *frame = pick_cold(pool, share, clean_only);
+
+	if (!frame)
+		frame = pick_coldest(pool, share, clean_only, true);
+	if (!frame)
+		frame = pick_coldest(pool, share, clean_only, false);
+	return frame;
+}
+
+/* Of those that were held, back to the others with what no longer seems to be. */
+static void look_at_held(struct kvt_pool *pool, struct kvt_share *share)
+{
+	struct kvt_frame *frame, *next;
+	u32 looked = 0;
+
+	list_for_each_entry_safe(frame, next, &share->held, lru) {
+		if (++looked > LOOK_MAX)
+			break;
+		if (folio_maybe_dma_pinned(frame->folio))
+			list_move_tail(&frame->lru, &share->held);
+		else
+			kvt_frame_list(pool, frame, KVT_LIST_ACTIVE);
+	}
 }
 
 /* The next victim, owned; NULL: there is none now. */
@@ -97,11 +143,11 @@ static struct kvt_block *victim(struct kvt_pool *pool, enum kvtier_tier tier, bo
 	struct kvt_frame *frame;
 
 	spin_lock(&pool->lru_lock);
-	frame = pick_cold(pool, share, clean_only);
-	if (!frame)
-		frame = pick_coldest(pool, share, clean_only, true);
-	if (!frame)
-		frame = pick_coldest(pool, share, clean_only, false);
+	frame = pick(pool, share, clean_only);
+	if (!frame && !list_empty(&share->held)) {
+		look_at_held(pool, share);
+		frame = pick(pool, share, clean_only);
+	}
 	if (frame) {
 		*nr = frame->block;
 		block = kvt_block_peek(pool, *nr);
@@ -109,10 +155,6 @@ static struct kvt_block *victim(struct kvt_pool *pool, enum kvtier_tier tier, bo
 			block = NULL;
 	}
 	spin_unlock(&pool->lru_lock);
-	if (block && (block->pins || !block->frame)) {
-		kvt_block_unlock(pool, block);
-		return NULL;
-	}
 	return block;
 }
 
@@ -128,208 +170,201 @@ static struct kvt_frame *cxl_room(struct kvt_pool *pool)
 	return to;
 }
 
-/* Frames that several blocks share go one at a time, with all their blocks. */
-static bool evict_group(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
-{
-	struct kvt_move move = {};
-	struct kvt_group group;
-	bool done = false;
-	u32 i;
-
-	if (kvt_group_lock(pool, nr, block, &group))
-		return false;
-	for (i = 0; i < group.nr; i++) {
-		if (group.block[i]->pins)
-			goto unlock;
-	}
-	for (i = 0; i < group.nr; i++) {
-		move = (struct kvt_move){ .nr = group.at[i], .block = group.block[i] };
-		if (kvt_save_start(pool, &move, false) || kvt_save_finish(pool, &move) ||
-		    kvt_drop(pool, &move))
-			break;
-		done = true;
-	}
-unlock:
-	kvt_group_unlock(pool, &group);
-	return done;
-}
-
-/* Begin to give up a block's frame; true: kvt_save_finish() and kvt_drop() are to follow. */
-static bool evict_start(struct kvt_pool *pool, struct kvt_move *move, bool *freed)
+/*
+ * Begin to give up a block's frame.  0: kvt_save_finish() and kvt_drop() are to follow; 1: it
+ * is free.  A frame that clones have goes to the other tier with all of them; to the store
+ * they go one by one, and the last one frees it.
+ */
+static int evict_start(struct kvt_pool *pool, struct kvt_move *move)
 {
 	struct kvt_block *block = move->block;
 	struct kvt_frame *to;
+	int ret;
 
 	if (block->frame->tier == KVTIER_TIER_DRAM) {
 		to = cxl_room(pool);
 		if (to) {
-			*freed = !kvt_migrate(pool, move->nr, block, to);
-			return false;
+			ret = kvt_migrate(pool, move->nr, block, to);
+			if (ret != -EBUSY || !kvt_frame_shared(block->frame))
+				return ret ? ret : 1;
 		}
 	}
 	if (!pool->store)
-		return false;
-	if (kvt_frame_shared(block->frame)) {
-		*freed = evict_group(pool, move->nr, block);
-		return false;
-	}
-	if (kvt_isolate(pool, move->nr, block))
-		return false;
-	move->isolated = true;
-	if (!kvt_block_unsaved(block))
-		kvt_count(pool, KVT_CLEAN_DROPS);
-	return !kvt_save_start(pool, move, false);
+		return -ENOSPC;
+	ret = kvt_withdraw(pool, move->nr, block, &move->isolated);
+	return ret ? ret : kvt_save_start(pool, move, false);
 }
 
 /* A victim that could not go is not the first choice next time. */
-static void put_back(struct kvt_pool *pool, struct kvt_block *block)
+static void put_back(struct kvt_pool *pool, struct kvt_block *block, int error)
 {
 	struct kvt_frame *frame = block->frame;
 
 	if (!frame)
 		return;
-	kvt_frame_set_cold(pool, frame, false);
+	spin_lock(&pool->lru_lock);
+	kvt_frame_list(pool, frame, error == -EBUSY ? KVT_LIST_HELD : KVT_LIST_ACTIVE);
+	spin_unlock(&pool->lru_lock);
 	frame->heat = 255;
 }
 
-static u32 evict_batch(struct kvt_pool *pool, enum kvtier_tier tier, u32 want)
+/* Something was given up; of frames that clones have it may not have been the last. */
+struct evicted {
+	u32 frames;
+	bool any;
+};
+
+static void evict_end(struct kvt_pool *pool, struct kvt_move *move, struct evicted *evicted)
+{
+	int ret = kvt_save_finish(pool, move);
+
+	if (!ret)
+		ret = kvt_drop(pool, move);
+	if (ret)
+		put_back(pool, move->block, ret);
+	else
+		evicted->any = true;
+	evicted->frames += move->freed;
+	kvt_block_unlock(pool, move->block);
+}
+
+static struct evicted evict_batch(struct kvt_pool *pool, enum kvtier_tier tier, u32 want)
 {
 	struct kvt_move moves[VICTIMS] = {};
-	u32 nr, i, freed = 0;
+	struct evicted evicted = {};
+	u32 nr, i;
 
 	for (nr = 0; nr < min_t(u32, want, VICTIMS); nr++) {
 		struct kvt_move *move = &moves[nr];
-		bool gone = false;
 
 		move->block = victim(pool, tier, false, &move->nr);
 		if (!move->block)
 			break;
-		if (evict_start(pool, move, &gone))
+		move->error = evict_start(pool, move);
+		if (!move->error)
 			continue; /* finished below */
-		if (gone)
-			freed++;
+		if (move->error < 0)
+			put_back(pool, move->block, move->error);
 		else
-			put_back(pool, move->block);
+			evicted.frames++;
 		kvt_block_unlock(pool, move->block);
 		move->block = NULL;
 	}
 	for (i = 0; i < nr; i++) {
-		struct kvt_move *move = &moves[i];
-
-		if (!move->block)
-			continue;
-		if (kvt_save_finish(pool, move) || kvt_drop(pool, move))
-			put_back(pool, move->block);
-		else
-			freed++;
-		kvt_block_unlock(pool, move->block);
+		if (moves[i].block)
+			evict_end(pool, &moves[i], &evicted);
 	}
-	return freed;
+	evicted.any |= evicted.frames;
+	return evicted;
 }
+
+/* Clones may take a frame back as often as they are made to give it up. */
+#define VAIN_MAX (2 * KVTIER_CLONES_MAX)
 
 u32 kvt_evict(struct kvt_pool *pool, enum kvtier_tier tier, u32 want)
 {
-	u32 freed = 0, now;
+	struct evicted now;
+	u32 freed = 0, vain = 0;
 
 	do {
 		now = evict_batch(pool, tier, want - freed);
-		freed += now;
-	} while (now && freed < want);
+		freed += now.frames;
+		vain = now.frames ? 0 : vain + 1;
+	} while (now.any && freed < want && vain < VAIN_MAX);
 	return freed;
 }
 
 void kvt_hint_cold(struct kvt_pool *pool, struct kvt_block *block)
 {
-	if (block->frame)
-		kvt_frame_set_cold(pool, block->frame, true);
+	if (!block->frame)
+		return;
+	spin_lock(&pool->lru_lock);
+	kvt_frame_list(pool, block->frame, KVT_LIST_COLD);
+	spin_unlock(&pool->lru_lock);
 }
 
 /* ---- slots -------------------------------------------------------------------------- */
 
-/* A block that is in memory and has a slot besides, not reserved; owned. */
-static struct kvt_block *saved_block(struct kvt_pool *pool, const struct list_head *list, u64 *nr)
+/* In memory, and in a slot besides that only blocks need. */
+static bool is_saved(struct kvt_pool *pool, const struct kvt_block *block)
 {
-	struct kvt_frame *frame;
-	struct kvt_block *block;
+	u32 unit = READ_ONCE(block->unit);
 
-	lockdep_assert_held(&pool->lru_lock);
-	list_for_each_entry(frame, list, lru) {
-		*nr = frame->block;
-		block = kvt_block_peek(pool, *nr);
-		if (READ_ONCE(block->unit) == KVT_NO_UNIT || kvt_tab_has(pool, block->unit) ||
-		    !kvt_block_try(block))
-			continue;
-		if (block->unit != KVT_NO_UNIT)
-			return block;
-		clear_bit_unlock(KVT_BLOCK_BUSY, &block->flags);
-	}
-	return NULL;
+	return READ_ONCE(block->frame) && unit != KVT_NO_UNIT && !kvt_tab_has(pool, unit);
 }
 
-static bool reclaim_slot(struct kvt_pool *pool)
+/* In its slot alone, and could be read. */
+static bool is_away(struct kvt_pool *pool, const struct kvt_block *block)
 {
+	return !READ_ONCE(block->frame) && READ_ONCE(block->unit) != KVT_NO_UNIT &&
+	       !test_bit(KVT_BLOCK_BAD, &block->flags);
+}
+
+#define SEARCH_MAX (1U << 20) /* blocks looked at in a call; the next one goes on from there */
+
+/* The next block from the hand on that is @wanted, owned; NULL: there is none here. */
+static struct kvt_block *next_block(struct kvt_pool *pool,
+				    bool (*wanted)(struct kvt_pool *pool,
+						   const struct kvt_block *block), u64 *nr)
+{
+	u64 left = min_t(u64, pool->nr_blocks, SEARCH_MAX), at = READ_ONCE(pool->slot_hand);
 	struct kvt_block *block = NULL;
-	enum kvtier_tier tier;
+
+	for (; left && !block; left--) {
+		*nr = at;
+		at = at + 1 < pool->nr_blocks ? at + 1 : 0;
+		block = kvt_block_peek(pool, *nr);
+		if (!(left % 1024))
+			cond_resched();
+		if (!block || !wanted(pool, block) || !kvt_block_try(block)) {
+			block = NULL;
+		} else if (!wanted(pool, block)) {
+			kvt_block_unlock(pool, block);
+			block = NULL;
+		}
+	}
+	WRITE_ONCE(pool->slot_hand, at);
+	return block;
+}
+
+bool kvt_reclaim_slot(struct kvt_pool *pool)
+{
+	struct kvt_block *block;
 	u64 nr;
 
-	spin_lock(&pool->lru_lock);
-	for (tier = KVTIER_TIER_DRAM; !block && tier <= KVTIER_TIER_CXL; tier++) {
-		block = saved_block(pool, &pool->share[tier].active, &nr);
-		if (!block)
-			block = saved_block(pool, &pool->share[tier].cold, &nr);
-	}
-	spin_unlock(&pool->lru_lock);
+	if (!READ_ONCE(pool->nr_saved)) /* a search would be in vain */
+		return false;
+	block = next_block(pool, is_saved, &nr);
 	if (!block)
 		return false;
+	if (!kvt_block_unsaved(block) && test_bit(KVT_BLOCK_SEALED, &block->flags))
+		atomic_inc(&pool->nr_sealed_dirty);
 	set_bit(KVT_BLOCK_DIRTY, &block->flags); /* the content is what it was */
 	kvt_put_slot(pool, nr, block);
 	kvt_block_unlock(pool, block);
 	return true;
 }
 
-int kvt_reclaim_slots(struct kvt_pool *pool, u64 want)
+bool kvt_bring_back(struct kvt_pool *pool)
 {
-	while (want--) {
-		if (!reclaim_slot(pool))
-			return -ENOSPC;
-	}
-	return 0;
+	struct kvt_move move = {};
+	int ret = -ENOSPC;
+
+	move.block = next_block(pool, is_away, &move.nr);
+	if (!move.block)
+		return false;
+	move.frame = kvt_frame_try(pool, KVTIER_TIER_DRAM);
+	if (!move.frame)
+		move.frame = kvt_frame_try(pool, KVTIER_TIER_CXL);
+	if (move.frame)
+		ret = kvt_fetch_start(pool, &move);
+	if (!ret)
+		ret = kvt_fetch_finish(pool, &move);
+	kvt_block_unlock(pool, move.block);
+	return !ret;
 }
 
 /* ---- nodes that leave ------------------------------------------------------------------ */
-
-static struct kvt_frame *on_node(const struct list_head *list, int node)
-{
-	struct kvt_frame *frame;
-
-	list_for_each_entry(frame, list, lru) {
-		if (frame->node == node)
-			return frame;
-	}
-	return NULL;
-}
-
-/* A block on the node, owned if nobody else owns it; false: there is none. */
-static bool next_on_node(struct kvt_pool *pool, enum kvtier_tier tier, int node, u64 *nr,
-			 struct kvt_block **block)
-{
-	struct kvt_share *share = &pool->share[tier];
-	struct kvt_frame *frame;
-
-	*block = NULL;
-	spin_lock(&pool->lru_lock);
-	frame = on_node(&share->active, node);
-	if (!frame)
-		frame = on_node(&share->cold, node);
-	if (frame) {
-		*nr = frame->block;
-		*block = kvt_block_peek(pool, *nr);
-		if (!kvt_block_try(*block))
-			*block = NULL;
-	}
-	spin_unlock(&pool->lru_lock);
-	return frame;
-}
 
 static int leave_node(struct kvt_pool *pool, enum kvtier_tier tier, u64 nr,
 		      struct kvt_block *block)
@@ -337,7 +372,6 @@ static int leave_node(struct kvt_pool *pool, enum kvtier_tier tier, u64 nr,
 	enum kvtier_tier other = tier == KVTIER_TIER_DRAM ? KVTIER_TIER_CXL : KVTIER_TIER_DRAM;
 	struct kvt_move move = { .nr = nr, .block = block };
 	struct kvt_frame *to;
-	bool gone;
 	int ret;
 
 	to = kvt_frame_try(pool, tier);
@@ -347,34 +381,85 @@ static int leave_node(struct kvt_pool *pool, enum kvtier_tier tier, u64 nr,
 		return kvt_migrate(pool, nr, block, to);
 	if (block->pins)
 		return -EBUSY;
-	if (!evict_start(pool, &move, &gone))
-		return -EBUSY;
-	ret = kvt_save_finish(pool, &move);
+	ret = evict_start(pool, &move);
+	if (!ret)
+		ret = kvt_save_finish(pool, &move);
+	else
+		return min(ret, 0);
 	return ret ? ret : kvt_drop(pool, &move);
+}
+
+/* Which blocks of a chunk are on the node. */
+static u64 on_node(struct kvt_pool *pool, u64 first, int node)
+{
+	const struct kvt_block *block;
+	u64 bits = 0;
+	u32 i;
+
+	BUILD_BUG_ON(KVT_CHUNK_BLOCKS > 64);
+	spin_lock(&pool->lru_lock);
+	for (i = 0; i < KVT_CHUNK_BLOCKS && first + i < pool->nr_blocks; i++) {
+		block = kvt_block_peek(pool, first + i);
+		if (block && block->frame && block->frame->node == node)
+			bits |= 1ULL << i;
+	}
+	spin_unlock(&pool->lru_lock);
+	return bits;
+}
+
+/* Is it gone from there? */
+static bool left_node(struct kvt_pool *pool, enum kvtier_tier tier, u64 nr, int node)
+{
+	struct kvt_block *block = kvt_block_peek(pool, nr);
+	int ret = 0;
+
+	if (!kvt_block_try(block))
+		return false;
+	if (block->frame && block->frame->node == node)
+		ret = leave_node(pool, tier, nr, block);
+	kvt_block_unlock(pool, block);
+	return !ret;
+}
+
+struct leaving {
+	u64 gone, left; /* blocks */
+};
+
+/* One look at all blocks. */
+static struct leaving leave(struct kvt_pool *pool, enum kvtier_tier tier, int node)
+{
+	struct leaving leaving = {};
+	u64 first, bits;
+
+	for (first = 0; first < pool->nr_blocks; first += KVT_CHUNK_BLOCKS) {
+		bits = kvt_block_peek(pool, first) ? on_node(pool, first, node) : 0;
+		for (; bits; bits &= bits - 1) {
+			if (left_node(pool, tier, first + __ffs64(bits), node))
+				leaving.gone++;
+			else
+				leaving.left++;
+		}
+		cond_resched();
+	}
+	return leaving;
 }
 
 #define LEAVE_TRIES 100
 
 int kvt_evict_node(struct kvt_pool *pool, enum kvtier_tier tier, int node)
 {
-	struct kvt_block *block;
+	struct leaving leaving;
 	u32 tries = 0;
-	int ret;
-	u64 nr;
 
-	kvt_frames_drop_spare(pool, U64_MAX);
-	while (next_on_node(pool, tier, node, &nr, &block)) {
-		ret = block ? leave_node(pool, tier, nr, block) : -EBUSY;
-		if (block)
-			kvt_block_unlock(pool, block);
-		if (!ret) {
-			tries = 0;
-			continue;
-		}
-		if (++tries == LEAVE_TRIES || msleep_interruptible(20))
+	for (;;) {
+		kvt_frames_drop_spare(pool, U64_MAX);
+		leaving = leave(pool, tier, node);
+		if (!leaving.left)
+			return 0;
+		tries = leaving.gone ? 0 : tries + 1;
+		if (tries == LEAVE_TRIES || msleep_interruptible(20))
 			return -EBUSY;
 	}
-	return 0;
 }
 
 /* ---- when the host is short of memory ---------------------------------------------- */
@@ -404,14 +489,15 @@ static u64 drop_clean(struct kvt_pool *pool, u64 max)
 	u64 freed = 0, tries;
 
 	for (tries = 0; tries < max && pool->store; tries++) {
+		move.freed = false;
 		move.block = victim(pool, KVTIER_TIER_DRAM, true, &move.nr);
 		if (!move.block)
 			break;
 		if (!kvt_frame_shared(move.block->frame) &&
-		    !kvt_isolate_try(pool, move.nr, move.block) && !kvt_drop(pool, &move)) {
-			kvt_count(pool, KVT_CLEAN_DROPS);
+		    !kvt_isolate_try(pool, move.nr, move.block) && !kvt_drop(pool, &move))
 			freed++;
-		}
+		else
+			put_back(pool, move.block, -EBUSY);
 		kvt_block_unlock(pool, move.block);
 	}
 	return freed;

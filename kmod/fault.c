@@ -45,24 +45,29 @@ static int refusal(const struct kvt_block *block, bool write)
 
 static bool ready(u64 nr, const struct kvt_block *block, bool write)
 {
-	return block->frame && !(write && kvt_has_clones(nr, block));
+	return block->frame && !(write && kvt_is_lent(nr, block));
 }
 
-/* Make it ready; the caller owns the block. */
-static int bring(struct kvt_pool *pool, u64 nr, struct kvt_block *block, bool write)
+/* Make it ready; the caller owns the block.  -EAGAIN: not before there is room for a copy. */
+static int bring(struct kvt_pool *pool, u64 nr, struct kvt_block *block, bool write,
+		 unsigned long until)
 {
 	int ret = refusal(block, write);
 
 	if (!ret && !block->frame)
-		ret = kvt_fetch(pool, nr, block, KVTIER_TIER_NONE, TASK_KILLABLE);
+		ret = kvt_fetch(pool, nr, block, KVTIER_TIER_NONE, TASK_KILLABLE, until);
 	if (!ret && !ready(nr, block, write))
-		ret = kvt_unshare(pool, nr, block, TASK_KILLABLE);
-	if (ret == -ENOSPC) {
-		/* The touch that follows must not wait for room once more. */
-		block->error = -ENOSPC;
-		kvt_event(pool, KVTIER_EVENT_PRESSURE, -ENOSPC, nr, 1, block->generation);
-	}
+		ret = kvt_unshare(pool, nr, block);
+	if (!ret)
+		block->error = 0;
 	return ret;
+}
+
+/* The touch that follows must not wait for room once more. */
+static void no_room(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
+{
+	cmpxchg(&block->error, 0, -ENOSPC); /* of a BAD block it is what made it so */
+	kvt_event(pool, KVTIER_EVENT_PRESSURE, -ENOSPC, nr, 1, READ_ONCE(block->generation));
 }
 
 static enum kind kind_of(struct kvt_pool *pool, const struct kvt_block *block, bool was_busy)
@@ -72,26 +77,46 @@ static enum kind kind_of(struct kvt_pool *pool, const struct kvt_block *block, b
 	return block->unit == KVT_NO_UNIT ? ZERO : HARD;
 }
 
+/*
+ * Until it is ready and owned, or there is a reason why not.  Whoever waits here for room owns
+ * nothing that others could wait for, or a block without a frame.
+ */
+static int bring_until(struct kvt_pool *pool, u64 nr, struct kvt_block *block, bool write,
+		       unsigned long until)
+{
+	int ret;
+
+	while ((ret = bring(pool, nr, block, write, until))) {
+		kvt_block_unlock(pool, block);
+		if (ret == -EAGAIN)
+			ret = kvt_wait_for_room(pool, TASK_KILLABLE, until);
+		if (!ret)
+			ret = kvt_block_lock_killable(block);
+		if (ret)
+			return ret;
+	}
+	return 0;
+}
+
 /* The block's owner afterwards; -EINTR: a fatal signal came first. */
 static int bring_and_own(struct kvt_pool *pool, u64 nr, struct kvt_block *block, bool write,
 			 bool first)
 {
+	unsigned long until = jiffies + pool->deadline;
 	bool busy = !kvt_block_try(block);
 	bool moving = busy && test_bit(KVT_BLOCK_MOVING, &block->flags);
 	bool waits = moving || (!READ_ONCE(block->frame) && READ_ONCE(block->unit) != KVT_NO_UNIT);
-	enum kind kind;
 	int ret;
 
 	if (waits)
 		kvt_span_begin(&pool->fault_wait);
 	ret = busy ? kvt_block_lock_killable(block) : 0;
 	if (!ret) {
-		kind = kind_of(pool, block, moving);
 		if (first && !refusal(block, write))
-			account(pool, nr, block, kind);
-		ret = bring(pool, nr, block, write);
-		if (ret)
-			kvt_block_unlock(pool, block);
+			account(pool, nr, block, kind_of(pool, block, moving));
+		ret = bring_until(pool, nr, block, write, until);
+		if (ret == -ENOSPC)
+			no_room(pool, nr, block);
 	}
 	if (waits)
 		kvt_span_end(&pool->fault_wait);
@@ -115,6 +140,10 @@ static vm_fault_t map(struct kvt_pool *pool, struct kvt_block *block, struct vm_
 	if (pool->flags & KVTIER_POOL_PINNABLE && vmf->vma->vm_flags & VM_MAYWRITE)
 		kvt_set_dirty(block);
 	set_bit(KVT_BLOCK_MAPPED, &block->flags);
+	if (block->frame->probed) { /* so it is in use, whatever the accessed bits say */
+		block->frame->probed = false;
+		block->frame->heat = KVT_HEAT_USE;
+	}
 	trace_kvtier_map(pool->id, vmf->pgoff >> pool->order, block->frame->tier);
 #if !KVT_CORE_MAPS_FOLIO
 	if (kvt_inserts_blocks(pool) && !(vmf->flags & FAULT_FLAG_WRITE)) {
@@ -165,7 +194,7 @@ static vm_fault_t bring_locked(struct kvt_pool *pool, u64 nr, struct kvt_block *
 	int ret;
 
 	/* Has the touch before this one waited for room in vain? */
-	if (vmf->flags & FAULT_FLAG_TRIED && cmpxchg(&block->error, -ENOSPC, 0) == -ENOSPC)
+	if (vmf->flags & FAULT_FLAG_TRIED && READ_ONCE(block->error) == -ENOSPC)
 		return VM_FAULT_SIGBUS;
 	ret = bring_and_own(pool, nr, block, write, !(vmf->flags & FAULT_FLAG_TRIED));
 	if (!ret)

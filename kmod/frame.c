@@ -56,11 +56,8 @@ static struct page *alloc_on(struct kvt_pool *pool, int node)
 {
 	gfp_t gfp = GFP_HIGHUSER | __GFP_COMP | __GFP_THISNODE | __GFP_NOWARN | __GFP_NORETRY |
 		    __GFP_ACCOUNT;
-	struct mem_cgroup *old = set_active_memcg(pool->memcg);
-	struct page *page = alloc_pages_node(node, gfp, pool->order);
 
-	set_active_memcg(old);
-	return page;
+	return alloc_pages_node(node, gfp, pool->order);
 }
 
 /* From the node that the thread runs on if it belongs to the tier, else any. */
@@ -85,14 +82,14 @@ static struct page *alloc_in_tier(struct kvt_pool *pool, enum kvtier_tier tier)
 
 static struct kvt_frame *frame_new(struct kvt_pool *pool, enum kvtier_tier tier)
 {
+	struct mem_cgroup *old = set_active_memcg(pool->memcg);
 	struct kvt_frame *frame = kmem_cache_zalloc(frames, GFP_KERNEL);
-	struct page *page;
+	struct page *page = frame ? alloc_in_tier(pool, tier) : NULL;
 
-	if (!frame)
-		return NULL;
-	page = alloc_in_tier(pool, tier);
+	set_active_memcg(old);
 	if (!page) {
-		kmem_cache_free(frames, frame);
+		if (frame)
+			kmem_cache_free(frames, frame);
 		return NULL;
 	}
 	frame->folio = page_folio(page);
@@ -148,9 +145,13 @@ struct kvt_frame *kvt_frame_try(struct kvt_pool *pool, enum kvtier_tier tier)
 	struct kvt_share *share = &pool->share[tier];
 	struct kvt_frame *frame;
 
-	frame = spare_take(pool, tier);
-	if (frame || !kvt_charge(share))
-		return frame;
+	while ((frame = spare_take(pool, tier))) {
+		if (node_isset(frame->node, kvt_tiers[tier].nodes))
+			return frame;
+		frame_free(pool, frame); /* its node left the tier meanwhile */
+	}
+	if (!kvt_charge(share))
+		return NULL;
 	frame = frame_new(pool, tier);
 	if (!frame)
 		kvt_uncharge(share);
@@ -160,26 +161,35 @@ struct kvt_frame *kvt_frame_try(struct kvt_pool *pool, enum kvtier_tier tier)
 static bool reusable(struct kvt_pool *pool, struct kvt_frame *frame)
 {
 	return folio_ref_count(frame->folio) == 1 && !kvt_frame_poisoned(pool, frame) &&
-	       node_isset(frame->node, kvt_tiers[frame->tier].nodes) && !READ_ONCE(pool->dying);
+	       node_isset(frame->node, kvt_tiers[frame->tier].nodes);
+}
+
+/* Keep the frame for later?  Not those that would outlive their pool. */
+static bool make_spare(struct kvt_pool *pool, struct kvt_frame *frame)
+{
+	struct kvt_share *share = &pool->share[frame->tier];
+	bool spare;
+
+	spin_lock(&pool->lru_lock);
+	spare = !pool->dying && share->nr_spare < min_t(u64, SPARE_MAX, share->budget / 16 + 1) &&
+		(u64)atomic64_read(&share->used) <= share->budget;
+	if (spare) {
+		list_add(&frame->lru, &share->spare);
+		share->nr_spare++;
+	}
+	spin_unlock(&pool->lru_lock);
+	return spare;
 }
 
 void kvt_frame_put(struct kvt_pool *pool, struct kvt_frame *frame)
 {
-	struct kvt_share *share = &pool->share[frame->tier];
 	bool spare = false;
 
 	if (reusable(pool, frame)) {
 		frame->folio->mapping = NULL;
 		folio_clear_dirty(frame->folio);
 		folio_clear_referenced(frame->folio);
-		spin_lock(&pool->lru_lock);
-		spare = share->nr_spare < min_t(u64, SPARE_MAX, share->budget / 16 + 1) &&
-			(u64)atomic64_read(&share->used) <= share->budget;
-		if (spare) {
-			list_add(&frame->lru, &share->spare);
-			share->nr_spare++;
-		}
-		spin_unlock(&pool->lru_lock);
+		spare = make_spare(pool, frame);
 	}
 	if (!spare)
 		frame_free(pool, frame);
@@ -225,6 +235,78 @@ void kvt_frame_zero(struct kvt_pool *pool, struct kvt_frame *frame)
 	}
 }
 
+/* ---- on which list it is ----------------------------------------------------- */
+
+/* One that is pinned is on none: it cannot go. */
+static void list_insert(struct kvt_pool *pool, struct kvt_frame *frame)
+{
+	struct kvt_share *share = &pool->share[frame->tier];
+	struct list_head *lists[] = {
+		[KVT_LIST_ACTIVE] = &share->active,
+		[KVT_LIST_COLD] = &share->cold,
+		[KVT_LIST_HELD] = &share->held,
+	};
+
+	lockdep_assert_held(&pool->lru_lock);
+	if (!frame->pinned)
+		list_add_tail(&frame->lru, lists[frame->list]);
+	if (frame->list == KVT_LIST_COLD)
+		share->nr_cold++;
+	else
+		share->nr_active++;
+}
+
+static void list_remove(struct kvt_pool *pool, struct kvt_frame *frame)
+{
+	struct kvt_share *share = &pool->share[frame->tier];
+
+	lockdep_assert_held(&pool->lru_lock);
+	list_del_init(&frame->lru);
+	if (frame->list == KVT_LIST_COLD)
+		share->nr_cold--;
+	else
+		share->nr_active--;
+}
+
+void kvt_frame_list(struct kvt_pool *pool, struct kvt_frame *frame, enum kvt_list list)
+{
+	if (frame->list == list)
+		return;
+	list_remove(pool, frame);
+	frame->list = list;
+	list_insert(pool, frame);
+}
+
+static void add_pinned(struct kvt_pool *pool, struct kvt_frame *frame, int pinned)
+{
+	list_remove(pool, frame);
+	frame->pinned += pinned;
+	list_insert(pool, frame);
+}
+
+void kvt_frame_pin(struct kvt_pool *pool, struct kvt_block *block, bool pin)
+{
+	spin_lock(&pool->lru_lock);
+	add_pinned(pool, block->frame, pin ? 1 : -1);
+	spin_unlock(&pool->lru_lock);
+}
+
+/* ---- which blocks have it ------------------------------------------------------ */
+
+void kvt_count_saved(struct kvt_pool *pool, const struct kvt_block *block, int sign)
+{
+	lockdep_assert_held(&pool->lru_lock);
+	if (block->frame && block->unit != KVT_NO_UNIT)
+		pool->nr_saved += sign;
+}
+
+static void set_frame(struct kvt_pool *pool, struct kvt_block *block, struct kvt_frame *frame)
+{
+	kvt_count_saved(pool, block, -1);
+	WRITE_ONCE(block->frame, frame);
+	kvt_count_saved(pool, block, 1);
+}
+
 void kvt_frame_attach(struct kvt_pool *pool, u64 nr, struct kvt_block *block,
 		      struct kvt_frame *frame)
 {
@@ -235,26 +317,15 @@ void kvt_frame_attach(struct kvt_pool *pool, u64 nr, struct kvt_block *block,
 	spin_lock(&pool->lru_lock);
 	frame->block = (u32)nr;
 	frame->sharers = 1;
+	frame->pinned = block->pins ? 1 : 0;
+	frame->lent = false;
+	frame->probed = false;
 	frame->heat = 1; /* see evict.c */
-	frame->is_cold = false;
+	frame->list = KVT_LIST_ACTIVE;
 	frame->placed = ++share->placements;
-	list_add_tail(&frame->lru, &share->active);
-	share->nr_active++;
-	WRITE_ONCE(block->frame, frame);
+	list_insert(pool, frame);
+	set_frame(pool, block, frame);
 	spin_unlock(&pool->lru_lock);
-}
-
-static void list_remove(struct kvt_pool *pool, struct kvt_frame *frame)
-{
-	struct kvt_share *share = &pool->share[frame->tier];
-
-	lockdep_assert_held(&pool->lru_lock);
-	list_del_init(&frame->lru);
-	if (frame->is_cold)
-		share->nr_cold--;
-	else
-		share->nr_active--;
-	frame->is_cold = false;
 }
 
 /* Another clone that has the frame. */
@@ -276,10 +347,12 @@ struct kvt_frame *kvt_frame_detach(struct kvt_pool *pool, u64 nr, struct kvt_blo
 	struct kvt_frame *frame = block->frame;
 
 	spin_lock(&pool->lru_lock);
-	WRITE_ONCE(block->frame, NULL);
+	set_frame(pool, block, NULL);
 	if (--frame->sharers == 0) {
 		list_remove(pool, frame);
 	} else {
+		if (block->pins)
+			add_pinned(pool, frame, -1);
 		if (frame->block == nr)
 			frame->block = other_sharer(pool, nr, block, frame);
 		frame = NULL;
@@ -293,13 +366,21 @@ bool kvt_frame_shared(const struct kvt_frame *frame)
 	return READ_ONCE(frame->sharers) > 1;
 }
 
-void kvt_ring_join(struct kvt_pool *pool, struct kvt_block *from, u64 nr,
-		   struct kvt_block *block)
+/* Its length is bounded, since it is walked with a lock held. */
+int kvt_ring_join(struct kvt_pool *pool, u64 from_nr, struct kvt_block *from, u64 nr,
+		  struct kvt_block *block)
 {
+	u32 at, length = 1;
+
 	spin_lock(&pool->lru_lock);
-	block->next = from->next;
-	WRITE_ONCE(from->next, (u32)nr);
+	for (at = from->next; at != from_nr; at = kvt_block_peek(pool, at)->next)
+		length++;
+	if (length < KVTIER_CLONES_MAX) {
+		block->next = from->next;
+		WRITE_ONCE(from->next, (u32)nr);
+	}
 	spin_unlock(&pool->lru_lock);
+	return length < KVTIER_CLONES_MAX ? 0 : -ENOSPC;
 }
 
 static void ring_unlink(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
@@ -351,28 +432,13 @@ bool kvt_frame_borrow(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
 		frame = kvt_block_peek(pool, at)->frame;
 	if (frame) {
 		frame->sharers++;
-		WRITE_ONCE(block->frame, frame);
+		frame->lent = true;
+		if (block->pins)
+			add_pinned(pool, frame, 1);
+		set_frame(pool, block, frame);
 	}
 	spin_unlock(&pool->lru_lock);
 	return frame;
-}
-
-/* Put a frame on the list of the next victims, or take it from there. */
-void kvt_frame_set_cold(struct kvt_pool *pool, struct kvt_frame *frame, bool cold)
-{
-	struct kvt_share *share = &pool->share[frame->tier];
-
-	spin_lock(&pool->lru_lock);
-	if (frame->is_cold != cold) {
-		list_remove(pool, frame);
-		list_add_tail(&frame->lru, cold ? &share->cold : &share->active);
-		frame->is_cold = cold;
-		if (cold)
-			share->nr_cold++;
-		else
-			share->nr_active++;
-	}
-	spin_unlock(&pool->lru_lock);
 }
 
 /* The blocks that had @frame's memory have @to's from now on, and the other way round. */
@@ -396,12 +462,15 @@ int kvt_frame_swap(struct kvt_pool *pool, struct kvt_frame *frame, struct kvt_fr
 	to->folio->mapping = NULL;
 	to->folio->private = to;
 	share = &pool->share[frame->tier];
-	list_add_tail(&frame->lru, &share->active);
-	share->nr_active++;
+	frame->list = KVT_LIST_ACTIVE;
+	frame->lent = sharers > 1; /* of the new memory nobody else has a page */
 	frame->placed = ++share->placements;
+	list_insert(pool, frame);
 	spin_unlock(&pool->lru_lock);
 	return 0;
 }
+
+/* ---- to have one ---------------------------------------------------------------- */
 
 static struct kvt_frame *try_any(struct kvt_pool *pool, enum kvtier_tier tier)
 {
@@ -413,36 +482,57 @@ static struct kvt_frame *try_any(struct kvt_pool *pool, enum kvtier_tier tier)
 	return frame ? frame : kvt_frame_try(pool, KVTIER_TIER_CXL);
 }
 
-static bool wait_for_room(struct kvt_pool *pool, int state, unsigned long until)
+/* What is in DRAM may all be pinned, or held. */
+static bool evict_any(struct kvt_pool *pool, enum kvtier_tier tier)
 {
-	DEFINE_WAIT(wait);
-	bool interrupted;
-
-	prepare_to_wait(&pool->room, &wait, state);
-	interrupted = signal_pending_state(state, current);
-	if (!interrupted)
-		schedule_timeout(min_t(long, HZ / 50 + 1, until - jiffies + 1));
-	finish_wait(&pool->room, &wait);
-	return !interrupted;
+	if (tier != KVTIER_TIER_NONE)
+		return kvt_evict(pool, tier, 1);
+	return kvt_evict(pool, KVTIER_TIER_DRAM, 1) || kvt_evict(pool, KVTIER_TIER_CXL, 1);
 }
 
-struct kvt_frame *kvt_frame_get(struct kvt_pool *pool, enum kvtier_tier tier, int state)
+#define SOON_TRIES 4 /* others may take what was made free */
+
+struct kvt_frame *kvt_frame_soon(struct kvt_pool *pool, enum kvtier_tier tier)
 {
-	enum kvtier_tier from = tier == KVTIER_TIER_NONE ? KVTIER_TIER_DRAM : tier;
-	unsigned long until = jiffies + pool->deadline;
+	struct kvt_frame *frame = try_any(pool, tier);
+	int try;
+
+	for (try = 0; !frame && try < SOON_TRIES && evict_any(pool, tier); try++)
+		frame = try_any(pool, tier);
+	return frame;
+}
+
+int kvt_wait_for_room(struct kvt_pool *pool, int state, unsigned long until)
+{
+	long left = until - jiffies;
+	DEFINE_WAIT(wait);
+	int ret = 0;
+
+	if (READ_ONCE(pool->dying))
+		return -ECANCELED;
+	if (left < 0)
+		return -ENOSPC;
+	prepare_to_wait(&pool->room, &wait, state);
+	if (signal_pending_state(state, current))
+		ret = -EINTR;
+	else
+		schedule_timeout(min_t(long, HZ / 50 + 1, left + 1));
+	finish_wait(&pool->room, &wait);
+	return ret;
+}
+
+struct kvt_frame *kvt_frame_get(struct kvt_pool *pool, enum kvtier_tier tier, int state,
+				unsigned long until)
+{
 	struct kvt_frame *frame;
+	int ret;
 
 	if (tier != KVTIER_TIER_NONE && !READ_ONCE(pool->share[tier].budget))
 		return ERR_PTR(-ENODEV);
-	if (!READ_ONCE(pool->share[from].budget))
-		from = KVTIER_TIER_CXL;
-	while (!(frame = try_any(pool, tier))) {
-		if (kvt_evict(pool, from, 1))
-			continue;
-		if (time_after(jiffies, until))
-			return ERR_PTR(-ENOSPC);
-		if (!wait_for_room(pool, state, until))
-			return ERR_PTR(-EINTR);
+	while (!(frame = kvt_frame_soon(pool, tier))) {
+		ret = kvt_wait_for_room(pool, state, until);
+		if (ret)
+			return ERR_PTR(ret);
 	}
 	return frame;
 }

@@ -114,6 +114,17 @@ static u64 kvt_device_units(struct block_device *bdev)
 	return ALIGN_DOWN((bytes - KVT_DATA_OFFSET) >> KVT_UNIT_SHIFT, KVT_CHUNK_UNITS);
 }
 
+static int kvt_header_read_part(struct kvt_store *store, u32 device, u64 at, struct folio *folio)
+{
+	int error = kvt_io_sync(store, device, REQ_OP_READ | REQ_SYNC, at, folio,
+				KVT_HEADER_DEADLINE);
+
+	if (error)
+		pr_warn_ratelimited("cannot read %pg (error %d)\n", store->device[device].bdev,
+				    error);
+	return error;
+}
+
 /* -EEXIST if there is anything before the data. */
 static int kvt_header_check_blank(struct kvt_store *store, u32 device, struct folio *folio)
 {
@@ -121,8 +132,7 @@ static int kvt_header_check_blank(struct kvt_store *store, u32 device, struct fo
 	int error;
 
 	for (at = 0; at < KVT_DATA_OFFSET; at += KVT_HEADER_STEP) {
-		error = kvt_io_sync(store, device, REQ_OP_READ | REQ_SYNC, at, folio,
-				    KVT_HEADER_DEADLINE);
+		error = kvt_header_read_part(store, device, at, folio);
 		if (error)
 			return error;
 		if (memchr_inv(folio_address(folio), 0, KVT_HEADER_STEP)) {
@@ -285,8 +295,7 @@ static int kvt_header_get(struct kvt_store *store, u32 device, struct kvt_bdev *
 
 	if (!folio)
 		return -ENOMEM;
-	error = kvt_io_sync(store, device, REQ_OP_READ | REQ_SYNC, 0, folio,
-			    KVT_HEADER_DEADLINE);
+	error = kvt_header_read_part(store, device, 0, folio);
 	if (error)
 		goto put_folio;
 	header = folio_address(folio);

@@ -255,7 +255,8 @@ void kvt_io_measure(struct kvt_store *store, u32 device)
 	struct kvt_queue *queue = &store->queue[device];
 
 	queue->limit = max_t(u32, q->nr_requests / 2, 1);
-	queue->request_bytes = queue_max_sectors(q) << SECTOR_SHIFT;
+	queue->request_bytes = min_t(u64, (u64)queue_max_sectors(q) << SECTOR_SHIFT,
+				     1ULL << KVTIER_SHIFT_MAX);
 }
 
 static bool kvt_io_may_block(struct kvt_io *io, int requests)

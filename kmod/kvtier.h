@@ -11,10 +11,9 @@
  * ----------------
  * A block has at most one owner at a time: who holds its bit KVT_BLOCK_BUSY
  * (block.c).  The owner may sleep and do I/O.  All fields of a block are read and
- * changed by its owner alone, but for what its comment says.  Who owns one block
- * and wants another takes it with kvt_block_try(), or takes them in ascending
- * order of their numbers; who owns a resident block never waits for a frame that
- * another owner of a resident block would have to give.
+ * changed by its owner alone, but for what its comment says.  Who owns a block waits
+ * for no other, but takes it with kvt_block_try(); who owns a block that has a frame
+ * waits for no frame either.
  *
  * Order, outermost first:
  *
@@ -56,6 +55,8 @@
 #define KVT_CHUNK_BLOCKS (1U << KVT_CHUNK_SHIFT)
 #define KVT_BATCH 32 /* blocks that one operation moves at a time */
 
+#define KVT_HEAT_USE 64 /* what a use adds to a frame's heat */
+
 struct kvt_event_ring;
 struct kvt_frame;
 struct kvt_group;
@@ -95,6 +96,13 @@ struct kvt_block {
  * be written to leaves the ring first (kvt_unshare).
  */
 
+/* Where a frame that has blocks waits to be a victim. */
+enum kvt_list {
+	KVT_LIST_ACTIVE,
+	KVT_LIST_COLD, /* hinted: the first victims */
+	KVT_LIST_HELD, /* somebody holds its pages: looked at again when there are no others */
+};
+
 /*
  * Memory that holds the content of one block, or of clones.  A frame that is in no
  * block is on share->spare.  The folio's own reference belongs to the frame; every other one is
@@ -102,13 +110,21 @@ struct kvt_block {
  */
 struct kvt_frame {
 	struct folio *folio;
-	struct list_head lru; /* pool->share[tier].{active,cold,spare}; pool->lru_lock */
+	struct list_head lru; /* pool->share[tier].{active,cold,held,spare}; pool->lru_lock */
 	u32 block; /* a block that has it; pool->lru_lock */
-	u32 sharers; /* how many have it; grows only by an owner of one; pool->lru_lock */
+	u32 sharers; /* how many have it; pool->lru_lock */
+	u32 pinned; /* how many of them are pinned; if any, it is on no list; pool->lru_lock */
 	s16 node;
 	u8 tier;
 	u8 heat; /* 0 cold to 255 (scan.c); racy by design */
-	bool is_cold; /* on the cold list; pool->lru_lock */
+	u8 list; /* enum kvt_list; pool->lru_lock */
+	bool probed; /* taken out of the page tables to see whether it is used; owner */
+	/*
+	 * Another block has, or had, it too, and who holds its pages may have found them
+	 * there: it is mapped read-only until that is out of the question (take_alone()).
+	 * Set under pool->lru_lock, cleared by an owner with the folio's lock besides.
+	 */
+	bool lent;
 	u32 placed; /* share->placements when it was; pool->lru_lock */
 };
 
@@ -121,8 +137,9 @@ struct kvt_share {
 	/* The frames in memory; pool->lru_lock. */
 	struct list_head active; /* least recently placed first */
 	struct list_head cold; /* in the order of the hints */
+	struct list_head held; /* those whose pages somebody holds */
 	struct list_head spare; /* allocated and charged, in no block */
-	u32 nr_active, nr_cold, nr_spare;
+	u32 nr_active, nr_cold, nr_spare; /* active: with those that are held or pinned */
 	u32 placements; /* frames that were given to blocks so far; wraps */
 };
 
@@ -153,6 +170,7 @@ struct kvt_pool {
 	struct kref ref; /* the file, I/O and commands that are under way */
 	u32 id;
 	u32 flags; /* KVTIER_POOL_* */
+	u32 tiers; /* bit per tier that it was made with */
 	char name[KVTIER_NAME_BYTES];
 	u64 bytes;
 	u64 nr_blocks;
@@ -164,6 +182,8 @@ struct kvt_pool {
 	struct kvt_block **chunks; /* set once each, with cmpxchg */
 	struct kvt_share share[KVTIER_NR_TIERS];
 	spinlock_t lru_lock;
+	u64 nr_saved; /* blocks with a frame and a slot; lru_lock */
+	u64 slot_hand; /* where the search for one of them begins; racy */
 	atomic64_t nr_pinned; /* blocks with pins */
 	wait_queue_head_t room; /* woken when a frame became free or a block became idle */
 	struct kvt_store *store; /* NULL without NVMe */
@@ -173,7 +193,7 @@ struct kvt_pool {
 	struct mutex budget_lock; /* changes of budgets */
 	struct workqueue_struct *wq; /* NOWAIT operations and commands */
 	atomic_t nr_later; /* NOWAIT operations that are not done */
-	bool dying; /* is being released: keep nothing, begin nothing */
+	bool dying; /* is being released: keep nothing, begin nothing, wait for nothing */
 
 	struct mutex vma_lock; /* vmas */
 	struct list_head vmas; /* struct kvt_vma, map.c */
@@ -274,11 +294,19 @@ void kvt_uncharge(struct kvt_share *share);
 /* A frame of exactly @tier if budget and memory allow it now: else NULL. */
 struct kvt_frame *kvt_frame_try(struct kvt_pool *pool, enum kvtier_tier tier);
 /*
- * A frame of @tier (NONE: DRAM, then CXL), making room if need be and waiting up to
- * the pool's deadline.  ERR_PTR: -ENOSPC, -ENODEV, -EINTR (fatal or any signal, as
- * @state says: TASK_KILLABLE, TASK_INTERRUPTIBLE, TASK_UNINTERRUPTIBLE).
+ * A frame of @tier (NONE: DRAM, then CXL), making room if need be; NULL: others would have
+ * to let go of something first.  It waits for no owner, so owners may call it.
  */
-struct kvt_frame *kvt_frame_get(struct kvt_pool *pool, enum kvtier_tier tier, int state);
+struct kvt_frame *kvt_frame_soon(struct kvt_pool *pool, enum kvtier_tier tier);
+/*
+ * Wait until there may be room.  -ENOSPC: it is after @until (jiffies); -EINTR: a signal, of
+ * the kind that @state says (TASK_KILLABLE, TASK_INTERRUPTIBLE, TASK_UNINTERRUPTIBLE);
+ * -ECANCELED.  Owner of no block that has a frame.
+ */
+int kvt_wait_for_room(struct kvt_pool *pool, int state, unsigned long until);
+/* Both, until there is a frame.  ERR_PTR: also -ENODEV.  Owner as above. */
+struct kvt_frame *kvt_frame_get(struct kvt_pool *pool, enum kvtier_tier tier, int state,
+				unsigned long until);
 void kvt_frame_put(struct kvt_pool *pool, struct kvt_frame *frame); /* one in no block */
 void kvt_frame_forget(struct kvt_pool *pool, struct kvt_frame *frame); /* never reuse it */
 void kvt_frame_zero(struct kvt_pool *pool, struct kvt_frame *frame);
@@ -289,14 +317,19 @@ void kvt_frame_attach(struct kvt_pool *pool, u64 nr, struct kvt_block *block,
 struct kvt_frame *kvt_frame_detach(struct kvt_pool *pool, u64 nr, struct kvt_block *block);
 bool kvt_frame_shared(const struct kvt_frame *frame);
 /* The ring of clones: let @block, which is in none, join that of @from (owner of both). */
-void kvt_ring_join(struct kvt_pool *pool, struct kvt_block *from, u64 nr,
-		   struct kvt_block *block);
+int kvt_ring_join(struct kvt_pool *pool, u64 from_nr, struct kvt_block *from, u64 nr,
+		  struct kvt_block *block); /* -ENOSPC: KVTIER_CLONES_MAX are in it */
 void kvt_ring_leave(struct kvt_pool *pool, u64 nr, struct kvt_block *block);
 bool kvt_ring_leave_alone(struct kvt_pool *pool, u64 nr, struct kvt_block *block);
 bool kvt_has_clones(u64 nr, const struct kvt_block *block);
 /* Have the frame of a clone that is in memory; false: none is. */
 bool kvt_frame_borrow(struct kvt_pool *pool, u64 nr, struct kvt_block *block);
-void kvt_frame_set_cold(struct kvt_pool *pool, struct kvt_frame *frame, bool cold);
+void kvt_frame_list(struct kvt_pool *pool, struct kvt_frame *frame,
+		    enum kvt_list list); /* pool->lru_lock */
+/* The block (owner) has its first pin from now on, or no more any. */
+void kvt_frame_pin(struct kvt_pool *pool, struct kvt_block *block, bool pin);
+/* Around a change of a block's frame or slot: -1 before, 1 after; pool->lru_lock. */
+void kvt_count_saved(struct kvt_pool *pool, const struct kvt_block *block, int sign);
 /* -EBUSY if the frame has other than @sharers blocks. */
 int kvt_frame_swap(struct kvt_pool *pool, struct kvt_frame *frame, struct kvt_frame *to,
 		   u32 sharers);
@@ -351,15 +384,15 @@ struct kvt_move { /* one block on its way, in a batch */
 	u32 unit, crc; /* of the slot it is saved to */
 	bool isolated; /* in no page table, and not shared */
 	bool leaves; /* its frame is dropped once it is saved */
+	bool written; /* it had to be */
+	bool freed; /* no clone has the frame that it dropped */
 	int error;
 };
 
-#define KVT_GROUP_MAX 32
-
 struct kvt_group { /* the blocks that share a frame, owned */
-	u32 nr;
-	u64 at[KVT_GROUP_MAX];
-	struct kvt_block *block[KVT_GROUP_MAX];
+	u32 nr, room;
+	u32 *at; /* their numbers; &one if it is one */
+	u32 one;
 };
 
 /* A store to the block: its content is another from now on. */
@@ -368,9 +401,9 @@ void kvt_set_bad(struct kvt_pool *pool, u64 nr, struct kvt_block *block, int err
 /* Start and finish bringing an EMPTY, COLD or COLD_OPEN block into its move's frame. */
 int kvt_fetch_start(struct kvt_pool *pool, struct kvt_move *move);
 int kvt_fetch_finish(struct kvt_pool *pool, struct kvt_move *move);
-/* Both, for one block; makes room; @state as in kvt_frame_get(). */
+/* Both, for one block; makes room; @state and @until as in kvt_frame_get(). */
 int kvt_fetch(struct kvt_pool *pool, u64 nr, struct kvt_block *block, enum kvtier_tier tier,
-	      int state);
+	      int state, unsigned long until);
 /* Start and finish writing a resident block to its slot, if it is not saved. */
 int kvt_save_start(struct kvt_pool *pool, struct kvt_move *move, bool background);
 int kvt_save_finish(struct kvt_pool *pool, struct kvt_move *move);
@@ -378,11 +411,10 @@ int kvt_save_finish(struct kvt_pool *pool, struct kvt_move *move);
 int kvt_drop(struct kvt_pool *pool, struct kvt_move *move);
 /* Move a resident block to another frame. */
 int kvt_migrate(struct kvt_pool *pool, u64 nr, struct kvt_block *block, struct kvt_frame *to);
-/* Give a block that shares its frame one of its own, for writing. */
-int kvt_unshare(struct kvt_pool *pool, u64 nr, struct kvt_block *block, int state);
-int kvt_group_lock(struct kvt_pool *pool, u64 nr, struct kvt_block *block,
-		   struct kvt_group *group);
-void kvt_group_unlock(struct kvt_pool *pool, struct kvt_group *group);
+/* May it not be written to as it is, since its content is, or was, others' too? */
+bool kvt_is_lent(u64 nr, const struct kvt_block *block);
+/* Make such a block, resident, writable.  -EAGAIN: there is no frame for a copy now. */
+int kvt_unshare(struct kvt_pool *pool, u64 nr, struct kvt_block *block);
 int kvt_seal(struct kvt_pool *pool, u64 nr, struct kvt_block *block);
 int kvt_empty(struct kvt_pool *pool, u64 nr, struct kvt_block *block); /* discard */
 /* Give the block a slot, with its charge (@pay) or a clone's; the old one goes. */
@@ -399,8 +431,10 @@ void kvt_put_unit(struct kvt_pool *pool, u32 unit); /* a slot that was charged t
  */
 u32 kvt_evict(struct kvt_pool *pool, enum kvtier_tier tier, u32 want);
 void kvt_hint_cold(struct kvt_pool *pool, struct kvt_block *block);
-/* Give back slots of blocks that are in memory too; -ENOSPC: not as many as wanted. */
-int kvt_reclaim_slots(struct kvt_pool *pool, u64 want);
+/* Give back the slot of a block that is in memory too, and is dirty then; false: none can. */
+bool kvt_reclaim_slot(struct kvt_pool *pool);
+/* Bring a block into memory that is free, so that its slot can be given back; false: no. */
+bool kvt_bring_back(struct kvt_pool *pool);
 /* Move away what a pool has on a node that left the tier; -EBUSY: something is held. */
 int kvt_evict_node(struct kvt_pool *pool, enum kvtier_tier tier, int node);
 u64 kvt_shrink_count(void);
@@ -415,6 +449,9 @@ struct kvt_op {
 int kvt_range_check(struct kvt_pool *pool, const struct kvt_op *op); /* of all ranges */
 int kvt_range_later(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u64 nr);
 int kvt_range_run(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u64 nr);
+/* What it would say before anything changes, as far as that can be seen at once. */
+int kvt_range_look(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u64 nr);
+bool kvt_pins_fit(struct kvt_pool *pool); /* they leave KVTIER_FRAMES_MIN to the others */
 int kvt_clone(struct kvt_pool *dst, u64 dst_nr, struct kvt_pool *src, u64 src_nr, u64 nr,
 	      u64 *done);
 int kvt_checkpoint(struct kvt_pool *pool, struct kvtier_checkpoint *arg);

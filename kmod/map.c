@@ -17,6 +17,8 @@
  * - Pools without KVTIER_POOL_PINNABLE have ->page_mkwrite, so each first store to a
  *   page of a clean block is seen, and a sealed or shared block is never writable.
  *   With it, stores are not seen: a block that was mapped writable counts as dirty.
+ * - Who holds pages of a frame that clones had found them through any of these.  So the
+ *   frame is written to by the last of them only when nobody holds it (frame->lent).
  */
 #include <linux/delay.h>
 #include <linux/fs_context.h>
@@ -103,15 +105,32 @@ void kvt_unmap(struct kvt_pool *pool, u64 nr, u64 blocks)
 #define ISOLATE_TRIES 20
 #define ISOLATE_PATIENCE_US 100
 
-/* With the folio locked no fault is about to make an entry. */
+/*
+ * With the folio locked no fault is about to make an entry.  Nor does a clone come to have the
+ * frame under lru_lock: if nobody has or holds it then, it is the block's as if never lent.
+ */
+static bool freeze_alone(struct kvt_pool *pool, struct kvt_frame *frame)
+{
+	bool alone;
+
+	spin_lock(&pool->lru_lock);
+	alone = folio_ref_freeze(frame->folio, 1);
+	if (alone) {
+		folio_ref_unfreeze(frame->folio, 1);
+		if (frame->sharers == 1)
+			WRITE_ONCE(frame->lent, false);
+	}
+	spin_unlock(&pool->lru_lock);
+	return alone;
+}
+
 static bool take_alone(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
 {
 	struct folio *folio = block->frame->folio;
 
 	kvt_unmap(pool, nr, 1);
-	if (!folio_ref_freeze(folio, 1))
+	if (!freeze_alone(pool, block->frame))
 		return false;
-	folio_ref_unfreeze(folio, 1);
 	if (folio_test_clear_dirty(folio))
 		kvt_set_dirty(block);
 	return true;
@@ -176,17 +195,15 @@ int kvt_isolate_try(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
 /* The same for all the blocks of a shared frame (owner of them all). */
 int kvt_isolate_group(struct kvt_pool *pool, const struct kvt_group *group)
 {
-	struct kvt_block *block = group->block[0];
+	struct kvt_block *block = kvt_block_peek(pool, group->at[0]);
 	struct folio *folio = block->frame->folio;
 	u32 i;
-	int ret;
 
 	folio_lock(folio);
 	for (i = 1; i < group->nr; i++)
 		kvt_unmap(pool, group->at[i], 1);
 	folio_unlock(folio);
-	ret = kvt_isolate(pool, group->at[0], block);
-	return ret;
+	return kvt_isolate(pool, group->at[0], block);
 }
 
 void kvt_write_protect(struct kvt_pool *pool, struct kvt_block *block)
@@ -195,7 +212,8 @@ void kvt_write_protect(struct kvt_pool *pool, struct kvt_block *block)
 
 	folio_lock(folio);
 	folio_mkclean(folio);
-	folio_clear_dirty(folio);
+	if (folio_test_clear_dirty(folio))
+		kvt_set_dirty(block); /* by somebody who held its pages: it has changed */
 	clear_bit(KVT_BLOCK_DIRTY, &block->flags);
 	folio_unlock(folio);
 }
@@ -270,7 +288,7 @@ vm_fault_t kvt_mkwrite(struct vm_fault *vmf)
 		ret = VM_FAULT_NOPAGE; /* moved meanwhile: touch it again */
 	} else if (test_bit(KVT_BLOCK_SEALED, &block->flags)) {
 		ret = VM_FAULT_SIGBUS;
-	} else if (kvt_has_clones(nr, block)) {
+	} else if (kvt_is_lent(nr, block)) {
 		/* The touch after this one comes to ->fault, which makes a copy. */
 		unmap_mapping_range(pool->mapping, nr << pool->block_shift,
 				    kvt_block_bytes(pool), 1);

@@ -16,6 +16,7 @@
 #include <linux/crc32c.h>
 #include <linux/highmem.h>
 #include <linux/pagemap.h>
+#include <linux/slab.h>
 
 #include "kvtier.h"
 #include "trace.h"
@@ -89,7 +90,9 @@ static u32 change_slot(struct kvt_pool *pool, u64 nr, struct kvt_block *block, u
 	spin_lock(&pool->lru_lock);
 	*paid = stop_paying(pool, nr, block);
 	old = block->unit;
+	kvt_count_saved(pool, block, -1);
 	block->unit = unit;
+	kvt_count_saved(pool, block, 1);
 	block->crc = crc;
 	if (pay)
 		set_bit(KVT_BLOCK_PAID, &block->flags);
@@ -187,14 +190,14 @@ int kvt_fetch_finish(struct kvt_pool *pool, struct kvt_move *move)
 }
 
 int kvt_fetch(struct kvt_pool *pool, u64 nr, struct kvt_block *block, enum kvtier_tier tier,
-	      int state)
+	      int state, unsigned long until)
 {
 	struct kvt_move move = { .nr = nr, .block = block };
 	int ret;
 
 	if (kvt_frame_borrow(pool, nr, block))
 		return 0;
-	move.frame = kvt_frame_get(pool, tier, state);
+	move.frame = kvt_frame_get(pool, tier, state, until);
 	if (IS_ERR(move.frame))
 		return PTR_ERR(move.frame);
 	ret = kvt_fetch_start(pool, &move);
@@ -217,10 +220,13 @@ static bool borrow_slot(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
 		other = kvt_block_peek(pool, at);
 		if (other->unit == KVT_NO_UNIT || other->unit == old ||
 		    test_bit(KVT_BLOCK_DIRTY, &other->flags) ||
+		    test_bit(KVT_BLOCK_BAD, &other->flags) || /* its slot may be the reason */
 		    kvt_slot_share_atomic(pool->store, other->unit))
 			continue;
 		paid = stop_paying(pool, nr, block);
+		kvt_count_saved(pool, block, -1);
 		block->unit = other->unit;
+		kvt_count_saved(pool, block, 1);
 		block->crc = other->crc;
 		clear_bit(KVT_BLOCK_DIRTY, &block->flags);
 		done = true;
@@ -244,7 +250,7 @@ static int take_unit(struct kvt_pool *pool, struct kvt_move *move)
 		return 0;
 	}
 	while (!kvt_charge(&pool->share[KVTIER_TIER_NVME])) {
-		if (kvt_reclaim_slots(pool, 1))
+		if (!kvt_reclaim_slot(pool))
 			return -ENOSPC;
 	}
 	ret = kvt_slot_alloc(pool->store, kvt_units(pool), &move->unit);
@@ -270,6 +276,7 @@ static int write_start(struct kvt_pool *pool, struct kvt_move *move, bool backgr
 	ret = take_unit(pool, move);
 	if (ret)
 		return ret;
+	move->written = true;
 	if (move->isolated) {
 		set_bit(KVT_BLOCK_MOVING, &move->block->flags);
 		folio_clear_dirty(move->block->frame->folio);
@@ -359,25 +366,64 @@ int kvt_save_finish(struct kvt_pool *pool, struct kvt_move *move)
 	return ret == -ETIMEDOUT || ret == -ENOSPC ? ret : -EIO;
 }
 
-int kvt_drop(struct kvt_pool *pool, struct kvt_move *move)
+/* ---- drop ----------------------------------------------------------------------- */
+
+/*
+ * With the folio locked, which has a reference of the caller: take the frame from the block,
+ * which is in no page table.  1: it may be held, since a clone had it, and has gone; so it is
+ * to be isolated first.
+ */
+static int detach(struct kvt_pool *pool, u64 nr, struct kvt_block *block, bool isolated,
+		  struct kvt_frame **frame)
 {
-	struct kvt_block *block = move->block;
-	struct folio *folio = block->frame->folio;
-	struct kvt_frame *frame;
-	bool unsaved;
+	const struct kvt_frame *had = block->frame;
+
+	if ((!isolated || READ_ONCE(had->lent)) && !kvt_frame_shared(had) &&
+	    folio_ref_count(had->folio) > 2)
+		return 1;
+	*frame = kvt_frame_detach(pool, nr, block);
+	return 0;
+}
+
+static int drop_locked(struct kvt_pool *pool, struct kvt_move *move, struct kvt_frame **frame)
+{
+	kvt_unmap(pool, move->nr, 1);
+	/* Its last clone may have gone meanwhile, and a store have come. */
+	if (kvt_block_unsaved(move->block))
+		return -EBUSY;
+	return detach(pool, move->nr, move->block, move->isolated, frame);
+}
+
+static int take_frame(struct kvt_pool *pool, struct kvt_move *move, struct kvt_frame **frame)
+{
+	struct folio *folio = move->block->frame->folio;
+	int ret;
 
 	folio_get(folio);
 	folio_lock(folio);
-	kvt_unmap(pool, move->nr, 1);
-	/* Its last clone may have gone meanwhile, and a store have come. */
-	unsaved = kvt_block_unsaved(block);
-	frame = unsaved ? NULL : kvt_frame_detach(pool, move->nr, block);
+	ret = drop_locked(pool, move, frame);
 	folio_unlock(folio);
 	folio_put(folio);
-	if (unsaved)
-		return -EBUSY;
+	return ret;
+}
+
+int kvt_drop(struct kvt_pool *pool, struct kvt_move *move)
+{
+	struct kvt_frame *frame;
+	int ret;
+
+	while ((ret = take_frame(pool, move, &frame)) > 0) {
+		ret = kvt_withdraw(pool, move->nr, move->block, &move->isolated);
+		if (ret)
+			return ret;
+	}
+	if (ret)
+		return ret;
 	kvt_count(pool, KVT_DEMOTED);
+	if (!move->written)
+		kvt_count(pool, KVT_CLEAN_DROPS);
 	trace_kvtier_demote(pool->id, move->nr, KVTIER_TIER_NVME);
+	move->freed = frame;
 	if (frame) {
 		atomic64_add(kvt_block_bytes(pool), &pool->io[frame->tier].bytes_out);
 		kvt_frame_put(pool, frame);
@@ -388,66 +434,85 @@ int kvt_drop(struct kvt_pool *pool, struct kvt_move *move)
 /* ---- shared frames ----------------------------------------------------------------- */
 
 /* Own all blocks of a frame; the caller owns the first and lets go of the others. */
-int kvt_group_lock(struct kvt_pool *pool, u64 nr, struct kvt_block *block,
-		   struct kvt_group *group)
+static int group_lock(struct kvt_pool *pool, struct kvt_block *block, struct kvt_group *group)
 {
 	struct kvt_block *other;
 	u32 at;
 
-	group->nr = 1;
-	group->at[0] = nr;
-	group->block[0] = block;
-	spin_lock(&pool->lru_lock);
-	for (at = block->next; at != nr; at = other->next) {
+	lockdep_assert_held(&pool->lru_lock);
+	for (at = block->next; at != group->at[0]; at = other->next) {
 		other = kvt_block_peek(pool, at);
 		if (other->frame != block->frame)
 			continue;
-		if (group->nr == KVT_GROUP_MAX || !kvt_block_try(other))
-			break;
-		group->at[group->nr] = at;
-		group->block[group->nr++] = other;
+		if (group->nr == group->room || !kvt_block_try(other))
+			return -EBUSY;
+		group->at[group->nr++] = at;
 	}
-	spin_unlock(&pool->lru_lock);
-	if (at == nr)
-		return 0;
-	kvt_group_unlock(pool, group);
-	return -EBUSY;
+	return 0;
 }
 
-void kvt_group_unlock(struct kvt_pool *pool, struct kvt_group *group)
+static void group_unlock(struct kvt_pool *pool, struct kvt_group *group)
 {
 	while (group->nr > 1)
-		kvt_block_unlock(pool, group->block[--group->nr]);
+		kvt_block_unlock(pool, kvt_block_peek(pool, group->at[--group->nr]));
+	if (group->at != &group->one)
+		kfree(group->at);
 }
 
-/* From a frame that clones have to one of the block's own. */
+static int lock_group(struct kvt_pool *pool, u64 nr, struct kvt_block *block,
+		      struct kvt_group *group)
+{
+	int ret;
+
+	group->nr = 1;
+	group->room = READ_ONCE(block->frame->sharers);
+	group->at = &group->one;
+	if (group->room > 1)
+		group->at = kmalloc_array(group->room, sizeof(u32), GFP_KERNEL | __GFP_NOWARN);
+	if (!group->at)
+		return -EBUSY;
+	group->at[0] = (u32)nr;
+	spin_lock(&pool->lru_lock);
+	ret = group_lock(pool, block, group);
+	spin_unlock(&pool->lru_lock);
+	if (ret)
+		group_unlock(pool, group);
+	return ret;
+}
+
+bool kvt_is_lent(u64 nr, const struct kvt_block *block)
+{
+	return kvt_has_clones(nr, block) || (block->frame && READ_ONCE(block->frame->lent));
+}
+
+/*
+ * From a frame that others have, or hold, to one of the block's own.  Nobody has written to the
+ * old one since the copy began: it is read-only as long as it is lent.
+ */
 static void change_frame(struct kvt_pool *pool, u64 nr, struct kvt_block *block,
 			 struct kvt_frame *own)
 {
 	struct folio *folio = block->frame->folio;
-	struct kvt_frame *left = own;
+	struct kvt_frame *left;
 
 	folio_get(folio);
 	folio_lock(folio);
-	/* As long as it has clones nobody has written to it: the copy is good. */
-	if (kvt_has_clones(nr, block)) {
-		kvt_unmap(pool, nr, 1);
-		left = kvt_frame_detach(pool, nr, block);
-		kvt_frame_attach(pool, nr, block, own);
-	}
+	kvt_unmap(pool, nr, 1);
+	left = kvt_frame_detach(pool, nr, block);
+	kvt_frame_attach(pool, nr, block, own);
 	folio_unlock(folio);
 	folio_put(folio);
 	if (left)
 		kvt_frame_put(pool, left);
 }
 
-static int copy_frame(struct kvt_pool *pool, u64 nr, struct kvt_block *block, int state)
+static int copy_frame(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
 {
-	struct kvt_frame *own = kvt_frame_get(pool, KVTIER_TIER_NONE, state);
+	struct kvt_frame *own = kvt_frame_soon(pool, KVTIER_TIER_NONE);
 	int ret;
 
-	if (IS_ERR(own))
-		return PTR_ERR(own);
+	if (!own)
+		return -EAGAIN;
 	ret = kvt_copy(pool, own->folio, block->frame->folio, kvt_block_bytes(pool));
 	if (!ret)
 		change_frame(pool, nr, block, own);
@@ -458,14 +523,22 @@ static int copy_frame(struct kvt_pool *pool, u64 nr, struct kvt_block *block, in
 	return ret ? -EIO : 0;
 }
 
-int kvt_unshare(struct kvt_pool *pool, u64 nr, struct kvt_block *block, int state)
+/* Have the frame alone: as it is if nobody else has it or holds its pages, or a copy. */
+static int take_over(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
 {
-	int ret = 0;
+	if (!kvt_frame_shared(block->frame) &&
+	    (!READ_ONCE(block->frame->lent) || !kvt_isolate_try(pool, nr, block)))
+		return 0;
+	return copy_frame(pool, nr, block);
+}
+
+int kvt_unshare(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
+{
+	int ret;
 
 	do {
-		if (kvt_frame_shared(block->frame))
-			ret = copy_frame(pool, nr, block, state);
-		if (ret)
+		ret = take_over(pool, nr, block);
+		if (ret || !kvt_has_clones(nr, block))
 			return ret;
 		kvt_set_dirty(block);
 		kvt_put_slot(pool, nr, block);
@@ -475,9 +548,10 @@ int kvt_unshare(struct kvt_pool *pool, u64 nr, struct kvt_block *block, int stat
 
 /* ---- migrate -------------------------------------------------------------------------- */
 
-static int migrate_group(struct kvt_pool *pool, struct kvt_group *group, struct kvt_frame *to)
+static int migrate_group(struct kvt_pool *pool, const struct kvt_group *group,
+			 struct kvt_frame *to)
 {
-	struct kvt_block *block = group->block[0];
+	struct kvt_block *block = kvt_block_peek(pool, group->at[0]);
 	struct kvt_frame *frame = block->frame;
 	u64 bytes = kvt_block_bytes(pool);
 	u64 start;
@@ -504,10 +578,10 @@ int kvt_migrate(struct kvt_pool *pool, u64 nr, struct kvt_block *block, struct k
 	struct kvt_group group;
 	int ret;
 
-	ret = kvt_group_lock(pool, nr, block, &group);
+	ret = lock_group(pool, nr, block, &group);
 	if (!ret) {
 		ret = migrate_group(pool, &group, to);
-		kvt_group_unlock(pool, &group);
+		group_unlock(pool, &group);
 	}
 	if (ret > 0)
 		kvt_frame_forget(pool, to);
@@ -520,14 +594,14 @@ int kvt_migrate(struct kvt_pool *pool, u64 nr, struct kvt_block *block, struct k
 
 /* ---- seal, discard ------------------------------------------------------------------------ */
 
-/* A clone is read-only; with the folio locked, its clones' going makes no difference. */
+/* What is lent is read-only; with the folio locked, its clones' going makes no difference. */
 static bool seal_clone(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
 {
 	struct folio *folio = block->frame->folio;
 	bool done;
 
 	folio_lock(folio);
-	done = kvt_has_clones(nr, block);
+	done = kvt_is_lent(nr, block);
 	if (done)
 		set_bit(KVT_BLOCK_SEALED, &block->flags);
 	folio_unlock(folio);
@@ -562,15 +636,17 @@ static int discard_frame(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
 	bool isolated;
 	int ret;
 
-	ret = kvt_withdraw(pool, nr, block, &isolated);
-	if (ret)
-		return ret;
-	folio_get(folio);
-	folio_lock(folio); /* a store that found the folio mapped may look (map.c) */
-	kvt_unmap(pool, nr, 1);
-	frame = kvt_frame_detach(pool, nr, block);
-	folio_unlock(folio);
-	folio_put(folio);
+	do {
+		ret = kvt_withdraw(pool, nr, block, &isolated);
+		if (ret)
+			return ret;
+		folio_get(folio);
+		folio_lock(folio); /* a store that found the folio mapped may look (map.c) */
+		kvt_unmap(pool, nr, 1);
+		ret = detach(pool, nr, block, isolated, &frame);
+		folio_unlock(folio);
+		folio_put(folio);
+	} while (ret);
 	if (frame)
 		kvt_frame_put(pool, frame);
 	return 0;

@@ -125,6 +125,7 @@ static void init_share(struct kvt_share *share, const struct kvtier_tier_budget 
 	share->nodes = budget->nodes;
 	INIT_LIST_HEAD(&share->active);
 	INIT_LIST_HEAD(&share->cold);
+	INIT_LIST_HEAD(&share->held);
 	INIT_LIST_HEAD(&share->spare);
 }
 
@@ -149,6 +150,10 @@ static struct kvt_pool *pool_alloc(const struct kvtier_pool_create *arg)
 		init_share(&pool->share[tier], &arg->budget[tier], arg->block_shift);
 		kvt_span_init(&pool->io[tier].read);
 		kvt_span_init(&pool->io[tier].write);
+	}
+	for (tier = KVTIER_TIER_DRAM; tier < KVTIER_NR_TIERS; tier++) {
+		if (arg->budget[tier].bytes)
+			pool->tiers |= BIT(tier);
 	}
 	pool->flags = arg->flags;
 	pool->bytes = arg->bytes;
@@ -205,21 +210,20 @@ static int build(struct kvt_pool *pool, const struct kvtier_pool_create *arg)
 {
 	int ret;
 
-	ret = kvt_event_init(pool);
-	if (!ret)
-		ret = kvt_block_table_init(pool);
+	ret = claim(pool, arg); /* first: what it cannot have needs no tables */
 	if (ret)
 		return ret;
 	if (pool->flags & KVTIER_POOL_KEEP) {
 		pool->tab = kvt_tab_new(pool);
-		if (!pool->tab)
-			return -ENOMEM;
+		ret = pool->tab ? 0 : -ENOMEM;
 	}
 	pool->memcg = kvt_memcg_of_current();
-	ret = claim(pool, arg);
-	if (ret)
-		return ret;
-	ret = kvt_map_pool(pool);
+	if (!ret)
+		ret = kvt_event_init(pool);
+	if (!ret)
+		ret = kvt_block_table_init(pool);
+	if (!ret)
+		ret = kvt_map_pool(pool);
 	if (ret)
 		goto give_back;
 	ret = ida_alloc(&ids, GFP_KERNEL);
@@ -345,16 +349,17 @@ static u64 over(const struct kvt_share *share, u64 budget)
 	return used > budget ? used - budget : 0;
 }
 
-/* A slot that clones have is given back by the last of them. */
-static int shrink_slots(struct kvt_pool *pool, u64 budget)
+/* Of what is more than a budget of slots: have it in memory alone. */
+static bool less_slots(struct kvt_pool *pool)
 {
-	const struct kvt_share *nvme = &pool->share[KVTIER_TIER_NVME];
+	return kvt_reclaim_slot(pool) || kvt_bring_back(pool);
+}
 
-	while (over(nvme, budget)) {
-		if (kvt_reclaim_slots(pool, over(nvme, budget)))
-			return -ENOSPC;
-	}
-	return 0;
+static bool less_frames(struct kvt_pool *pool, enum kvtier_tier tier, u64 want)
+{
+	bool any = kvt_evict(pool, tier, min_t(u64, want, KVT_BATCH));
+
+	return kvt_frames_drop_spare(pool, U64_MAX) || any;
 }
 
 /* With the new budget in force: make what is used fit. */
@@ -362,18 +367,18 @@ static int shrink(struct kvt_pool *pool, enum kvtier_tier tier, u64 budget)
 {
 	struct kvt_share *share = &pool->share[tier];
 	unsigned long until = jiffies + pool->deadline;
+	u64 more;
+	bool any;
 
-	if (tier == KVTIER_TIER_NVME)
-		return shrink_slots(pool, budget);
-	kvt_frames_drop_spare(pool, U64_MAX);
-	while (over(share, budget)) {
-		if (!kvt_evict(pool, tier, over(share, budget))) {
-			if (time_after(jiffies, until))
-				return -ENOSPC;
-			if (schedule_timeout_interruptible(HZ / 50 + 1))
-				return -EINTR;
-		}
-		kvt_frames_drop_spare(pool, U64_MAX);
+	while ((more = over(share, budget))) {
+		any = tier == KVTIER_TIER_NVME ? less_slots(pool) : less_frames(pool, tier, more);
+		if (signal_pending(current))
+			return -EINTR;
+		if (any)
+			continue;
+		if (time_after(jiffies, until))
+			return -ENOSPC;
+		schedule_timeout_interruptible(HZ / 50 + 1);
 	}
 	return 0;
 }
@@ -389,7 +394,7 @@ static int check_new(struct kvt_pool *pool, enum kvtier_tier tier, u64 blocks)
 		return -EINVAL;
 	for (t = 0; t < KVTIER_NR_TIERS; t++)
 		b[t] = t == tier ? blocks : pool->share[t].budget;
-	if (!pool->share[tier].budget && blocks)
+	if (!(pool->tiers & BIT(tier)) && blocks)
 		return -ENODEV; /* the pool was made without it */
 	return check_capacity(pool->nr_blocks, b[KVTIER_TIER_DRAM], b[KVTIER_TIER_CXL],
 			      b[KVTIER_TIER_NVME]);
@@ -409,7 +414,8 @@ static int set_budget(struct kvt_pool *pool, enum kvtier_tier tier, u64 blocks)
 		return ret;
 	WRITE_ONCE(share->budget, blocks);
 	if (blocks < old) {
-		ret = shrink(pool, tier, blocks);
+		smp_mb(); /* with pin_block(): it sees the budget, or its pin is seen here */
+		ret = kvt_pins_fit(pool) ? shrink(pool, tier, blocks) : -ENOSPC;
 		if (ret)
 			WRITE_ONCE(share->budget, old);
 		else

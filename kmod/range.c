@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Range operations, as the table in <linux/kvtier.h> says.  A range is worked on in
- * batches: own the blocks in ascending order, take them out of the page tables
+ * batches: own as many blocks as can be had, take them out of the page tables
  * together, start all transfers, finish them, let go.
  */
 #include <linux/delay.h>
@@ -18,6 +18,18 @@ static int stopped(const struct kvt_op *op)
 	if (op->request && kvt_request_ended(op->request))
 		return -ECANCELED;
 	return signal_pending(current) ? -EINTR : 0;
+}
+
+/* Wait to own a block; what nobody wants any more has waited in vain. */
+static int own_one(struct kvt_pool *pool, const struct kvt_op *op, struct kvt_block *block)
+{
+	int ret = kvt_block_lock_interruptible(block);
+
+	if (!ret && op->request && kvt_request_ended(op->request)) {
+		kvt_block_unlock(pool, block);
+		ret = -ECANCELED;
+	}
+	return ret;
 }
 
 static bool has(const struct kvt_pool *pool, enum kvtier_tier tier)
@@ -89,6 +101,13 @@ static int check_block(const struct kvt_block *block, u32 op)
 	return 0;
 }
 
+/* Without being its owner: its frame may go at any time. */
+static bool seems_empty(const struct kvt_block *block)
+{
+	return !READ_ONCE(block->frame) && READ_ONCE(block->unit) == KVT_NO_UNIT &&
+	       !test_bit(KVT_BLOCK_BAD, &block->flags);
+}
+
 static int check_blocks(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u64 nr)
 {
 	u64 i, fresh = 0;
@@ -109,8 +128,7 @@ static int check_blocks(struct kvt_pool *pool, const struct kvt_op *op, u64 firs
 		if (op->op == KVTIER_OP_PIN)
 			fresh += !block || !block->pins;
 		else if (op->op == KVTIER_OP_PROMOTE)
-			fresh += block && !block->pins &&
-				 kvt_block_state(block) != KVTIER_BLOCK_EMPTY;
+			fresh += block && !block->pins && !seems_empty(block);
 		if (!(i % 1024))
 			cond_resched();
 	}
@@ -127,35 +145,59 @@ static int fetchable(const struct kvt_block *block)
 	return block->error == -ETIMEDOUT ? -ETIMEDOUT : -EIO;
 }
 
-/* Move a resident block to the tier that was asked for; its owner lets go meanwhile. */
+/* Move a resident block to the tier that was asked for; -EAGAIN: there is no room there now. */
 static int change_tier(struct kvt_pool *pool, u64 nr, struct kvt_block *block,
 		       enum kvtier_tier tier)
 {
 	struct kvt_frame *to;
-	int ret = 0;
 
 	if (tier == KVTIER_TIER_NONE || !block->frame || block->frame->tier == tier)
 		return 0;
 	if (block->pins)
 		return -EBUSY;
-	to = kvt_frame_try(pool, tier);
-	if (!to) {
-		/* Waiting for room while owning a resident block could wait for itself. */
-		kvt_block_unlock(pool, block);
-		to = kvt_frame_get(pool, tier, TASK_INTERRUPTIBLE);
-		kvt_block_lock(block);
-		if (IS_ERR(to))
-			return PTR_ERR(to);
+	to = kvt_frame_soon(pool, tier);
+	return to ? kvt_migrate(pool, nr, block, to) : -EAGAIN;
+}
+
+bool kvt_pins_fit(struct kvt_pool *pool)
+{
+	u64 pinned = atomic64_read(&pool->nr_pinned);
+	u64 frames = frames_of(pool, KVTIER_TIER_NONE);
+
+	return !pinned || pool->nr_blocks <= frames || pinned + KVTIER_FRAMES_MIN <= frames;
+}
+
+static int pin_block(struct kvt_pool *pool, struct kvt_block *block)
+{
+	if (block->pins == U16_MAX)
+		return -EINVAL;
+	if (!block->pins) {
+		/* Others pin at the same time, so what was checked before may not hold. */
+		atomic64_inc(&pool->nr_pinned);
+		smp_mb__after_atomic(); /* with set_budget() */
+		if (!kvt_pins_fit(pool)) {
+			atomic64_dec(&pool->nr_pinned);
+			return -ENOSPC;
+		}
+		kvt_frame_pin(pool, block, true);
 	}
-	if (block->frame && block->frame->tier != tier && !block->pins)
-		ret = kvt_migrate(pool, nr, block, to);
-	else
-		kvt_frame_put(pool, to);
-	return ret;
+	block->pins++;
+	return 0;
+}
+
+static int unpin_block(struct kvt_pool *pool, struct kvt_block *block)
+{
+	if (!block->pins)
+		return -EINVAL;
+	if (!--block->pins) {
+		kvt_frame_pin(pool, block, false);
+		atomic64_dec(&pool->nr_pinned);
+	}
+	return 0;
 }
 
 static int bring_one(struct kvt_pool *pool, const struct kvt_op *op, u64 nr,
-		     struct kvt_block *block)
+		     struct kvt_block *block, unsigned long until)
 {
 	int ret = fetchable(block);
 
@@ -163,41 +205,32 @@ static int bring_one(struct kvt_pool *pool, const struct kvt_op *op, u64 nr,
 		ret = change_tier(pool, nr, block, op->tier);
 	if (!ret && !block->frame &&
 	    (op->op == KVTIER_OP_PIN || block->unit != KVT_NO_UNIT))
-		ret = kvt_fetch(pool, nr, block, op->tier, TASK_INTERRUPTIBLE);
-	if (!ret && op->op == KVTIER_OP_PIN) {
-		if (block->pins == U16_MAX)
-			ret = -EINVAL;
-		else if (!block->pins++)
-			atomic64_inc(&pool->nr_pinned);
-	}
+		ret = kvt_fetch(pool, nr, block, op->tier, TASK_INTERRUPTIBLE, until);
+	if (!ret && op->op == KVTIER_OP_PIN)
+		ret = pin_block(pool, block);
 	return ret;
 }
 
+/* Waits for room as the owner of nothing, or of a block without a frame. */
 static int bring_alone(struct kvt_pool *pool, const struct kvt_op *op, u64 nr)
 {
 	struct kvt_block *block = kvt_block_get(pool, nr);
+	unsigned long until = jiffies + pool->deadline;
 	int ret;
 
 	if (!block)
 		return -ENOMEM;
-	ret = kvt_block_lock_interruptible(block);
-	if (ret)
-		return ret;
-	ret = bring_one(pool, op, nr, block);
-	kvt_block_unlock(pool, block);
+	do {
+		ret = own_one(pool, op, block);
+		if (ret)
+			return ret;
+		ret = bring_one(pool, op, nr, block, until);
+		kvt_block_unlock(pool, block);
+		if (ret != -EAGAIN)
+			return ret;
+		ret = kvt_wait_for_room(pool, TASK_INTERRUPTIBLE, until);
+	} while (!ret);
 	return ret;
-}
-
-static struct kvt_frame *frame_without_waiting(struct kvt_pool *pool, enum kvtier_tier tier)
-{
-	enum kvtier_tier t = tier == KVTIER_TIER_NONE ? KVTIER_TIER_DRAM : tier;
-	struct kvt_frame *frame = kvt_frame_try(pool, t);
-
-	if (!frame && tier == KVTIER_TIER_NONE)
-		frame = kvt_frame_try(pool, KVTIER_TIER_CXL);
-	if (!frame && kvt_evict(pool, t, 1))
-		frame = kvt_frame_try(pool, t);
-	return frame;
 }
 
 /* Start the read of a block that is in its slot; the move owns it then.  Never waits. */
@@ -208,7 +241,7 @@ static bool bring_start(struct kvt_pool *pool, const struct kvt_op *op, struct k
 	if (!block || !kvt_block_try(block))
 		return false;
 	if (!block->frame && block->unit != KVT_NO_UNIT && !fetchable(block)) {
-		move->frame = frame_without_waiting(pool, op->tier);
+		move->frame = kvt_frame_soon(pool, op->tier);
 		if (move->frame) {
 			move->block = block;
 			move->error = kvt_fetch_start(pool, move);
@@ -294,8 +327,6 @@ static int leave_start(struct kvt_pool *pool, const struct kvt_op *op, struct kv
 	if (ret)
 		return ret;
 	move->leaves = true;
-	if (!kvt_block_unsaved(block))
-		kvt_count(pool, KVT_CLEAN_DROPS);
 	return kvt_save_start(pool, move, false);
 }
 
@@ -329,9 +360,10 @@ static void save_end(struct kvt_pool *pool, struct kvt_move *move)
 
 /*
  * Own as many of the batch, from its first on, as can be had without waiting while owning
- * one: whose owner waits for room may wait for ours.  0: a signal came.
+ * one: whose owner waits for room may wait for ours.  0: a signal came, or an end.
  */
-static u32 own(struct kvt_pool *pool, struct kvt_move *moves, u64 first, u32 nr)
+static u32 own(struct kvt_pool *pool, const struct kvt_op *op, struct kvt_move *moves, u64 first,
+	       u32 nr)
 {
 	bool none = true;
 	u32 i;
@@ -339,8 +371,7 @@ static u32 own(struct kvt_pool *pool, struct kvt_move *moves, u64 first, u32 nr)
 	for (i = 0; i < nr; i++) {
 		struct kvt_block *block = kvt_block_peek(pool, first + i);
 
-		if (block && (none ? kvt_block_lock_interruptible(block) != 0 :
-				     !kvt_block_try(block)))
+		if (block && (none ? own_one(pool, op, block) != 0 : !kvt_block_try(block)))
 			break;
 		moves[i] = (struct kvt_move){ .nr = first + i, .block = block };
 		none &= !block;
@@ -380,20 +411,20 @@ static void unmap_together(struct kvt_pool *pool, struct kvt_move *moves, u32 nr
 
 /* Write what is owned, all at once, and let go of it. */
 static void save_owned(struct kvt_pool *pool, const struct kvt_op *op, struct kvt_move *moves,
-		       u32 owned, int *error)
+		       u32 nr, int *error)
 {
 	u32 i;
 
 	if (op->op == KVTIER_OP_DEMOTE)
-		unmap_together(pool, moves, owned);
-	for (i = 0; i < owned; i++) {
+		unmap_together(pool, moves, nr);
+	for (i = 0; i < nr; i++) {
 		if (!moves[i].block)
 			continue;
 		moves[i].error = op->op == KVTIER_OP_DEMOTE ?
 					 leave_start(pool, op, &moves[i]) :
 					 writeback_start(pool, op, &moves[i]);
 	}
-	for (i = 0; i < owned; i++) {
+	for (i = 0; i < nr; i++) {
 		if (!moves[i].block)
 			continue;
 		save_end(pool, &moves[i]);
@@ -411,13 +442,13 @@ static int save_batch(struct kvt_pool *pool, const struct kvt_op *op, u64 first,
 	if (!moves)
 		return -ENOMEM;
 	for (done = 0; done < nr; done += owned) {
-		owned = own(pool, moves, first + done, nr - done);
+		owned = own(pool, op, moves, first + done, nr - done);
 		if (!owned)
 			break;
 		save_owned(pool, op, moves, owned, error);
 	}
 	kfree(moves);
-	return done < nr ? -EINTR : 0;
+	return done < nr ? stopped(op) ?: -EINTR : 0;
 }
 
 /* ---- the others: one block at a time ---------------------------------------------------- */
@@ -430,11 +461,7 @@ static int one_block(struct kvt_pool *pool, u32 op, u64 nr, struct kvt_block *bl
 	case KVTIER_OP_DISCARD:
 		return kvt_empty(pool, nr, block);
 	case KVTIER_OP_UNPIN:
-		if (!block->pins)
-			return -EINVAL;
-		if (!--block->pins)
-			atomic64_dec(&pool->nr_pinned);
-		return 0;
+		return unpin_block(pool, block);
 	case KVTIER_OP_COLD:
 		kvt_hint_cold(pool, block);
 		return 0;
@@ -453,11 +480,14 @@ static int plain_batch(struct kvt_pool *pool, const struct kvt_op *op, u64 first
 		block = kvt_block_peek(pool, first + i);
 		if (!block)
 			continue;
+		ret = 0;
 		/* What is to be undone later must not stop halfway. */
 		if (op->op == KVTIER_OP_UNPIN)
 			kvt_block_lock(block);
-		else if (kvt_block_lock_interruptible(block))
-			return -EINTR;
+		else
+			ret = own_one(pool, op, block);
+		if (ret)
+			return ret;
 		ret = one_block(pool, op->op, first + i, block);
 		kvt_block_unlock(pool, block);
 		if (ret && !*error)
@@ -513,6 +543,14 @@ static int pin(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u64 nr
 	return ret;
 }
 
+/* Without waiting for any block. */
+int kvt_range_look(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u64 nr)
+{
+	int ret = check_tiers(pool, op);
+
+	return ret || op->op == KVTIER_OP_SEAL ? ret : check_blocks(pool, op, first, nr);
+}
+
 int kvt_range_run(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u64 nr)
 {
 	u64 done, now;
@@ -528,7 +566,7 @@ int kvt_range_run(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u64
 	for (done = 0; done < nr; done += now) {
 		now = min_t(u64, KVT_BATCH, nr - done);
 		ret = run_batch(pool, op, first + done, now, &error);
-		if (!ret && done + now < nr)
+		if (!ret && done + now < nr && op->op != KVTIER_OP_UNPIN)
 			ret = stopped(op);
 		if (ret)
 			return ret;

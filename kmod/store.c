@@ -140,10 +140,14 @@ static int kvt_store_prepare_device(struct kvt_store *store, u32 device)
 	struct block_device *bdev = store->device[device].bdev;
 	int error = kvt_store_check_device(store, device);
 
-	if (!error) /* bios go past the page cache: what others wrote there has to be out */
-		error = sync_blockdev(bdev);
 	if (error)
 		return error;
+	error = sync_blockdev(bdev); /* bios go past the page cache: what others wrote must be out */
+	if (error) {
+		pr_warn_ratelimited("cannot write to %pg what is cached of it (error %d)\n", bdev,
+				    error);
+		return error;
+	}
 	invalidate_bdev(bdev);
 	store->queue[device].wq = alloc_workqueue("kvtier_device", WQ_UNBOUND | WQ_MEM_RECLAIM,
 						  KVT_QUEUE_WORKERS);

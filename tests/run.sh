@@ -119,7 +119,7 @@ sanitized=(env ASAN_OPTIONS=detect_leaks=1:quarantine_size_mb=8 UBSAN_OPTIONS=pr
 
 # The module's shorter suites, for the kernels that are not looked at most closely.
 fast=()
-for name in boot abi budget clone dma life map nth pin protect store uring; do
+for name in boot abi budget clone map nth protect store uring; do
 	fast+=(--suite "$name")
 done
 

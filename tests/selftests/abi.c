@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include <sys/time.h>
 
+#include "attr.h"
 #include "test.h"
 
 #define BLOCKS 32
@@ -261,6 +262,7 @@ static const struct {
 	size_t at, bytes;
 } zeroes[] = {
 	ZERO("info", kvtier_info, flags),
+	ZERO("info", kvtier_info, __reserved),
 	ZERO("create", kvtier_pool_create, budget[KVTIER_TIER_NONE].bytes),
 	ZERO("create", kvtier_pool_create, budget[KVTIER_TIER_NONE].nodes),
 	ZERO("create", kvtier_pool_create, id),
@@ -371,6 +373,72 @@ TEST_F(abi, pointers)
 	EXPECT_EQ(-EFAULT, call_entry(find("range_op"), &a));
 	EXPECT_EQ(0, check(&pool, 4, 1, 9));
 	munmap(edge, 4096);
+}
+
+static long long reservations(void)
+{
+	char path[2 * KVT_TEXT], name[KVT_TEXT];
+
+	snprintf(path, sizeof(path), KVT_CLASS "pool%u/store", pool.id);
+	if (attr_read(path, name))
+		return -1;
+	snprintf(path, sizeof(path), KVT_CLASS "%s/reservations", name);
+	return attr_number(path);
+}
+
+/* A struct that cannot be written: nothing is done, unless there is nothing to answer. */
+TEST_F(abi, answers)
+{
+	size_t bytes = 2 * 4096;
+	union argument *a = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+				 -1, 0);
+	long long before = reservations();
+	int fd = device_open(O_RDWR);
+
+	ASSERT_NE(MAP_FAILED, (void *)a);
+	ASSERT_LE(1, before);
+	good_checkpoint(a);
+	memset(a->checkpoint.key, 0, KVTIER_KEY_BYTES);
+	ASSERT_EQ(0, mprotect(a, bytes, PROT_READ));
+	EXPECT_EQ(-EFAULT, call(pool.fd, KVTIER_IOC_CHECKPOINT, a));
+	EXPECT_EQ(before, reservations());
+	ASSERT_EQ(0, mprotect(a, bytes, PROT_READ | PROT_WRITE));
+	good_create(a);
+	ASSERT_EQ(0, mprotect(a, bytes, PROT_READ));
+	EXPECT_EQ(-EFAULT, call(fd, KVTIER_IOC_POOL_CREATE, a));
+	ASSERT_EQ(0, mprotect(a, bytes, PROT_READ | PROT_WRITE));
+	good_stats(a);
+	EXPECT_EQ(-ENXIO, call(fd, KVTIER_IOC_STATS, a));
+	close(fd);
+	slot.block = 9;
+	good_adopt(a);
+	a->adopt.nr = 1;
+	ASSERT_EQ(0, mprotect(a, bytes, PROT_READ));
+	EXPECT_EQ(0, call(pool.fd, KVTIER_IOC_ADOPT, a));
+	EXPECT_EQ(KVTIER_BLOCK_COLD, info(&pool, 9).state);
+	ASSERT_EQ(0, mprotect(a, bytes, PROT_READ | PROT_WRITE));
+	good_release(a);
+	memcpy(a->release.key, keys[0], KVTIER_KEY_BYTES);
+	ASSERT_EQ(0, mprotect(a, bytes, PROT_READ));
+	EXPECT_EQ(0, call(pool.fd, KVTIER_IOC_RELEASE, a));
+	EXPECT_EQ(-ENOENT, call(pool.fd, KVTIER_IOC_RELEASE, a));
+	EXPECT_EQ(before - 1, reservations());
+	munmap(a, bytes);
+}
+
+/* Nothing of what the caller has in the struct comes back as if it were counted. */
+TEST_F(abi, stats_are_whole)
+{
+	struct kvtier_tier_stats none = {};
+	struct kvtier_stats s;
+
+	memset(&s, 0xff, sizeof(s));
+	s.size = sizeof(s);
+	ASSERT_EQ(0, call(pool.fd, KVTIER_IOC_STATS, &s));
+	EXPECT_EQ(0, s.prefetched);
+	EXPECT_EQ(0, s.prefetch_used);
+	EXPECT_EQ(0, s.prefetch_wasted);
+	EXPECT_EQ(0, memcmp(&none, &s.tier[KVTIER_TIER_NONE], sizeof(none)));
 }
 
 /* The struct itself, and what it points to, may be memory of the pool. */
@@ -801,6 +869,22 @@ TEST_F(abi, bad_adopts)
 	EXPECT_EQ(KVTIER_BLOCK_COLD, info(&pool, 10).state);
 	EXPECT_EQ(0, check_as(&pool, 9, 0, 1));
 	EXPECT_EQ(0, check_as(&pool, 10, 0, 1));
+}
+
+/* What cannot be copied is told of as lost. */
+TEST_F(abi, events_to_nowhere)
+{
+	struct kvtier_event event;
+	struct pool told;
+
+	ASSERT_EQ(0, pool_new(&told, SHIFT, BLOCKS, 8, BLOCKS, KVTIER_POOL_FAULT_EVENTS));
+	fill(&told, 0, 1, 1);
+	ASSERT_EQ(0, op(&told, KVTIER_OP_DEMOTE, 0, 1));
+	EXPECT_EQ(0, check(&told, 0, 1, 1));
+	EXPECT_EQ(-1, read(told.fd, (void *)4096, sizeof(event)));
+	EXPECT_EQ(EFAULT, errno);
+	EXPECT_TRUE(next_event(&told, KVTIER_EVENT_OVERFLOW, 1000, &event));
+	pool_close(&told);
 }
 
 /* ---- reading events ------------------------------------------------------------------------ */

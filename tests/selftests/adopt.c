@@ -221,6 +221,40 @@ TEST_F(adopt, after_a_detach)
 	pool_close(&pool);
 }
 
+/* Where nothing can be written, no pool goes that does not ask for it. */
+TEST_F(adopt, held_store_is_the_last_choice)
+{
+	struct manifest *m = &self->manifest;
+	struct kvtier_pool_create request = pool_request(SHIFT, BLOCKS, DRAM, 0);
+	uint64_t held, others, free_bytes;
+	char path[KVT_TEXT], name[KVT_TEXT];
+	struct pool pool, large;
+
+	ASSERT_EQ(0, keeping_pool(&pool, self->store));
+	ASSERT_EQ(0, make_manifest(&pool, m));
+	pool_close(&pool);
+	ASSERT_EQ(0, detach(self->store));
+	ASSERT_EQ(0, attach(self->disk, self->store));
+	ASSERT_EQ(1, store_attr(self->store, "hold"));
+	/* Leave the others less room than the held one has. */
+	held = 1ULL << store_number(self->store);
+	others = device_info().nodes[KVTIER_TIER_NVME] & ~held;
+	ASSERT_NE(0, others);
+	free_bytes = device_info().free_bytes[KVTIER_TIER_NVME];
+	request.budget[KVTIER_TIER_NVME].bytes = free_bytes - (64ULL << 20);
+	request.budget[KVTIER_TIER_NVME].nodes = others;
+	ASSERT_EQ(0, pool_open(&large, &request));
+	ASSERT_EQ(0, pool_new(&pool, SHIFT, BLOCKS, DRAM, BLOCKS, 0));
+	snprintf(path, sizeof(path), KVT_CLASS "pool%u/store", pool.id);
+	ASSERT_EQ(0, attr_read(path, name));
+	EXPECT_NE(0, strcmp(name, strrchr(self->store, '/') + 1));
+	fill(&pool, 0, BLOCKS, 1);
+	EXPECT_EQ(0, check(&pool, 0, BLOCKS, 1));
+	pool_close(&pool);
+	pool_close(&large);
+	ASSERT_EQ(0, lift_hold(self->store));
+}
+
 /* Lifted without an adoption the slots are free, and the key is unknown. */
 TEST_F(adopt, forgotten)
 {
@@ -269,11 +303,13 @@ TEST_F(adopt, again_needs_an_administrator)
 
 /* ---- over a reload of the module ------------------------------------------------------- */
 
-static int load_module(void)
+static int load_module(const char *parameter)
 {
+	char command[KVT_TEXT];
 	int tries = 100, fd;
 
-	if (system("modprobe kvtier"))
+	snprintf(command, sizeof(command), "modprobe kvtier %s 2>/dev/null", parameter);
+	if (system(command))
 		return -ENOENT;
 	while ((fd = device_open(O_RDWR)) < 0 && tries--)
 		usleep(50000);
@@ -308,7 +344,12 @@ TEST_F(adopt, after_a_reload)
 		ASSERT_EQ(0, store_down(first_store));
 	ASSERT_EQ(0, unload_module());
 	EXPECT_NE(0, access(KVT_CLASS, F_OK));
-	ASSERT_EQ(0, load_module());
+	EXPECT_NE(0, load_module("scan_period_ms=3600001")); /* out of its range */
+	EXPECT_NE(0, load_module("writeback_depth=0"));
+	EXPECT_NE(0, access(KVT_CLASS, F_OK));
+	ASSERT_EQ(0, load_module("writeback_depth=7"));
+	EXPECT_EQ(7, attr_number(KVT_CLASS "policy/writeback_depth"));
+	EXPECT_EQ(0, attr_write(KVT_CLASS "policy/writeback_depth", "4"));
 	if (had_first)
 		EXPECT_EQ(0, attach(first, first_store));
 	ASSERT_EQ(0, attach(self->disk, self->store));

@@ -274,4 +274,99 @@ TEST_F(budget, nvme_exhausted_by_reservations)
 	pool_close(&pool);
 }
 
+static int checkpoint(struct pool *pool, struct kvtier_checkpoint *arg, struct kvtier_slot *slots,
+		      uint64_t first, uint64_t nr)
+{
+	arg->size = sizeof(*arg);
+	arg->offset = first * pool->block;
+	arg->length = nr * pool->block;
+	arg->slots = (uintptr_t)slots;
+	arg->nr = nr;
+	return call(pool->fd, KVTIER_IOC_CHECKPOINT, arg);
+}
+
+/* A slot is paid for once: by a block, by the reservation, or by one that adopts it. */
+TEST_F(budget, reservations_are_paid_once)
+{
+	struct kvtier_slot slots[16];
+	struct kvtier_checkpoint first = {}, again = {};
+	struct kvtier_release release = { .size = sizeof(release) };
+	struct kvtier_adopt adopt = { .size = sizeof(adopt), .slots = (uintptr_t)slots, .nr = 16 };
+	struct pool pool;
+
+	ASSERT_EQ(0, pool_new(&pool, SHIFT, 32, 32, 16, KVTIER_POOL_KEEP));
+	fill(&pool, 0, 16, 1);
+	ASSERT_EQ(0, op(&pool, KVTIER_OP_SEAL, 0, 16));
+	ASSERT_EQ(0, checkpoint(&pool, &first, slots, 0, 16));
+	EXPECT_EQ(16, used_blocks(&pool, KVTIER_TIER_NVME));
+	memcpy(again.key, first.key, sizeof(again.key));
+	ASSERT_EQ(0, checkpoint(&pool, &again, slots, 0, 16));
+	memset(again.key, 0, sizeof(again.key));
+	ASSERT_EQ(0, checkpoint(&pool, &again, slots, 0, 16)); /* another key, the same slots */
+	EXPECT_EQ(16, used_blocks(&pool, KVTIER_TIER_NVME));
+	ASSERT_EQ(0, op(&pool, KVTIER_OP_DISCARD, 0, 16));
+	EXPECT_EQ(16, used_blocks(&pool, KVTIER_TIER_NVME));
+	memcpy(release.key, first.key, sizeof(release.key));
+	ASSERT_EQ(0, call(pool.fd, KVTIER_IOC_RELEASE, &release));
+	EXPECT_EQ(16, used_blocks(&pool, KVTIER_TIER_NVME));
+	memcpy(adopt.key, again.key, sizeof(adopt.key));
+	memcpy(adopt.store, again.store, sizeof(adopt.store));
+	ASSERT_EQ(0, call(pool.fd, KVTIER_IOC_ADOPT, &adopt));
+	EXPECT_EQ(16, used_blocks(&pool, KVTIER_TIER_NVME));
+	EXPECT_EQ(0, check(&pool, 0, 16, 1));
+	memcpy(release.key, again.key, sizeof(release.key));
+	ASSERT_EQ(0, call(pool.fd, KVTIER_IOC_RELEASE, &release));
+	EXPECT_EQ(16, used_blocks(&pool, KVTIER_TIER_NVME)); /* the blocks' own */
+	ASSERT_EQ(0, op(&pool, KVTIER_OP_DISCARD, 0, 16));
+	EXPECT_EQ(0, used_blocks(&pool, KVTIER_TIER_NVME));
+	pool_close(&pool);
+}
+
+/* A checkpoint takes slots of others to have room, and never those of its own blocks. */
+TEST_F(budget, checkpoint_with_few_slots)
+{
+	struct kvtier_slot slots[64];
+	struct kvtier_checkpoint arg = {}, other = {};
+	struct kvtier_release release = { .size = sizeof(release) };
+	struct pool pool;
+
+	ASSERT_EQ(0, pool_new(&pool, SHIFT, 64, 64, 48, KVTIER_POOL_KEEP));
+	fill(&pool, 0, 64, 1);
+	ASSERT_EQ(0, op(&pool, KVTIER_OP_SEAL, 0, 64));
+	ASSERT_EQ(0, op(&pool, KVTIER_OP_WRITEBACK, 16, 48));
+	EXPECT_EQ(-ENOSPC, checkpoint(&pool, &arg, slots, 0, 64));
+	EXPECT_LE(used_blocks(&pool, KVTIER_TIER_NVME), 48);
+	ASSERT_EQ(0, op(&pool, KVTIER_OP_WRITEBACK, 16, 48));
+	ASSERT_EQ(0, checkpoint(&pool, &arg, slots, 0, 48));
+	EXPECT_EQ(48, used_blocks(&pool, KVTIER_TIER_NVME));
+	EXPECT_EQ(-ENOSPC, checkpoint(&pool, &other, slots, 48, 1));
+	EXPECT_EQ(-ENOSPC, set_budget(&pool, KVTIER_TIER_NVME, 40));
+	EXPECT_EQ(0, check(&pool, 0, 64, 1));
+	memcpy(release.key, arg.key, sizeof(release.key));
+	ASSERT_EQ(0, call(pool.fd, KVTIER_IOC_RELEASE, &release));
+	ASSERT_EQ(0, set_budget(&pool, KVTIER_TIER_NVME, 4));
+	EXPECT_LE(used_blocks(&pool, KVTIER_TIER_NVME), 4);
+	EXPECT_EQ(0, check(&pool, 0, 64, 1));
+	pool_close(&pool);
+}
+
+/* Clones share the slot that one of them pays for: it is free when all have given it up. */
+TEST_F(budget, shrink_below_slots_of_clones)
+{
+	struct pool pool;
+
+	ASSERT_EQ(0, pool_new(&pool, SHIFT, 64, 64, 32, 0));
+	fill(&pool, 0, 16, 1);
+	ASSERT_EQ(0, op(&pool, KVTIER_OP_SEAL, 0, 16));
+	ASSERT_EQ(0, op(&pool, KVTIER_OP_WRITEBACK, 0, 16));
+	ASSERT_EQ(0, clone_blocks(&pool, 16, &pool, 0, 16));
+	ASSERT_EQ(0, clone_blocks(&pool, 32, &pool, 0, 16));
+	EXPECT_EQ(16, used_blocks(&pool, KVTIER_TIER_NVME));
+	ASSERT_EQ(0, set_budget(&pool, KVTIER_TIER_NVME, 2));
+	EXPECT_LE(used_blocks(&pool, KVTIER_TIER_NVME), 2);
+	EXPECT_EQ(0, check(&pool, 0, 16, 1));
+	EXPECT_EQ(0, check_as(&pool, 47, 15, 1));
+	pool_close(&pool);
+}
+
 KVT_MAIN(NEEDS_STORE)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 /* Stores: what may not become one, what may not be taken for one, and who decides. */
+#include <glob.h>
 #include <linux/blkpg.h>
 #include <linux/fs.h>
 #include <linux/loop.h>
@@ -332,11 +333,92 @@ TEST_F(store, detach_and_hold)
 	EXPECT_FALSE(store_of(self->name, path));
 }
 
+/* The file that takes the controller of the disk with a serial off its bus; false: none. */
+static bool remover_of(const char *serial, char path[2 * KVT_TEXT])
+{
+	char text[KVT_TEXT];
+	glob_t found;
+	size_t i;
+
+	path[0] = '\0';
+	if (glob("/sys/class/nvme/nvme*", 0, NULL, &found))
+		return false;
+	for (i = 0; i < found.gl_pathc && !path[0]; i++) {
+		snprintf(path, 2 * KVT_TEXT, "%.200s/serial", found.gl_pathv[i]);
+		if (!attr_read(path, text) && !strncmp(text, serial, strlen(serial)))
+			snprintf(path, 2 * KVT_TEXT, "%.200s/device/remove", found.gl_pathv[i]);
+		else
+			path[0] = '\0';
+	}
+	globfree(&found);
+	return path[0];
+}
+
+/* A disk that is taken away while it is used, and comes again as another. */
+static void bring_back(struct __test_metadata *_metadata, char disk[KVT_TEXT])
+{
+	int tries = 200;
+
+	EXPECT_EQ(0, attr_write("/sys/bus/pci/rescan", "1"));
+	while (!spare_disk(disk) && tries--)
+		usleep(50000);
+	EXPECT_LT(0, tries);
+}
+
+TEST_F(store, removed)
+{
+	struct kvtier_pool_create request = pool_request(SHIFT, 32, 16, 64), late;
+	char path[KVT_TEXT], remove[2 * KVT_TEXT];
+	struct kvtier_event event;
+	struct pool pool;
+	uint64_t bit;
+
+	if (!remover_of("kv1", remove))
+		SKIP(return, "the disk cannot be removed");
+	ASSERT_EQ(0, store_up(self->disk, path));
+	bit = 1ULL << store_number(path);
+	request.budget[KVTIER_TIER_NVME].nodes = bit;
+	late = request;
+	ASSERT_EQ(0, pool_open(&pool, &request));
+	fill(&pool, 0, 32, 1);
+	ASSERT_EQ(0, op(&pool, KVTIER_OP_DEMOTE, 0, 32));
+	ASSERT_EQ(0, op(&pool, KVTIER_OP_PROMOTE, 8, 4));
+	ASSERT_EQ(0, attr_write(remove, "1"));
+	EXPECT_EQ(SIGBUS, try_read(at(&pool, 0)));
+	ASSERT_TRUE(next_event(&pool, KVTIER_EVENT_NODE_OFFLINE, 5000, &event));
+	EXPECT_EQ(KVTIER_TIER_NVME, event.tier);
+	EXPECT_EQ(store_number(path), event.node);
+	EXPECT_EQ(KVTIER_BLOCK_BAD, info(&pool, 0).state);
+	EXPECT_EQ(0, check(&pool, 8, 4, 1)); /* what is in memory goes on */
+	fill(&pool, 9, 1, 2);
+	EXPECT_EQ(-EIO, op(&pool, KVTIER_OP_DEMOTE, 9, 1));
+	EXPECT_EQ(0, check(&pool, 9, 1, 2));
+	EXPECT_FALSE(device_info().nodes[KVTIER_TIER_NVME] & bit);
+	EXPECT_EQ(-ENODEV, pool_open(&(struct pool){}, &late));
+	pool_close(&pool);
+	EXPECT_EQ(0, store_down(path));
+	bring_back(_metadata, self->disk);
+	snprintf(self->name, sizeof(self->name), "%s", self->disk + strlen("/dev/"));
+}
+
 TEST_F(store, needs_an_administrator)
 {
-	int status, fd = open(FORMAT, O_WRONLY | O_CLOEXEC);
-	pid_t pid = fork();
+	static const char *const others[] = {
+		"policy/writeback_rate", "policy/scan_period_ms", "dram/limit_bytes",
+		"dram/watermark_low", "cxl/nodes",
+	};
+	int status, fd = open(FORMAT, O_WRONLY | O_CLOEXEC), other[5];
+	pid_t pid;
+	size_t i;
 
+	for (i = 0; i < 5; i++) {
+		char path[KVT_TEXT];
+
+		snprintf(path, sizeof(path), KVT_CLASS "%s", others[i]);
+		other[i] = open(path, O_WRONLY | O_CLOEXEC);
+		ASSERT_LE(0, other[i]);
+	}
+	pid = fork();
 	ASSERT_LE(0, fd);
 	ASSERT_LE(0, pid);
 	if (!pid) {
@@ -345,11 +427,17 @@ TEST_F(store, needs_an_administrator)
 		if (!attr_write(FORMAT, self->disk) || !attr_write(ATTACH, self->disk))
 			_exit(2);
 		/* Not even by a descriptor that it was given. */
+		for (i = 0; i < 5; i++) {
+			if (write(other[i], "0", 1) >= 0 || errno != EPERM)
+				_exit(4 + i);
+		}
 		_exit(write(fd, self->disk, strlen(self->disk)) >= 0 || errno != EPERM ? 3 : 0);
 	}
 	ASSERT_EQ(pid, waitpid(pid, &status, 0));
 	EXPECT_EQ(0, status);
 	close(fd);
+	for (i = 0; i < 5; i++)
+		close(other[i]);
 }
 
 /* A disk that became smaller than it was when it was formatted. */

@@ -317,6 +317,8 @@
  *   the whole pool: one faulting, one coming, one leaving, one spare.
  * @KVTIER_DEADLINE_MS: deadline of a pool that names none.
  * @KVTIER_ARRAY_MAX: most ranges of one RANGE_OP and most slots of one ADOPT.
+ * @KVTIER_CLONES_MAX: most blocks of a pool that are clones of each other, as long as
+ *   none of them is written to or discarded (kernel pager).
  * @KVTIER_NAME_BYTES: room for a pool's name and its terminating zero.
  * @KVTIER_KEY_BYTES: length of a reservation's key.
  * @KVTIER_UUID_BYTES: length of a store's UUID.
@@ -333,6 +335,7 @@
 #define KVTIER_FRAMES_MIN 4
 #define KVTIER_DEADLINE_MS 30000
 #define KVTIER_ARRAY_MAX 65536
+#define KVTIER_CLONES_MAX 4096
 #define KVTIER_NAME_BYTES 32
 #define KVTIER_KEY_BYTES 16
 #define KVTIER_UUID_BYTES 16
@@ -454,7 +457,7 @@ enum kvtier_pool_flags {
  * @budget: indexed by enum kvtier_tier; that of KVTIER_TIER_NONE must be 0
  * @name: shown in sysfs and by tools; zero-terminated; empty: the name of the
  *        calling program
- * @id: output: the pool is /sys/class/kvtier/pool<id>
+ * @id: must be 0; output: the pool is /sys/class/kvtier/pool<id>
  * @__reserved: 0
  *
  * Nothing is allocated but tables.  Refused are a DRAM budget below
@@ -595,8 +598,9 @@ struct kvtier_uring_cmd {
  * EINVAL: the ranges overlap in one pool.  EXDEV: different block sizes or stores.
  * EBUSY: a target block is pinned.  EIO: a source block is BAD.  EOPNOTSUPP: a pool
  * with KVTIER_POOL_PINNABLE.  These are found before anything changes; later failures
- * (ENOSPC, ETIMEDOUT) leave the first @done bytes cloned and the rest as it was, but
- * for the block at which it failed, which may be empty.
+ * (ENOSPC, also for more than KVTIER_CLONES_MAX; EBUSY for a held block; ETIMEDOUT)
+ * leave the first @done bytes cloned and the rest as it was, but for the block at
+ * which it failed, which may be empty.
  */
 struct kvtier_clone {
 	__u32 size;
