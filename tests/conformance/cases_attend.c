@@ -410,6 +410,56 @@ static int attend_two_streams(struct conf *c)
 	return CONF_PASS;
 }
 
+/* Layer 0 with epsilon or top_k, of the pool or of plain memory. */
+static int attend_less(struct bed *t, bool plain, struct kvt_skipped *skipped)
+{
+	static float bounds[BLOCKS / LAYERS][KV_HEADS][2][DIM];
+	const float *of_block[BLOCKS / LAYERS];
+	struct kvt_attend_seq seqs[2];
+	uint32_t b;
+
+	for (b = 0; b < t->nr; b++) {
+		CONF_RET(kvt_key_bounds(KV_HEADS, DIM, &t->plain_tables[b], &bounds[b][0][0][0]), 0);
+		of_block[b] = &bounds[b][0][0][0];
+	}
+	sequences(t, plain ? t->plain_tables : t->tables, 0, plain ? t->want : t->out, seqs);
+	for (b = 0; b < 2; b++) {
+		seqs[b].bounds = of_block;
+		seqs[b].skipped = &skipped[b];
+	}
+	return plain ? kvt_attend(t->attend, &t->params, seqs, 2) :
+		       kvt_stream_attend(t->stream, &t->params, seqs, 2, NULL, 0, NULL);
+}
+
+/* The same bits and the same report as in plain memory, and fewer blocks are read. */
+static int attend_reads_less(struct conf *c)
+{
+	struct bed *t = bed(c, KVT_F16, 2);
+	struct kvt_stream_stats before = { .size = sizeof(before) }, after = before;
+	struct kvt_skipped skipped[2], want[2];
+
+	CONF_RET(kvt_seal(t->pool, 0, kvt_pool_bytes(t->pool)), 0);
+	conf_demote_all(t->pool);
+	t->params.top_k = 1;
+	CONF_RET(attend_less(t, false, skipped), 0);
+	CONF_RET(attend_less(t, true, want), 0);
+	CONF_EQ(memcmp(t->out, t->want, sizeof(t->out)), 0);
+	CONF_EQ(memcmp(skipped, want, sizeof(want)), 0);
+	CONF_EQ(skipped[1].pairs, KV_HEADS * (t->nr - 1));
+	CONF_RET(kvt_stream_stats(t->stream, &after), 0);
+	CONF_LE(after.streamed + after.resident - before.streamed - before.resident, 2 * KV_HEADS);
+	conf_demote_all(t->pool);
+	t->params.top_k = 0;
+	t->params.epsilon = 0.7f;
+	CONF_RET(attend_less(t, false, skipped), 0);
+	CONF_RET(attend_less(t, true, want), 0);
+	CONF_EQ(memcmp(t->out, t->want, sizeof(t->out)), 0);
+	CONF_EQ(memcmp(skipped, want, sizeof(want)), 0);
+	CONF_EQ(skipped[1].share <= 0.7, true);
+	bed_end(t);
+	return CONF_PASS;
+}
+
 static int attend_bad_arguments(struct conf *c)
 {
 	struct bed *t = bed(c, KVT_F16, 1);
@@ -447,6 +497,7 @@ const struct conf_case conf_attend_cases[] = {
 	CONF_CASE(attend_cxl_in_place, "blocks in CXL memory are attended to there",
 		  .needs = CONF_NEEDS_CXL),
 	CONF_CASE(attend_two_streams, "two streams over one pool"),
+	CONF_CASE(attend_reads_less, "what epsilon and top_k leave out is not fetched"),
 	CONF_CASE(attend_bad_arguments, "wrong arguments are refused"),
 	{ .name = NULL },
 };
