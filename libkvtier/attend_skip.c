@@ -315,12 +315,12 @@ static int choice_init(struct choice *c, const struct kvt_attend_params *p,
 	c->rows = c->group * seq->q_tokens;
 	c->mask_bytes = (nr + 7) / 8;
 	c->mask = calloc(p->kv_heads, c->mask_bytes);
-	c->most = malloc((size_t)p->kv_heads * nr * c->rows * sizeof(*c->most));
-	c->out = malloc(outputs * p->v_dim * sizeof(*c->out));
-	c->lse = malloc(outputs * sizeof(*c->lse));
-	c->order = malloc(nr * sizeof(*c->order));
-	c->promise = malloc(nr * sizeof(*c->promise));
-	c->sum = malloc(c->rows * sizeof(*c->sum));
+	c->most = calloc((size_t)p->kv_heads * nr * c->rows, sizeof(*c->most));
+	c->out = calloc(outputs * p->v_dim, sizeof(*c->out));
+	c->lse = calloc(outputs, sizeof(*c->lse));
+	c->order = calloc(nr, sizeof(*c->order));
+	c->promise = calloc(nr, sizeof(*c->promise));
+	c->sum = calloc(c->rows, sizeof(*c->sum));
 	if (!c->mask || !c->most || !c->out || !c->lse || !c->order || !c->promise || !c->sum)
 		return kvt_fail(-ENOMEM, "no memory for the bounds of %u blocks", nr);
 	for (head = 0; head < p->kv_heads; head++)
