@@ -122,11 +122,26 @@ int kvt_work_run(struct kvt_attend *attend, struct kvt_work *w, struct kvt_sourc
 	return ret;
 }
 
+static int attend_plain(void *ctx, const struct kvt_attend_params *params,
+			const struct kvt_attend_seq *seqs, uint32_t nr)
+{
+	struct kvt_attend *attend = ctx;
+	struct kvt_source_plain plain;
+	struct kvt_work w;
+	int ret;
+
+	kvt_source_plain_init(&plain);
+	pthread_mutex_lock(&attend->lock);
+	ret = kvt_work_init(&w, attend, params, seqs, nr);
+	if (!ret)
+		ret = kvt_work_run(attend, &w, &plain.source);
+	pthread_mutex_unlock(&attend->lock);
+	return ret;
+}
+
 int kvt_attend(struct kvt_attend *attend, const struct kvt_attend_params *params,
 	       const struct kvt_attend_seq *seqs, uint32_t nr)
 {
-	struct kvt_source_plain plain;
-	struct kvt_work w;
 	int ret;
 
 	if (!attend)
@@ -138,13 +153,9 @@ int kvt_attend(struct kvt_attend *attend, const struct kvt_attend_params *params
 	ret = kvt_attend_check(params, seqs, nr);
 	if (ret)
 		return ret;
-	kvt_source_plain_init(&plain);
-	pthread_mutex_lock(&attend->lock);
-	ret = kvt_work_init(&w, attend, params, seqs, nr);
-	if (!ret)
-		ret = kvt_work_run(attend, &w, &plain.source);
-	pthread_mutex_unlock(&attend->lock);
-	return ret;
+	if (kvt_attend_skips(params))
+		return kvt_attend_skipping(params, seqs, nr, attend_plain, attend);
+	return attend_plain(attend, params, seqs, nr);
 }
 
 static int check_config(const struct kvt_attend_config *c)
@@ -176,9 +187,11 @@ int kvt_attend_create(const struct kvt_attend_config *config, struct kvt_attend 
 {
 	static const struct kvt_attend_config defaults = KVT_ATTEND_CONFIG_INIT;
 	struct kvt_attend *a;
-	int ret = attend ? check_config(config ? config : &defaults)
-			 : kvt_fail(-EINVAL, "kvt_attend_create: attend is NULL");
+	int ret;
 
+	if (!attend)
+		return kvt_fail(-EINVAL, "kvt_attend_create: attend is NULL");
+	ret = check_config(config ? config : &defaults);
 	if (ret)
 		return ret;
 	a = calloc(1, sizeof(*a));

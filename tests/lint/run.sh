@@ -45,12 +45,22 @@ engine_headers()
 	scripts/engine.sh 2>/dev/null | sed 's,$,/include,'
 }
 
+# The flags that the Makefile gives a file of libkvtier/x86.
+isa_flags()
+{
+	local name=${1##*/}
+
+	name=${name%%[_.]*}
+	make -pn help 2>/dev/null | sed -n "s/^ISA_$name := //p"
+}
+
 flags_for()
 {
 	echo -std=gnu11 -Iuapi -Ilibkvtier/include -Ilibkvtier -Itools -Wall -Wextra \
 		"-DKVTIER_LIBDIR=\"/usr/local/lib/kvtier\""
 	case $1 in
-	demo/*) [[ ! $headers ]] || echo -isystem "$headers" ;;
+	demo/* | tests/bench/attend_ggml.c) [[ ! $headers ]] || echo -isystem "$headers" ;;
+	libkvtier/x86/*) isa_flags "$1" ;;
 	esac
 }
 
@@ -71,7 +81,7 @@ clang_tidy()
 	export -f flags_for tidy_file
 	# shellcheck disable=SC2016 # expanded by the inner shell
 	for file in "${c_files[@]}"; do
-		[[ $headers || $file != demo/* ]] || continue
+		[[ $headers || ($file != demo/* && $file != tests/bench/attend_ggml.c) ]] || continue
 		printf '%s\0' "$file"
 	done | xargs -0 -n 1 -P "$(nproc)" bash -c 'tidy_file "$1"' tidy
 }
