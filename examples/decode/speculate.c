@@ -109,12 +109,13 @@ static void round_of(struct speculation *s)
 {
 	struct text *t = s->text;
 	uint32_t left = t->prompt + s->options->tokens - t->nr, nr = 0, right, own, i;
-	uint32_t guesses[GUESS_MAX];
+	uint32_t guesses[GUESS_MAX] = { 0 };
 	int state = kvt_draft_balance(s->pair);
 
 	if (state < 0)
 		errx(1, "%s", kvt_error_detail());
-	s->rounds[state]++;
+	else
+		s->rounds[state]++;
 	if (state != KVT_DRAFT_OUT && left > 1)
 		nr = guess(s, s->options->spec < left - 1 ? s->options->spec : left - 1, guesses);
 	right = verify(s, guesses, nr, &own);

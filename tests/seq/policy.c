@@ -271,6 +271,7 @@ static void attends(const char *dir)
 	float out[2][Q_HEADS * DIM];
 	struct kvt_attend *attend = attention();
 	struct kvt_attend_params other = params;
+	const void *a, *b; /* the bits count */
 	struct kvt_seq_query query;
 	double weight[400];
 	struct kvt_seq *seq;
@@ -285,7 +286,9 @@ static void attends(const char *dir)
 	CHECK(difference(out[0], want) < 1e-5);
 	CHECK_EQ(kvt_seq_place(seq, KVTIER_OP_DEMOTE, 0, KVT_ALL_LAYERS, 0, KVT_TO_END), 0);
 	ask(attend, seq, q, 0, out[1]);
-	CHECK(!memcmp(out[0], out[1], sizeof(out[0])));
+	a = out[0];
+	b = out[1];
+	CHECK(!memcmp(a, b, sizeof(out[0])));
 	other.k_dim = 16;
 	query = (struct kvt_seq_query){ .seq = seq, .q_tokens = 1, .q = q, .out = out[0] };
 	CHECK_ERR(kvt_seq_attend(attend, &other, 0, &query, 1), -EINVAL, "the cache has");
