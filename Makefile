@@ -66,7 +66,7 @@ ALL_LDFLAGS = $(SANFLAGS) $(LDFLAGS)
 
 objects = $(patsubst %.c,$(B)/obj/%.o,$(1))
 
-LIB_SRC := $(sort $(wildcard libkvtier/*.c libkvtier/x86/*.c))
+LIB_SRC := $(sort $(wildcard libkvtier/*.c $(if $(filter x86_64,$(shell uname -m)),libkvtier/x86/*.c)))
 TOOL_SRC := $(sort $(wildcard tools/*.c))
 PRELOAD_SRC := $(sort $(wildcard tools/preload/*.c))
 DEMO_SRC := $(sort $(wildcard demo/*.c))
@@ -249,7 +249,7 @@ FORCE:
 ISA_avx2 := -mavx2 -mfma -mf16c
 ISA_avx512 := $(ISA_avx2) -mavx512f -mavx512bw -mavx512dq -mavx512vl
 ISA_avx512vnni := $(ISA_avx512) -mavx512vnni -mavx512vbmi
-$(B)/obj/libkvtier/x86/%.o: EXTRA_CFLAGS = -Ilibkvtier $(ISA_$(firstword $(subst _, ,$*)))
+$(B)/obj/libkvtier/x86/%.o: EXTRA_CFLAGS = -Ilibkvtier $(ISA_$(firstword $(subst _, ,$(notdir $*))))
 $(B)/obj/tools/%.o: EXTRA_CFLAGS = -Ilibkvtier -Itools -DKVTIER_LIBDIR='"$(LIBDIR)/kvtier"'
 $(B)/obj/demo/%.o: EXTRA_CFLAGS = $(ENGINE_CFLAGS)
 $(B)/obj/tests/bench/attend_ggml.o: EXTRA_CFLAGS = $(ENGINE_CFLAGS)

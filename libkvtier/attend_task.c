@@ -140,7 +140,7 @@ static void decode(const struct kvt_isa *isa, uint32_t *type, struct kvt_rows *r
 	for (i = 0; i < rows->nr; i++) {
 		isa->decode[*type](rows->base + i * rows->stride, rows->dim, to + (size_t)i * pad);
 		if (i % 4 == 0)
-			kvt_ahead_step(ahead);
+			kvt_ahead_step(ahead, 1);
 	}
 	ahead->lines = 0;
 	rows->base = (const void *)to;

@@ -11,6 +11,11 @@
 /* The best one last. */
 static const struct kvt_isa *const isas[] = {
 	&kvt_isa_c,
+#if defined(__x86_64__)
+	&kvt_isa_avx2,
+	&kvt_isa_avx512,
+	&kvt_isa_avx512vnni,
+#endif
 };
 
 #define NR_ISAS (sizeof(isas) / sizeof(isas[0]))

@@ -106,12 +106,12 @@ extern const struct kvt_isa kvt_isa_avx512vnni;
  */
 int kvt_isa_find(const char *name, const struct kvt_isa **isa);
 
-/* Fetch a few lines of what comes next; to be called for every four tokens or so. */
-static inline void kvt_ahead_step(struct kvt_ahead *a)
+/* Fetch what is due in @steps steps; there is one for every four tokens or so. */
+static inline void kvt_ahead_step(struct kvt_ahead *a, uint32_t steps)
 {
 	uint32_t i;
 
-	for (i = 0; i < a->lines; i++) {
+	for (i = a->lines * steps; i; i--) {
 		if (a->at >= a->end) {
 			if (!a->rows)
 				return;

@@ -53,7 +53,7 @@ static void score(const struct kvt_rows *keys, const char *queries, uint32_t byt
 						  (const void *)(keys->base + t * keys->stride),
 						  keys->dim);
 		if (t % 4 == 0)
-			kvt_ahead_step(&scratch->ahead_keys);
+			kvt_ahead_step(&scratch->ahead_keys, 1);
 	}
 }
 
@@ -71,7 +71,7 @@ static void add(const struct kvt_rows *values, const float *p, const float *shri
 			for (i = 0; i < values->dim; i++)
 				o[i] += p[t] * v[i];
 			if (t % 4 == 0)
-				kvt_ahead_step(&scratch->ahead_values);
+				kvt_ahead_step(&scratch->ahead_values, 1);
 		}
 	}
 }

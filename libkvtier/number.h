@@ -141,6 +141,17 @@ static inline uint8_t kvt_to_e4m3(float x)
 	return (uint8_t)(sign | (u < 0x7e ? u : 0x7e));
 }
 
+/* exp(r) - 1 - r over r * r, for r from -log(2) / 2 to log(2) / 2. */
+#define KVT_EXP_2 0x1.fffffap-2f
+#define KVT_EXP_3 0x1.555492p-3f
+#define KVT_EXP_4 0x1.5559aep-5f
+#define KVT_EXP_5 0x1.123976p-7f
+#define KVT_EXP_6 0x1.69931ep-10f
+#define KVT_LOG2_E 0x1.715476p+0f
+#define KVT_LN2_HIGH 0x1.62e400p-1f
+#define KVT_LN2_LOW 0x1.7f7d1cp-20f
+#define KVT_EXP_LEAST -87.33654f /* below it the result is 0 */
+
 /*
  * exp(x): 2^n * 2^f with f from -1/2 to 1/2, by a polynomial in f * log(2).  Below 2^-126
  * it is 0, so that no denormal comes of it.  Relative error below 2^-22.
@@ -151,18 +162,18 @@ static inline float kvt_exp(float x)
 
 	if (x != x)
 		return x;
-	if (x < -87.33654f)
+	if (x < KVT_EXP_LEAST)
 		return 0;
 	if (x > 88.72283f)
 		return INFINITY;
-	n = rintf(x * 0x1.715476p+0f);
-	r = x - n * 0x1.62e400p-1f;
-	r = r - n * 0x1.7f7d1cp-20f;
-	y = 0x1.6850e4p-10f;
-	y = y * r + 0x1.123bccp-7f;
-	y = y * r + 0x1.555b98p-5f;
-	y = y * r + 0x1.55548ep-3f;
-	y = y * r + 0x1.fffff8p-2f;
+	n = rintf(x * KVT_LOG2_E);
+	r = x - n * KVT_LN2_HIGH;
+	r = r - n * KVT_LN2_LOW;
+	y = KVT_EXP_6;
+	y = y * r + KVT_EXP_5;
+	y = y * r + KVT_EXP_4;
+	y = y * r + KVT_EXP_3;
+	y = y * r + KVT_EXP_2;
 	y = y * r * r + r + 1;
 	if (n > 127)
 		return y * 2 * kvt_float((uint32_t)(n + 126) << 23);

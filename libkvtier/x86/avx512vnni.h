@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Numbers of 4 and 8 bits with a scale, multiplied as integers (VNNI: 64 products of
+ * bytes an instruction, summed in fours).
+ *
+ * The other factor, a query or a softmax weight times a value's scale, is made an
+ * integer of 16 bits, q = 256 * high + low, and multiplied in two halves.  What is
+ * stored is signed, and the instruction wants one side unsigned: it is offset by 128,
+ * and 128 times the sum of the other side is taken off again.  All sums are exact; the
+ * rounding to 16 bits is the only loss.
+ *
+ * A tile is first packed: for scores, so that four elements of 16 tokens are a vector (a lane
+ * is a token, and there is nothing to sum across lanes); for outputs, so that an
+ * element of four tokens is a lane.
+ */
+#ifndef KVT_AVX512VNNI_H
+#define KVT_AVX512VNNI_H
+
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "isa.h"
+#include "number.h"
+#include "quant.h"
+
+#define COLUMN 64 /* bytes of a row that are packed at once */
+
+#if defined(__clang__)
+#define VNNI_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define VNNI_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+/*
+ * A tile of whole rows of signed bytes, in groups that share a scale.
+ * @scales: [groups][KVT_TILE]
+ */
+struct vnni_tile {
+	const uint8_t *base;
+	size_t stride;
+	uint32_t nr;
+	uint32_t dim;
+	uint32_t group; /* elements */
+	uint32_t groups;
+	const float *scales;
+};
+
+/* A query row: dwords of four high and of four low bytes, and what they add up to. */
+struct vnni_query {
+	float scale;
+	int32_t sums[KVT_DIM_MAX / KVT_GROUP]; /* of 256 * high + low, for each group of 32 */
+	int32_t sum;
+	uint32_t high[KVT_DIM_MAX / 4];
+	uint32_t low[KVT_DIM_MAX / 4];
+};
+
+/* Where it is in a prepared row, behind the floats. */
+static inline const struct vnni_query *vnni_query_of(const char *row, uint32_t dim)
+{
+	return (const void *)(row + 4 * (size_t)kvt_pad(dim));
+}
+
+/* The largest 16-bit factor: the sum over a whole row must fit 32 bits. */
+static inline int vnni_most(uint32_t dim)
+{
+	return (dim > 512 ? 63 : 127) * 256;
+}
+
+/* avx512vnni_open.c: rows of a type as a tile. */
+struct vnni_tile vnni_open(uint32_t type, const struct kvt_rows *rows, struct kvt_scratch *scratch);
+
+/* avx512vnni_score.c, avx512vnni_add.c: struct kvt_isa's score and add of a type. */
+void vnni_score(uint32_t type, const struct kvt_rows *keys, const char *queries,
+		uint32_t query_bytes, uint32_t nr, float *s, struct kvt_scratch *scratch);
+void vnni_add(uint32_t type, const struct kvt_rows *values, const float *p, const float *shrink,
+	      uint32_t nr, float *o, uint32_t o_pad, struct kvt_scratch *scratch);
+
+static inline __m512i vnni_load(const void *p, uint32_t bytes)
+{
+	return bytes >= 64 ? _mm512_loadu_si512(p)
+			   : _mm512_maskz_loadu_epi8(((__mmask64)1 << bytes) - 1, p);
+}
+
+/* 256 * high + low */
+static inline __m512i vnni_join(__m512i high, __m512i low)
+{
+	return _mm512_add_epi32(_mm512_slli_epi32(high, 8), low);
+}
+
+#endif

@@ -1,0 +1,299 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The steps of a tile in vectors of VL floats; a vec_*.h comes before it.
+ *
+ * What is computed for a query row is the same whatever rows are computed beside it:
+ * its score with a token is one chain of multiply-adds for each lane, and a tree over
+ * the lanes; its output is one chain over the tokens for each element.
+ */
+#ifndef KVT_STEPS_H
+#define KVT_STEPS_H
+
+#include "isa.h"
+#include "number.h"
+
+#define INLINE static inline __attribute__((always_inline))
+
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+/* @dim elements from @p on as a vector: VL, or 8. */
+INLINE vec take(uint32_t type, const uint8_t *p, uint32_t i, bool half)
+{
+	switch (type) {
+	case KVT_F16:
+		return half ? vec_f16_half(p + 2 * (size_t)i) : vec_f16(p + 2 * (size_t)i);
+	case KVT_BF16:
+		return half ? vec_bf16_half(p + 2 * (size_t)i) : vec_bf16(p + 2 * (size_t)i);
+	default:
+		return half ? vec_load_half((const float *)(const void *)p + i)
+			    : vec_load((const float *)(const void *)p + i);
+	}
+}
+
+/* One vector of each of @nr query rows with one of each of @nt tokens. */
+INLINE void score_vector(uint32_t type, int nr, int nt, const uint8_t *const *token,
+			 const char *queries, uint32_t query_bytes, uint32_t i, bool half, vec *acc)
+{
+	vec k[NR_ACC], q;
+	int r, t;
+
+	UNROLL
+	for (t = 0; t < nt; t++)
+		k[t] = take(type, token[t], i, half);
+	UNROLL
+	for (r = 0; r < nr; r++) {
+		const float *row = (const void *)(queries + (size_t)r * query_bytes);
+
+		q = half ? vec_load_half(row + i) : vec_load(row + i);
+		UNROLL
+		for (t = 0; t < nt; t++)
+			acc[r * nt + t] = vec_fma(q, k[t], acc[r * nt + t]);
+	}
+}
+
+/* @nr query rows with @nt tokens from @first on; @nr * @nt is NR_ACC. */
+INLINE void score_block(uint32_t type, int nr, int nt, const struct kvt_rows *keys, uint32_t first,
+			const char *queries, uint32_t query_bytes, float *s)
+{
+	const uint8_t *token[NR_ACC];
+	float sums[NR_ACC] __attribute__((aligned(64)));
+	vec acc[NR_ACC];
+	uint32_t i, last = keys->nr - 1;
+	int r, t;
+
+	UNROLL
+	for (t = 0; t < nt; t++)
+		token[t] = keys->base +
+			   (first + t < last ? first + (uint32_t)t : last) * keys->stride;
+	UNROLL
+	for (t = 0; t < NR_ACC; t++)
+		acc[t] = vec_zero();
+	for (i = 0; i + VL <= keys->dim; i += VL)
+		score_vector(type, nr, nt, token, queries, query_bytes, i, false, acc);
+	if (i < keys->dim)
+		score_vector(type, nr, nt, token, queries, query_bytes, i, true, acc);
+	vec_store(sums, vec_reduce(acc));
+	UNROLL
+	for (r = 0; r < nr; r++)
+		memcpy(s + r * KVT_TILE + first, sums + r * nt, (size_t)nt * sizeof(*s));
+}
+
+INLINE void score_rows(uint32_t type, int nr, const struct kvt_rows *keys, const char *queries,
+		       uint32_t query_bytes, float *s, struct kvt_ahead *ahead)
+{
+	uint32_t t;
+
+	for (t = 0; t < keys->nr; t += NR_ACC / nr) {
+		score_block(type, nr, NR_ACC / nr, keys, t, queries, query_bytes, s);
+		if (t % 4 == 0)
+			kvt_ahead_step(ahead, (NR_ACC / nr + 3) / 4);
+	}
+}
+
+/* Four query rows at a time, as they share what is loaded; then the rest. */
+INLINE void score(uint32_t type, const struct kvt_rows *keys, const char *queries,
+		  uint32_t query_bytes, uint32_t nr, float *s, struct kvt_scratch *scratch)
+{
+	struct kvt_ahead none = { 0 }, *ahead = &scratch->ahead_keys;
+	uint32_t r;
+
+	for (r = 0; r < nr; ahead = &none) {
+		const char *row = queries + (size_t)r * query_bytes;
+
+		if (nr - r >= 4) {
+			score_rows(type, 4, keys, row, query_bytes, s + r * KVT_TILE, ahead);
+			r += 4;
+		} else if (nr - r >= 2) {
+			score_rows(type, 2, keys, row, query_bytes, s + r * KVT_TILE, ahead);
+			r += 2;
+		} else {
+			score_rows(type, 1, keys, row, query_bytes, s + r * KVT_TILE, ahead);
+			r++;
+		}
+	}
+}
+
+/* @nd vectors of the outputs of @nr rows, from element @i on. */
+INLINE void add_block(uint32_t type, int nr, int nd, bool half, const struct kvt_rows *values,
+		      uint32_t i, const float *p, const float *shrink, float *o, uint32_t o_pad,
+		      struct kvt_ahead *ahead)
+{
+	vec acc[16], v[8], weight;
+	uint32_t t;
+	int r, d;
+
+	UNROLL
+	for (r = 0; r < nr; r++) {
+		UNROLL
+		for (d = 0; d < nd; d++) {
+			float *at = o + r * o_pad + i + d * VL;
+
+			acc[r * nd + d] = vec_mul(half ? vec_load_half(at) : vec_load(at),
+						  vec_set(shrink[r]));
+		}
+	}
+	for (t = 0; t < values->nr; t++) {
+		UNROLL
+		for (d = 0; d < nd; d++)
+			v[d] = take(type, values->base + t * values->stride, i + (uint32_t)d * VL,
+				    half);
+		UNROLL
+		for (r = 0; r < nr; r++) {
+			weight = vec_set(p[r * KVT_TILE + t]);
+			UNROLL
+			for (d = 0; d < nd; d++)
+				acc[r * nd + d] = vec_fma(weight, v[d], acc[r * nd + d]);
+		}
+		if (t % 4 == 0)
+			kvt_ahead_step(ahead, 1);
+	}
+	UNROLL
+	for (r = 0; r < nr; r++) {
+		UNROLL
+		for (d = 0; d < nd; d++) {
+			float *at = o + r * o_pad + i + d * VL;
+
+			if (half)
+				vec_store_half(at, acc[r * nd + d]);
+			else
+				vec_store(at, acc[r * nd + d]);
+		}
+	}
+}
+
+INLINE void add_rows(uint32_t type, int nr, const struct kvt_rows *values, const float *p,
+		     const float *shrink, float *o, uint32_t o_pad, struct kvt_ahead *ahead)
+{
+	struct kvt_ahead none = { 0 };
+	const int nd = nr == 1 ? 2 * STEP_DIMS : STEP_DIMS;
+	uint32_t i = 0;
+
+	for (; i + nd * VL <= values->dim; i += nd * VL, ahead = &none)
+		add_block(type, nr, nd, false, values, i, p, shrink, o, o_pad, ahead);
+	for (; i + VL <= values->dim; i += VL, ahead = &none)
+		add_block(type, nr, 1, false, values, i, p, shrink, o, o_pad, ahead);
+	if (i < values->dim)
+		add_block(type, nr, 1, true, values, i, p, shrink, o, o_pad, ahead);
+}
+
+INLINE void add(uint32_t type, const struct kvt_rows *values, const float *p, const float *shrink,
+		uint32_t nr, float *o, uint32_t o_pad, struct kvt_scratch *scratch)
+{
+	struct kvt_ahead none = { 0 }, *ahead = &scratch->ahead_values;
+	uint32_t r;
+
+	for (r = 0; r + 4 <= nr; r += 4, ahead = &none)
+		add_rows(type, 4, values, p + r * KVT_TILE, shrink + r, o + (size_t)r * o_pad,
+			 o_pad, ahead);
+	if (r + 2 <= nr) {
+		add_rows(type, 2, values, p + r * KVT_TILE, shrink + r, o + (size_t)r * o_pad,
+			 o_pad, ahead);
+		r += 2;
+		ahead = &none;
+	}
+	if (r < nr)
+		add_rows(type, 1, values, p + r * KVT_TILE, shrink + r, o + (size_t)r * o_pad,
+			 o_pad, ahead);
+}
+
+/* kvt_exp(), up to 88: what is larger counts as 88.  NaN stays. */
+INLINE vec exp_vector(vec x)
+{
+	vec n, r, y, at = vec_min(vec_set(88), vec_max(vec_set(-88), x));
+
+	n = vec_round(vec_mul(at, vec_set(KVT_LOG2_E)));
+	r = vec_fnma(n, vec_set(KVT_LN2_HIGH), at);
+	r = vec_fnma(n, vec_set(KVT_LN2_LOW), r);
+	y = vec_fma(vec_set(KVT_EXP_6), r, vec_set(KVT_EXP_5));
+	y = vec_fma(y, r, vec_set(KVT_EXP_4));
+	y = vec_fma(y, r, vec_set(KVT_EXP_3));
+	y = vec_fma(y, r, vec_set(KVT_EXP_2));
+	y = vec_fma(vec_mul(y, r), r, r);
+	y = vec_add(y, vec_set(1));
+	return vec_keep(vec_scale(y, n), x, vec_set(KVT_EXP_LEAST));
+}
+
+static void cap(float *s, float scale, float most)
+{
+	vec one = vec_set(1), two = vec_set(2), x;
+	uint32_t t;
+
+	for (t = 0; t < KVT_TILE; t += VL) {
+		x = vec_mul(vec_load(s + t), vec_set(scale));
+		if (most != 0) {
+			x = vec_mul(vec_div(x, vec_set(most)), two);
+			x = vec_sub(one, vec_div(two, vec_add(exp_vector(x), one)));
+			x = vec_mul(x, vec_set(most));
+		}
+		vec_store(s + t, x);
+	}
+}
+
+static float softmax(float *s, float *sums)
+{
+	vec most = vec_load(s), sum = vec_zero(), x;
+	float m, less, shrink;
+	uint32_t t;
+
+	for (t = VL; t < KVT_TILE; t += VL)
+		most = vec_max(most, vec_load(s + t));
+	m = vec_most(most);
+	m = m > sums[0] ? m : sums[0];
+	less = m == -INFINITY ? 0 : m; /* nothing yet: exp(-inf - 0) is 0, not NaN */
+	for (t = 0; t < KVT_TILE; t += VL) {
+		x = exp_vector(vec_sub(vec_load(s + t), vec_set(less)));
+		vec_store(s + t, x);
+		sum = vec_add(sum, x);
+	}
+	shrink = kvt_exp(sums[0] - less);
+	sums[0] = m;
+	sums[1] = sums[1] * shrink + vec_sum(sum);
+	return shrink;
+}
+
+/* @nr is a multiple of KVT_PAD. */
+static void blend(float *x, float a, const float *y, float b, uint32_t nr)
+{
+	uint32_t i;
+
+	for (i = 0; i < nr; i += VL)
+		vec_store(x + i, vec_fma(vec_load(x + i), vec_set(a),
+					 vec_mul(vec_load(y + i), vec_set(b))));
+}
+
+static uint32_t query_bytes_of(uint32_t dim)
+{
+	return 4 * kvt_pad(dim);
+}
+
+static void prepare(const float *q, uint32_t dim, void *row)
+{
+	memset(row, 0, query_bytes_of(dim));
+	memcpy(row, q, 4 * (size_t)dim);
+}
+
+/* score_TYPE and add_TYPE of a type that is loaded as floats. */
+#define DIRECT(name, type)                                                                         \
+	static void score_##name(const struct kvt_rows *keys, const char *queries,                 \
+				 uint32_t query_bytes, uint32_t nr, float *s,                      \
+				 struct kvt_scratch *scratch)                                      \
+	{                                                                                          \
+		score(type, keys, queries, query_bytes, nr, s, scratch);                           \
+	}                                                                                          \
+												   \
+	static void add_##name(const struct kvt_rows *values, const float *p,                      \
+			       const float *shrink, uint32_t nr, float *o, uint32_t o_pad,         \
+			       struct kvt_scratch *scratch)                                        \
+	{                                                                                          \
+		add(type, values, p, shrink, nr, o, o_pad, scratch);                               \
+	}
+
+DIRECT(f32, KVT_F32)
+DIRECT(f16, KVT_F16)
+DIRECT(bf16, KVT_BF16)
+
+#endif
