@@ -9,8 +9,8 @@
 #define KVT_IMPORT_FLAGS KVT_IMPORT_AGAIN
 
 struct import {
-	struct kvt_stream stream;
-	struct kvt_stream_header header;
+	struct kvt_wire stream;
+	struct kvt_wire_header header;
 	struct kvt_seq *seq;
 	char *rows;
 };
@@ -47,14 +47,14 @@ int kvt_geometry_match(const struct kvt_geometry *a, const struct kvt_geometry *
 /* What is not yet known to be a header of ours must not be judged by its checksum alone. */
 static int check_header(struct import *in)
 {
-	const struct kvt_stream_header *h = &in->header;
+	const struct kvt_wire_header *h = &in->header;
 
-	if (memcmp(h->magic, KVT_STREAM_MAGIC, sizeof(h->magic)))
+	if (memcmp(h->magic, KVT_WIRE_MAGIC, sizeof(h->magic)))
 		return kvt_fail(-EILSEQ, "the stream does not begin like a sequence");
-	if (h->version != KVT_STREAM_VERSION || h->bytes != sizeof(*h))
+	if (h->version != KVT_WIRE_VERSION || h->bytes != sizeof(*h))
 		return kvt_fail(-EPROTONOSUPPORT, "the stream has format version %u; this library "
 						  "knows version %u", h->version,
-				KVT_STREAM_VERSION);
+				KVT_WIRE_VERSION);
 	if (!h->path || h->path > KVT_PATH_MAX || h->reserved)
 		return kvt_fail(-EILSEQ, "the stream's header makes no sense");
 	return 0;
@@ -69,7 +69,7 @@ static int get_path(struct import *in, struct kvt_cache *c, uint32_t flags)
 	if (!in->seq->path)
 		return kvt_fail(-ENOMEM, "no memory for a sequence's path");
 	in->seq->nr_path = nr;
-	ret = kvt_stream_get(&in->stream, in->seq->path, nr * sizeof(*in->seq->path), "the path");
+	ret = kvt_wire_get(&in->stream, in->seq->path, nr * sizeof(*in->seq->path), "the path");
 	for (i = 0; !ret && i < nr && !(flags & KVT_IMPORT_AGAIN); i++)
 		if (!memcmp(in->seq->path[i], c->id, sizeof(c->id)))
 			ret = kvt_fail(-ELOOP, "the sequence was in this cache before: a cycle of "
@@ -79,11 +79,11 @@ static int get_path(struct import *in, struct kvt_cache *c, uint32_t flags)
 
 static int get_header(struct import *in, struct kvt_cache *c, uint32_t flags)
 {
-	int ret = kvt_stream_get(&in->stream, &in->header, sizeof(in->header), "the header");
+	int ret = kvt_wire_get(&in->stream, &in->header, sizeof(in->header), "the header");
 
 	/* A later version's header may be longer: look before the checksum is judged. */
-	if (ret == -EILSEQ && !memcmp(in->header.magic, KVT_STREAM_MAGIC, 8) &&
-	    in->header.version > KVT_STREAM_VERSION && in->header.bytes > sizeof(in->header))
+	if (ret == -EILSEQ && !memcmp(in->header.magic, KVT_WIRE_MAGIC, 8) &&
+	    in->header.version > KVT_WIRE_VERSION && in->header.bytes > sizeof(in->header))
 		return check_header(in);
 	if (!ret)
 		ret = check_header(in);
@@ -93,7 +93,7 @@ static int get_header(struct import *in, struct kvt_cache *c, uint32_t flags)
 }
 
 /* Pieces come in order, do not overlap, fit their extents, and the last one ends the sequence. */
-static int check_piece(const struct import *in, const struct kvt_stream_piece *p, uint32_t number)
+static int check_piece(const struct import *in, const struct kvt_wire_piece *p, uint32_t number)
 {
 	const struct kvt_cache *c = in->seq->cache;
 	const struct kvt_piece *last =
@@ -116,7 +116,7 @@ static int get_layer(struct import *in, const struct kvt_piece *p, uint32_t laye
 	const struct kvt_layout *layout = kvt_layout_of(c, p->extent);
 	uint64_t nr = p->rows;
 	struct kvt_hold hold;
-	int ret = kvt_stream_get(&in->stream, in->rows, nr * (layout->k_bytes + layout->v_bytes),
+	int ret = kvt_wire_get(&in->stream, in->rows, nr * (layout->k_bytes + layout->v_bytes),
 				 "an extent");
 
 	if (!ret)
@@ -134,10 +134,10 @@ static int get_layer(struct import *in, const struct kvt_piece *p, uint32_t laye
 static int get_piece(struct import *in, uint32_t number)
 {
 	struct kvt_seq *seq = in->seq;
-	struct kvt_stream_piece head;
+	struct kvt_wire_piece head;
 	struct kvt_piece *p;
 	uint32_t layer;
-	int ret = kvt_stream_get(&in->stream, &head, sizeof(head), "an extent's head");
+	int ret = kvt_wire_get(&in->stream, &head, sizeof(head), "an extent's head");
 
 	if (!ret)
 		ret = check_piece(in, &head, number);
@@ -158,8 +158,8 @@ static int get_piece(struct import *in, uint32_t number)
 
 static int get_end(struct import *in)
 {
-	struct kvt_stream_end end, want = { .pieces = in->header.pieces, .crc = in->stream.crc };
-	int ret = kvt_stream_get(&in->stream, &end, sizeof(end), "the end");
+	struct kvt_wire_end end, want = { .pieces = in->header.pieces, .crc = in->stream.crc };
+	int ret = kvt_wire_get(&in->stream, &end, sizeof(end), "the end");
 
 	if (!ret && (end.pieces != want.pieces || end.crc != want.crc))
 		ret = kvt_fail(-EILSEQ, "the stream's end does not match what came before");
@@ -219,7 +219,7 @@ int kvt_seq_import(struct kvt_cache *cache, int fd, uint32_t flags, int timeout_
 	else
 		ret = kvt_seq_create(cache, &in.seq);
 	if (!ret)
-		ret = kvt_stream_open(&in.stream, fd, timeout_ms);
+		ret = kvt_wire_open(&in.stream, fd, timeout_ms);
 	if (!ret)
 		ret = receive(&in, cache, flags);
 	free(in.rows);

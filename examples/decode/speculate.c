@@ -45,8 +45,8 @@ static void open_pair(struct speculation *s, struct kvt_attend *attend)
 	uint32_t layers = draft_layers(m, o);
 	uint64_t half = o->dram / 2;
 
-	stage_open(&s->target_stage, m, o, m->layers, o->type, tokens, half);
-	stage_open(&s->draft_stage, m, o, layers, o->type, tokens, half);
+	stage_open(&s->target_stage, m, o, m->layers, tokens, half, attend);
+	stage_open(&s->draft_stage, m, o, layers, tokens, half, attend);
 	half = up_to_block(half, stage_block_bytes(&s->draft_stage));
 	config.draft_bytes = half && half < s->draft_stage.pool_bytes ? half :
 									s->draft_stage.pool_bytes;

@@ -84,7 +84,7 @@ static struct measured measure(const struct model *m, const struct options *o,
 	double sum = 0;
 	uint32_t i;
 
-	stage_open(&s, m, o, m->layers, o->type, nr, o->dram);
+	stage_open(&s, m, o, m->layers, nr, o->dram, attend);
 	stage_policy(&s, o);
 	runner_open(&r, m, m->layers, attend, s.seq);
 	for (i = 0; i + 1 < nr; i++) {

@@ -17,6 +17,7 @@
 
 #include <kvtier.h>
 #include <kvtier_attend.h>
+#include <kvtier_stream.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -91,6 +92,15 @@ const struct kvt_geometry *kvt_cache_geometry(const struct kvt_cache *cache);
  * sealed extent, which would have to be copied.  0 at first.
  */
 void kvt_cache_set_seal_lag(struct kvt_cache *cache, uint32_t tokens);
+
+/*
+ * kvt_cache_set_stream() - let kvt_seq_attend() of this cache's sequences stream
+ *
+ * Blocks on NVMe are then read ahead of the threads that attend, layer after layer,
+ * instead of being waited for one by one (kvtier_stream.h).  @stream is over the cache's
+ * pool and outlives its use; NULL: do not stream.  Errors: -EINVAL over another pool.
+ */
+int kvt_cache_set_stream(struct kvt_cache *cache, struct kvt_stream *stream);
 
 /*
  * struct kvt_cache_stats - what a cache holds now
@@ -241,7 +251,8 @@ struct kvt_seq_query {
 /*
  * kvt_seq_attend() - attention over sequences, one layer, one call
  *
- * Over all that a sequence keeps: exact rows, compressed ones, merged ones with the weight
+ * @attend is not used, and may be NULL, where the cache has a stream.  Attended to is all
+ * that a sequence keeps: exact rows, compressed ones, merged ones with the weight
  * of the positions that they stand for, and the summary of what was dropped if its policy
  * has one.  The policy is told of where the attention went (kvt_seq_note()).  Exact when
  * the sequence's policy is.  Errors: -EINVAL the parameters do not fit the cache; those of

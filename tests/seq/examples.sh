@@ -76,7 +76,7 @@ spec()
 
 spec_pressure()
 {
-	decode pressure --tokens "$tokens" --spec 3 --dram 4M || return
+	decode pressure --tokens "$tokens" --spec 3 --dram 3M || return
 	same_text pressure || return 1
 	# It began with a draft, and went on without.
 	grep -E 'whole draft [1-9].* without [1-9]' "$work/pressure.log" ||
