@@ -13,6 +13,7 @@
  *	transfer_io.c		whole buffers over any descriptor, with a limit on waiting
  *	transfer_export.c	a sequence out
  *	transfer_import.c	... and in
+ *	transfer_fd.c		both over a UNIX socket, by descriptor
  */
 #ifndef KVT_TRANSFER_H
 #define KVT_TRANSFER_H
@@ -20,6 +21,7 @@
 #include "sequence.h"
 
 #define KVT_WIRE_MAGIC "KVTSEQ\r\n"
+#define KVT_MAP_MAGIC "KVTMAP\r\n" /* numbers of blocks where the rows would be */
 #define KVT_WIRE_VERSION 1
 #define KVT_PATH_MAX 16
 
@@ -53,6 +55,7 @@ struct kvt_wire {
 	int timeout_ms;
 	bool is_socket;
 	bool is_file;
+	bool map; /* pieces name the sender's blocks */
 	uint64_t bytes; /* so far */
 	uint32_t crc; /* sum of those so far */
 };
@@ -63,6 +66,12 @@ int kvt_wire_open(struct kvt_wire *s, int fd, int timeout_ms);
 int kvt_wire_put(struct kvt_wire *s, const void *buf, size_t bytes);
 /* The same in; -EILSEQ when they do not match, -EPIPE when the stream ends before. */
 int kvt_wire_get(struct kvt_wire *s, void *buf, size_t bytes, const char *what);
+
+/* As a stream, or (@map) as a map of the sender's blocks. */
+int kvt_wire_export(const struct kvt_seq *seq, int fd, bool map, int timeout_ms);
+/* @src: descriptor of the pool whose blocks a map names, to be cloned; -1: a stream. */
+int kvt_wire_import(struct kvt_cache *cache, int fd, int src, uint32_t flags, int timeout_ms,
+		    struct kvt_seq **seq);
 
 /* Sequences of @a may become sequences of @b; else -EINVAL and why. */
 int kvt_geometry_match(const struct kvt_geometry *a, const struct kvt_geometry *b,

@@ -43,7 +43,7 @@ static int put_header(struct kvt_wire *s, const struct kvt_seq *seq)
 	if (header.path > KVT_PATH_MAX)
 		return kvt_fail(-ELOOP, "the sequence was handed over %u times already: at most %u "
 					"are allowed", seq->nr_path, KVT_PATH_MAX - 1);
-	memcpy(header.magic, KVT_WIRE_MAGIC, sizeof(header.magic));
+	memcpy(header.magic, s->map ? KVT_MAP_MAGIC : KVT_WIRE_MAGIC, sizeof(header.magic));
 	if (seq->nr_path)
 		memcpy(path, seq->path, seq->nr_path * sizeof(*path));
 	memcpy(path[seq->nr_path], seq->cache->id, sizeof(*path));
@@ -80,12 +80,15 @@ static int put_piece(struct kvt_wire *s, const struct kvt_seq *seq, uint32_t num
 					  .layout = p->extent->layout };
 	int ret = kvt_wire_put(s, &piece, sizeof(piece));
 
+	if (!ret && s->map)
+		return kvt_wire_put(s, p->extent->blocks,
+				    seq->cache->groups * sizeof(p->extent->blocks[0]));
 	for (layer = 0; !ret && layer < seq->cache->geometry.layers; layer++)
 		ret = put_layer(s, seq, p, layer, rows);
 	return ret;
 }
 
-int kvt_seq_export(const struct kvt_seq *seq, int fd, int timeout_ms)
+int kvt_wire_export(const struct kvt_seq *seq, int fd, bool map, int timeout_ms)
 {
 	struct kvt_wire s;
 	struct kvt_wire_end end = { .pieces = count(seq) };
@@ -96,6 +99,7 @@ int kvt_seq_export(const struct kvt_seq *seq, int fd, int timeout_ms)
 	if (!rows)
 		return kvt_fail(-ENOMEM, "no memory to send an extent");
 	ret = kvt_wire_open(&s, fd, timeout_ms);
+	s.map = map;
 	if (!ret)
 		ret = put_header(&s, seq);
 	for (i = 0; !ret && i < end.pieces; i++)
@@ -105,4 +109,9 @@ int kvt_seq_export(const struct kvt_seq *seq, int fd, int timeout_ms)
 		ret = kvt_wire_put(&s, &end, sizeof(end));
 	free(rows);
 	return ret;
+}
+
+int kvt_seq_export(const struct kvt_seq *seq, int fd, int timeout_ms)
+{
+	return kvt_wire_export(seq, fd, false, timeout_ms);
 }

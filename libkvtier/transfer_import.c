@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "error.h"
+#include "kernel.h"
 #include "transfer.h"
 
 #define KVT_IMPORT_FLAGS KVT_IMPORT_AGAIN
@@ -13,6 +14,7 @@ struct import {
 	struct kvt_wire_header header;
 	struct kvt_seq *seq;
 	char *rows;
+	int src; /* pool that a map's blocks are in; -1: rows come along */
 };
 
 int kvt_geometry_match(const struct kvt_geometry *a, const struct kvt_geometry *b,
@@ -49,7 +51,7 @@ static int check_header(struct import *in)
 {
 	const struct kvt_wire_header *h = &in->header;
 
-	if (memcmp(h->magic, KVT_WIRE_MAGIC, sizeof(h->magic)))
+	if (memcmp(h->magic, in->src < 0 ? KVT_WIRE_MAGIC : KVT_MAP_MAGIC, sizeof(h->magic)) != 0)
 		return kvt_fail(-EILSEQ, "the stream does not begin like a sequence");
 	if (h->version != KVT_WIRE_VERSION || h->bytes != sizeof(*h))
 		return kvt_fail(-EPROTONOSUPPORT, "the stream has format version %u; this library "
@@ -131,6 +133,24 @@ static int get_layer(struct import *in, const struct kvt_piece *p, uint32_t laye
 	return 0;
 }
 
+/* Nothing is copied: the module lets both pools have the blocks. */
+static int get_blocks(struct import *in, const struct kvt_piece *p)
+{
+	struct kvt_cache *c = in->seq->cache;
+	uint64_t bytes = kvt_pool_block_bytes(c->pool);
+	uint32_t *blocks = calloc(c->groups, sizeof(*blocks)), group;
+	int ret = blocks ? 0 : kvt_fail(-ENOMEM, "no memory for a map of blocks");
+
+	if (!ret)
+		ret = kvt_wire_get(&in->stream, blocks, c->groups * sizeof(*blocks), "an extent");
+	for (group = 0; !ret && group < c->groups; group++)
+		ret = kvt_kernel_clone_from(c->pool, p->extent->blocks[group] * bytes, in->src,
+					    blocks[group] * bytes, bytes);
+	free(blocks);
+	p->extent->sealed = true;
+	return ret;
+}
+
 static int get_piece(struct import *in, uint32_t number)
 {
 	struct kvt_seq *seq = in->seq;
@@ -151,6 +171,8 @@ static int get_piece(struct import *in, uint32_t number)
 	if (ret)
 		return ret;
 	seq->nr_pieces++;
+	if (in->src >= 0)
+		return get_blocks(in, p);
 	for (layer = 0; !ret && layer < seq->cache->geometry.layers; layer++)
 		ret = get_layer(in, p, layer);
 	return ret;
@@ -205,10 +227,10 @@ static int receive(struct import *in, struct kvt_cache *c, uint32_t flags)
 	return ret ? ret : get_end(in);
 }
 
-int kvt_seq_import(struct kvt_cache *cache, int fd, uint32_t flags, int timeout_ms,
-		   struct kvt_seq **seq)
+int kvt_wire_import(struct kvt_cache *cache, int fd, int src, uint32_t flags, int timeout_ms,
+		    struct kvt_seq **seq)
 {
-	struct import in = { .rows = malloc(kvt_pool_block_bytes(cache->pool)) };
+	struct import in = { .src = src, .rows = malloc(kvt_pool_block_bytes(cache->pool)) };
 	int ret;
 
 	*seq = NULL;
@@ -230,4 +252,10 @@ int kvt_seq_import(struct kvt_cache *cache, int fd, uint32_t flags, int timeout_
 	finish(&in);
 	*seq = in.seq;
 	return 0;
+}
+
+int kvt_seq_import(struct kvt_cache *cache, int fd, uint32_t flags, int timeout_ms,
+		   struct kvt_seq **seq)
+{
+	return kvt_wire_import(cache, fd, -1, flags, timeout_ms, seq);
 }

@@ -459,6 +459,23 @@ int64_t kvt_seq_compress(struct kvt_seq *seq, uint64_t end);
  */
 int kvt_seq_dedup(struct kvt_seq *seq);
 
+/*
+ * kvt_seq_send() - hand a sequence to another process of this machine, by descriptor
+ * @socket: a connected UNIX socket
+ *
+ * Between pools of the module nothing is copied: the receiver gets the pool's descriptor
+ * and clones the blocks, which both then have until one of them writes.  Such a sequence is
+ * sealed first, and its receiver may clone anything of the pool: hand it to who may.
+ * Otherwise the sequence goes through memory that both have for a moment.  Returns when the
+ * receiver has it; it stays here too.  Errors: those of kvt_seq_export(); -EPROTO the
+ * other end is not kvt_seq_receive(); -EREMOTEIO it could not take the sequence.
+ */
+int kvt_seq_send(const struct kvt_seq *seq, int socket, int timeout_ms);
+
+/* The other end; flags and errors are those of kvt_seq_import(). */
+int kvt_seq_receive(struct kvt_cache *cache, int socket, uint32_t flags, int timeout_ms,
+		    struct kvt_seq **seq);
+
 struct kvt_prefix;
 
 #define KVT_TENANT_MAX 64
