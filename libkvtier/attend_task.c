@@ -21,7 +21,7 @@ enum sight {
  * A tile at work.
  * @first:         its first row in the block
  * @keys, @values: of the head at hand
- * @key_lines, @value_lines: to fetch ahead at each step
+ * @key_lines, @value_lines: to fetch ahead while a head is computed
  */
 struct tile {
 	const struct kvt_work *w;
@@ -68,10 +68,10 @@ static const uint8_t *head_of(const void *base, uint32_t stride, uint32_t row, u
 	return (const uint8_t *)base + (size_t)row * stride + head * kvt_row_bytes(type, dim);
 }
 
-/* Fetch one side of the next tile in @steps steps. */
+/* Fetch one side of the next tile while @heads heads are computed. */
 static void look_ahead(struct kvt_ahead *a, const struct kvt_task *task, const void *base,
 		       uint32_t stride, uint32_t type, uint32_t dim, uint32_t first, uint32_t nr,
-		       uint32_t steps)
+		       uint32_t heads)
 {
 	size_t width = task->heads * kvt_row_bytes(type, dim), lines;
 
@@ -85,24 +85,24 @@ static void look_ahead(struct kvt_ahead *a, const struct kvt_task *task, const v
 	a->gap = stride - width;
 	a->end = a->at + width;
 	lines = (a->rows + 1) * (width / 64 + 1);
-	a->lines = (uint32_t)(lines / steps + 1);
+	a->lines = (uint32_t)((lines + heads - 1) / heads);
 }
 
 static void look_ahead_tile(struct tile *t, const struct kvt_task *task, uint32_t seq,
-			    const struct kvt_seq_block *b, uint32_t first, uint32_t nr)
+			    const struct kvt_seq_block *b, uint32_t first, uint32_t nr,
+			    uint32_t heads)
 {
 	const struct kvt_attend_params *p = &t->w->params;
-	uint32_t steps = task->heads * ((t->nr + 3) / 4);
 
 	if (sight_of(t->w, seq, b, first, nr) == NOTHING)
 		return;
 	look_ahead(&t->scratch->ahead_keys, task, b->k, b->k_stride, b->k_type, p->k_dim, first,
-		   nr, steps);
+		   nr, heads);
 	t->key_lines = t->scratch->ahead_keys.lines;
 	if (!b->v)
 		return;
 	look_ahead(&t->scratch->ahead_values, task, b->v, b->v_stride, b->v_type, p->v_dim, first,
-		   nr, steps);
+		   nr, heads);
 	t->value_lines = t->scratch->ahead_values.lines;
 }
 
@@ -121,26 +121,25 @@ static void look_after(struct tile *t, const struct kvt_task *task,
 	t->value_lines = 0;
 	if (done < leaf->rows) {
 		look_ahead_tile(t, task, t->seq, t->block, leaf->first + done,
-				tile_rows(leaf, done));
+				tile_rows(leaf, done), task->heads);
 		return;
 	}
 	if (!after)
 		return;
 	leaf = &t->w->leaves[after->leaf];
 	look_ahead_tile(t, after, leaf->seq, kvt_leaf_block(t->w, leaf), leaf->first,
-			tile_rows(leaf, 0));
+			tile_rows(leaf, 0), task->heads);
 }
 
 /* Rows as floats, where they are not used as they are.  Nothing is fetched ahead after that. */
 static void decode(const struct kvt_isa *isa, uint32_t *type, struct kvt_rows *rows, float *to,
 		   struct kvt_ahead *ahead)
 {
-	uint32_t pad = kvt_pad(rows->dim), i;
+	uint32_t pad = kvt_pad(rows->dim), lines = kvt_ahead_lines(ahead, rows->nr), i;
 
 	for (i = 0; i < rows->nr; i++) {
 		isa->decode[*type](rows->base + i * rows->stride, rows->dim, to + (size_t)i * pad);
-		if (i % 4 == 0)
-			kvt_ahead_step(ahead, 1);
+		kvt_ahead_step(ahead, lines);
 	}
 	ahead->lines = 0;
 	rows->base = (const void *)to;

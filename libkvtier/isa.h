@@ -28,7 +28,7 @@ static inline uint32_t kvt_pad(uint32_t dim)
  * @gap:      from the end of a row to the start of the next
  * @width:    bytes of a row
  * @rows:     rows after this one
- * @lines:    cache lines to fetch at a time
+ * @lines:    cache lines to fetch while a tile of one head is computed
  */
 struct kvt_ahead {
 	const uint8_t *at;
@@ -106,22 +106,36 @@ extern const struct kvt_isa kvt_isa_avx512vnni;
  */
 int kvt_isa_find(const char *name, const struct kvt_isa **isa);
 
-/* Fetch what is due in @steps steps; there is one for every four tokens or so. */
-static inline void kvt_ahead_step(struct kvt_ahead *a, uint32_t steps)
+/* Lines to fetch at each of @steps steps. */
+static inline uint32_t kvt_ahead_lines(const struct kvt_ahead *a, uint32_t steps)
 {
-	uint32_t i;
-
-	for (i = a->lines * steps; i; i--) {
-		if (a->at >= a->end) {
-			if (!a->rows)
-				return;
-			a->rows--;
-			a->at = a->end + a->gap;
-			a->end = a->at + a->width;
-		}
-		__builtin_prefetch(a->at, 0, 2);
-		a->at += 64;
-	}
+	return (a->lines + steps - 1) / steps;
 }
+
+/* A step: to be taken often, as only so many lines can be under way. */
+static inline void kvt_ahead_step(struct kvt_ahead *a, uint32_t lines)
+{
+	const uint8_t *at = a->at;
+
+	for (; lines; lines--) {
+		if (at >= a->end) {
+			if (!a->rows)
+				break;
+			a->rows--;
+			at = a->end + a->gap;
+			a->end = at + a->width;
+		}
+		__builtin_prefetch(at, 0, 2);
+		at += 64;
+	}
+	a->at = at;
+}
+
+/* Loops over a few vectors, which have to be in registers. */
+#if defined(__clang__)
+#define KVT_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define KVT_UNROLL _Pragma("GCC unroll 16")
+#endif
 
 #endif

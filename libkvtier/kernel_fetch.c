@@ -332,7 +332,8 @@ static void want(struct kvt_fetch *fetch, const struct kvt_want *wants, uint32_t
 	pthread_mutex_lock(&f->lock);
 	for (i = 0; i < f->nr_blocks; i++)
 		f->at[i] &= (uint8_t)~AT_NAMED;
-	memcpy(f->ahead, ahead, nr_ahead * sizeof(*ahead));
+	if (nr_ahead)
+		memcpy(f->ahead, ahead, nr_ahead * sizeof(*ahead));
 	f->nr_ahead = nr_ahead;
 	f->next_ahead = 0;
 	take_list(f, wants, nr);

@@ -111,26 +111,47 @@ static void count_call(struct kvt_stream *s, const struct kvt_stream_call *c)
 	s->stats.bytes = s->stats.streamed * s->pool->block_bytes;
 }
 
-/* One call; @failed: which sequences had a block that could not be had. */
-static int attend(struct kvt_stream *s, const struct kvt_attend_params *params,
-		  const struct kvt_attend_seq *seqs, uint32_t nr,
-		  const struct kvt_stream_table *next, uint32_t nr_next, int *failed)
+/* What a call wants beside its sequences, and @failed: which of them had a block that is bad. */
+struct request {
+	struct kvt_stream *stream;
+	const struct kvt_stream_table *next;
+	uint32_t nr_next;
+	int *failed;
+};
+
+static int attend_once(void *ctx, const struct kvt_attend_params *params,
+		       const struct kvt_attend_seq *seqs, uint32_t nr)
 {
+	const struct request *r = ctx;
+	struct kvt_stream *s = r->stream;
 	struct kvt_stream_call c;
 	int ret = kvt_call_init(&c, s, params, seqs, nr);
 
 	if (ret)
 		return ret;
 	pthread_mutex_lock(&s->attend->lock);
-	ret = run_locked(s, &c, params, next, nr_next);
+	ret = run_locked(s, &c, params, r->next, r->nr_next);
 	pthread_mutex_unlock(&s->attend->lock);
 	if (c.error)
 		ret = kvt_fail(c.error, "a block of a sequence could not be had: %s",
 			       kvt_strerror(c.error));
-	memcpy(failed, c.failed, nr * sizeof(*failed));
+	memcpy(r->failed, c.failed, nr * sizeof(*r->failed));
 	count_call(s, &c);
 	kvt_call_exit(&c);
 	return ret;
+}
+
+/* With epsilon or top_k nobody knows yet what the next call will read: nothing is, ahead. */
+static int attend(struct kvt_stream *s, const struct kvt_attend_params *params,
+		  const struct kvt_attend_seq *seqs, uint32_t nr,
+		  const struct kvt_stream_table *next, uint32_t nr_next, int *failed)
+{
+	struct request r = { .stream = s, .next = next, .nr_next = nr_next, .failed = failed };
+
+	if (!kvt_attend_skips(params))
+		return attend_once(&r, params, seqs, nr);
+	r.nr_next = 0;
+	return kvt_attend_skipping(params, seqs, nr, attend_once, &r);
 }
 
 /* Those that have not failed; which ones do now. */
@@ -195,6 +216,8 @@ int kvt_stream_attend(struct kvt_stream *s, const struct kvt_attend_params *para
 	int ret = kvt_attend_check(params, seqs, nr);
 	int *failed;
 
+	if (!ret && s->attend->owner != getpid())
+		ret = kvt_fail(-ECHILD, "the threads of this stream belong to the parent process");
 	if (!ret && s->pool->pid != getpid())
 		ret = kvt_fail(-ECHILD, "the pool belongs to process %d, which forked this one",
 			       s->pool->pid);

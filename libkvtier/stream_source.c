@@ -80,8 +80,7 @@ static void push_entry(struct kvt_stream_call *c, uint32_t entry, uint32_t node)
 
 static bool inside(const struct kvt_pool *pool, const void *at, uint32_t block, uint64_t *offset)
 {
-	*offset = (uint64_t)((const char *)at - pool->addr) -
-		  ((uint64_t)block << pool->block_shift);
+	*offset = (uintptr_t)at - (uintptr_t)pool->addr - ((uint64_t)block << pool->block_shift);
 	return at && *offset < pool->block_bytes;
 }
 

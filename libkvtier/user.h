@@ -130,6 +130,7 @@ struct kvt_user {
 	uint32_t again_credit; /* what blocks read twice have cost lately */
 	uint32_t reuse_hold; /* cycles until the reuse window may shrink again */
 	bool held_back; /* the window, not the device, limited prefetch */
+	bool fetch_blocked; /* a fetch waits for a frame */
 
 	uint8_t victim_tier; /* only blocks of this tier may go; KVTIER_TIER_NONE: any */
 	uint32_t sweep; /* where the search among blocks off the ring goes on */
@@ -159,7 +160,6 @@ struct kvt_user {
 
 	struct kvt_command *active; /* the pager thread's own list */
 	struct kvt_user_fetch *fetches; /* as well */
-	bool fetch_blocked; /* one of them waits for a frame */
 };
 
 static inline struct kvt_user *kvt_user_of(struct kvt_pool *pool)

@@ -92,7 +92,8 @@ static void ring_bell(struct kvt_user_fetch *f)
 
 static void append(struct want_list *l, const struct kvt_want *wants, uint32_t nr)
 {
-	memcpy(l->at + l->nr, wants, nr * sizeof(*wants));
+	if (nr)
+		memcpy(l->at + l->nr, wants, nr * sizeof(*wants));
 	l->nr += nr;
 }
 

@@ -26,12 +26,6 @@
 
 #define COLUMN 64 /* bytes of a row that are packed at once */
 
-#if defined(__clang__)
-#define VNNI_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define VNNI_UNROLL _Pragma("GCC unroll 16")
-#endif
-
 /*
  * A tile of whole rows of signed bytes, in groups that share a scale.
  * @scales: [groups][KVT_TILE]
@@ -80,6 +74,16 @@ static inline __m512i vnni_load(const void *p, uint32_t bytes)
 {
 	return bytes >= 64 ? _mm512_loadu_si512(p)
 			   : _mm512_maskz_loadu_epi8(((__mmask64)1 << bytes) - 1, p);
+}
+
+/*
+ * sum + four products in each lane.  Not the intrinsic: compilers move the sums from
+ * register to register around it.
+ */
+static inline __m512i vnni_dot(__m512i sum, __m512i bytes, __m512i by)
+{
+	__asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(bytes), "v"(by));
+	return sum;
 }
 
 /* 256 * high + low */

@@ -23,7 +23,7 @@ static void pack_block(const struct vnni_tile *t, uint32_t token, uint32_t i, ui
 	uint32_t bytes = t->dim - i < COLUMN ? t->dim - i : COLUMN, last = t->nr - 1, j;
 	__m512i r[4], ab[2], cd[2];
 
-	VNNI_UNROLL
+	KVT_UNROLL
 	for (j = 0; j < 4; j++)
 		r[j] = _mm512_xor_si512(
 			vnni_load(t->base + (token + j < last ? token + j : last) * t->stride + i,
@@ -42,13 +42,13 @@ static void pack_block(const struct vnni_tile *t, uint32_t token, uint32_t i, ui
 /* Column after column, each of all tokens. */
 static void pack(const struct vnni_tile *t, uint8_t *packed, struct kvt_ahead *ahead)
 {
-	uint32_t token, i;
+	uint32_t blocks = (t->nr + 3) / 4 * ((t->dim + COLUMN - 1) / COLUMN);
+	uint32_t lines = kvt_ahead_lines(ahead, 2 * blocks), token, i; /* half of them here */
 
 	for (i = 0; i < t->dim; i += COLUMN)
 		for (token = 0; token < t->nr; token += 4) {
-			pack_block(t, token, i, packed + (i + token / 4 * 4) * KVT_TILE);
-			if (token % 16 == 0)
-				kvt_ahead_step(ahead, 1);
+			pack_block(t, token, i, packed + (size_t)i * KVT_TILE + 64 * (size_t)token);
+			kvt_ahead_step(ahead, lines);
 		}
 }
 
@@ -59,7 +59,7 @@ static void weigh(const float *p, const float *scales, uint32_t nr, struct weigh
 	float largest;
 	uint32_t i;
 
-	VNNI_UNROLL
+	KVT_UNROLL
 	for (i = 0; i < KVT_TILE / 16; i++) {
 		uint32_t left = nr > 16 * i ? nr - 16 * i : 0;
 		__mmask16 there = left >= 16 ? 0xffff : (__mmask16)((1u << left) - 1);
@@ -72,7 +72,7 @@ static void weigh(const float *p, const float *scales, uint32_t nr, struct weigh
 	largest = _mm512_reduce_max_ps(most);
 	w->back = largest / WEIGHT_MOST + _mm512_reduce_add_ps(bad);
 	times = _mm512_set1_ps(largest > 0x1p-100f ? WEIGHT_MOST / largest : 0);
-	VNNI_UNROLL
+	KVT_UNROLL
 	for (i = 0; i < KVT_TILE / 16; i++) {
 		n = _mm512_cvtps_epi32(_mm512_mul_ps(x[i], times));
 		high = _mm512_srai_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(128)), 8);
@@ -114,12 +114,12 @@ static void finish(const struct weights *first, const struct weights *second, co
 	__mmask16 there;
 	uint32_t j;
 
-	VNNI_UNROLL
+	KVT_UNROLL
 	for (j = 0; j < 4; j++)
 		x[j] = _mm512_mul_ps(
 			_mm512_cvtepi32_ps(_mm512_sub_epi32(vnni_join(high[j], low[j]), off)), back);
 	transpose(x);
-	VNNI_UNROLL
+	KVT_UNROLL
 	for (j = 0; j < 4; j++) {
 		if (16 * j >= left)
 			break;
@@ -134,39 +134,38 @@ static void finish(const struct weights *first, const struct weights *second, co
 static inline __attribute__((always_inline)) void
 add_column(int nr, bool two, const struct weights *const *first, const struct weights *const *second,
 	   const uint8_t *packed, uint32_t fours, const float *shrink, float *o, uint32_t o_pad,
-	   uint32_t left, struct kvt_ahead *ahead)
+	   uint32_t left, struct kvt_ahead *ahead, uint32_t lines)
 {
 	__m512i high[2][4], low[2][4], v[4], x;
 	uint32_t i;
 	int r, j;
 
-	VNNI_UNROLL
+	KVT_UNROLL
 	for (r = 0; r < nr; r++) {
-		VNNI_UNROLL
+		KVT_UNROLL
 		for (j = 0; j < 4; j++)
 			high[r][j] = low[r][j] = _mm512_setzero_si512();
 	}
 	for (i = 0; i < fours; i++) {
-		VNNI_UNROLL
+		KVT_UNROLL
 		for (j = 0; j < 4; j++)
 			v[j] = _mm512_loadu_si512(packed + (size_t)(4 * i + (uint32_t)j) * 64);
-		VNNI_UNROLL
+		KVT_UNROLL
 		for (r = 0; r < nr; r++) {
 			x = two ? pair(first[r]->high[i], second[r]->high[i])
 				: _mm512_set1_epi32((int)first[r]->high[i]);
-			VNNI_UNROLL
+			KVT_UNROLL
 			for (j = 0; j < 4; j++)
-				high[r][j] = _mm512_dpbusd_epi32(high[r][j], v[j], x);
+				high[r][j] = vnni_dot(high[r][j], v[j], x);
 			x = two ? pair(first[r]->low[i], second[r]->low[i])
 				: _mm512_set1_epi32((int)first[r]->low[i]);
-			VNNI_UNROLL
+			KVT_UNROLL
 			for (j = 0; j < 4; j++)
-				low[r][j] = _mm512_dpbusd_epi32(low[r][j], v[j], x);
+				low[r][j] = vnni_dot(low[r][j], v[j], x);
 		}
-		if (i % 4 == 0)
-			kvt_ahead_step(ahead, 1);
+		kvt_ahead_step(ahead, lines);
 	}
-	VNNI_UNROLL
+	KVT_UNROLL
 	for (r = 0; r < nr; r++)
 		finish(first[r], second[r], high[r], low[r], shrink[r], o + (size_t)r * o_pad, left);
 }
@@ -178,16 +177,17 @@ add_rows(const struct vnni_tile *t, int nr, const float *p, const float *shrink,
 {
 	struct weights w[2][KVT_DIM_MAX / KVT_GROUP];
 	const struct weights *first[2], *second[2];
+	uint32_t fours = (t->nr + 3) / 4, columns = (t->dim + COLUMN - 1) / COLUMN, g, i;
+	uint32_t lines = kvt_ahead_lines(ahead, 2 * fours * columns);
 	bool two = t->groups > 1;
-	uint32_t g, i;
 	int r;
 
-	VNNI_UNROLL
+	KVT_UNROLL
 	for (r = 0; r < nr; r++)
 		for (g = 0; g < t->groups; g++)
 			weigh(p + r * KVT_TILE, t->scales + g * KVT_TILE, t->nr, &w[r][g]);
 	for (i = 0; i < t->dim; i += COLUMN) {
-		VNNI_UNROLL
+		KVT_UNROLL
 		for (r = 0; r < nr; r++) {
 			g = two ? i / KVT_GROUP : 0;
 			first[r] = &w[r][g];
@@ -195,10 +195,10 @@ add_rows(const struct vnni_tile *t, int nr, const float *p, const float *shrink,
 		}
 		if (two)
 			add_column(nr, true, first, second, packed + (size_t)i * KVT_TILE,
-				   (t->nr + 3) / 4, shrink, o + i, o_pad, t->dim - i, ahead);
+				   fours, shrink, o + i, o_pad, t->dim - i, ahead, lines);
 		else
 			add_column(nr, false, first, second, packed + (size_t)i * KVT_TILE,
-				   (t->nr + 3) / 4, shrink, o + i, o_pad, t->dim - i, ahead);
+				   fours, shrink, o + i, o_pad, t->dim - i, ahead, lines);
 	}
 }
 

@@ -14,12 +14,6 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-#if defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
-
 /* @dim elements from @p on as a vector: VL, or 8. */
 INLINE vec take(uint32_t type, const uint8_t *p, uint32_t i, bool half)
 {
@@ -41,15 +35,15 @@ INLINE void score_vector(uint32_t type, int nr, int nt, const uint8_t *const *to
 	vec k[NR_ACC], q;
 	int r, t;
 
-	UNROLL
+	KVT_UNROLL
 	for (t = 0; t < nt; t++)
 		k[t] = take(type, token[t], i, half);
-	UNROLL
+	KVT_UNROLL
 	for (r = 0; r < nr; r++) {
 		const float *row = (const void *)(queries + (size_t)r * query_bytes);
 
 		q = half ? vec_load_half(row + i) : vec_load(row + i);
-		UNROLL
+		KVT_UNROLL
 		for (t = 0; t < nt; t++)
 			acc[r * nt + t] = vec_fma(q, k[t], acc[r * nt + t]);
 	}
@@ -57,7 +51,8 @@ INLINE void score_vector(uint32_t type, int nr, int nt, const uint8_t *const *to
 
 /* @nr query rows with @nt tokens from @first on; @nr * @nt is NR_ACC. */
 INLINE void score_block(uint32_t type, int nr, int nt, const struct kvt_rows *keys, uint32_t first,
-			const char *queries, uint32_t query_bytes, float *s)
+			const char *queries, uint32_t query_bytes, float *s,
+			struct kvt_ahead *ahead, uint32_t lines)
 {
 	const uint8_t *token[NR_ACC];
 	float sums[NR_ACC] __attribute__((aligned(64)));
@@ -65,19 +60,21 @@ INLINE void score_block(uint32_t type, int nr, int nt, const struct kvt_rows *ke
 	uint32_t i, last = keys->nr - 1;
 	int r, t;
 
-	UNROLL
+	KVT_UNROLL
 	for (t = 0; t < nt; t++)
 		token[t] = keys->base +
 			   (first + t < last ? first + (uint32_t)t : last) * keys->stride;
-	UNROLL
+	KVT_UNROLL
 	for (t = 0; t < NR_ACC; t++)
 		acc[t] = vec_zero();
-	for (i = 0; i + VL <= keys->dim; i += VL)
+	for (i = 0; i + VL <= keys->dim; i += VL) {
 		score_vector(type, nr, nt, token, queries, query_bytes, i, false, acc);
+		kvt_ahead_step(ahead, lines);
+	}
 	if (i < keys->dim)
 		score_vector(type, nr, nt, token, queries, query_bytes, i, true, acc);
 	vec_store(sums, vec_reduce(acc));
-	UNROLL
+	KVT_UNROLL
 	for (r = 0; r < nr; r++)
 		memcpy(s + r * KVT_TILE + first, sums + r * nt, (size_t)nt * sizeof(*s));
 }
@@ -85,13 +82,12 @@ INLINE void score_block(uint32_t type, int nr, int nt, const struct kvt_rows *ke
 INLINE void score_rows(uint32_t type, int nr, const struct kvt_rows *keys, const char *queries,
 		       uint32_t query_bytes, float *s, struct kvt_ahead *ahead)
 {
-	uint32_t t;
+	const uint32_t step = NR_ACC / nr;
+	uint32_t steps = (keys->nr + step - 1) / step * ((keys->dim + VL - 1) / VL), t;
+	uint32_t lines = kvt_ahead_lines(ahead, steps);
 
-	for (t = 0; t < keys->nr; t += NR_ACC / nr) {
-		score_block(type, nr, NR_ACC / nr, keys, t, queries, query_bytes, s);
-		if (t % 4 == 0)
-			kvt_ahead_step(ahead, (NR_ACC / nr + 3) / 4);
-	}
+	for (t = 0; t < keys->nr; t += step)
+		score_block(type, nr, step, keys, t, queries, query_bytes, s, ahead, lines);
 }
 
 /* Four query rows at a time, as they share what is loaded; then the rest. */
@@ -120,15 +116,15 @@ INLINE void score(uint32_t type, const struct kvt_rows *keys, const char *querie
 /* @nd vectors of the outputs of @nr rows, from element @i on. */
 INLINE void add_block(uint32_t type, int nr, int nd, bool half, const struct kvt_rows *values,
 		      uint32_t i, const float *p, const float *shrink, float *o, uint32_t o_pad,
-		      struct kvt_ahead *ahead)
+		      struct kvt_ahead *ahead, uint32_t lines)
 {
 	vec acc[16], v[8], weight;
 	uint32_t t;
 	int r, d;
 
-	UNROLL
+	KVT_UNROLL
 	for (r = 0; r < nr; r++) {
-		UNROLL
+		KVT_UNROLL
 		for (d = 0; d < nd; d++) {
 			float *at = o + r * o_pad + i + d * VL;
 
@@ -137,23 +133,22 @@ INLINE void add_block(uint32_t type, int nr, int nd, bool half, const struct kvt
 		}
 	}
 	for (t = 0; t < values->nr; t++) {
-		UNROLL
+		KVT_UNROLL
 		for (d = 0; d < nd; d++)
 			v[d] = take(type, values->base + t * values->stride, i + (uint32_t)d * VL,
 				    half);
-		UNROLL
+		KVT_UNROLL
 		for (r = 0; r < nr; r++) {
 			weight = vec_set(p[r * KVT_TILE + t]);
-			UNROLL
+			KVT_UNROLL
 			for (d = 0; d < nd; d++)
 				acc[r * nd + d] = vec_fma(weight, v[d], acc[r * nd + d]);
 		}
-		if (t % 4 == 0)
-			kvt_ahead_step(ahead, 1);
+		kvt_ahead_step(ahead, lines);
 	}
-	UNROLL
+	KVT_UNROLL
 	for (r = 0; r < nr; r++) {
-		UNROLL
+		KVT_UNROLL
 		for (d = 0; d < nd; d++) {
 			float *at = o + r * o_pad + i + d * VL;
 
@@ -168,16 +163,16 @@ INLINE void add_block(uint32_t type, int nr, int nd, bool half, const struct kvt
 INLINE void add_rows(uint32_t type, int nr, const struct kvt_rows *values, const float *p,
 		     const float *shrink, float *o, uint32_t o_pad, struct kvt_ahead *ahead)
 {
-	struct kvt_ahead none = { 0 };
-	const int nd = nr == 1 ? 2 * STEP_DIMS : STEP_DIMS;
-	uint32_t i = 0;
+	const uint32_t nd = nr == 1 ? 2 * STEP_DIMS : STEP_DIMS;
+	uint32_t sweeps = (values->dim + nd * VL - 1) / (nd * VL), i = 0;
+	uint32_t lines = kvt_ahead_lines(ahead, sweeps * values->nr);
 
-	for (; i + nd * VL <= values->dim; i += nd * VL, ahead = &none)
-		add_block(type, nr, nd, false, values, i, p, shrink, o, o_pad, ahead);
-	for (; i + VL <= values->dim; i += VL, ahead = &none)
-		add_block(type, nr, 1, false, values, i, p, shrink, o, o_pad, ahead);
+	for (; i + nd * VL <= values->dim; i += nd * VL)
+		add_block(type, nr, nd, false, values, i, p, shrink, o, o_pad, ahead, lines);
+	for (; i + VL <= values->dim; i += VL)
+		add_block(type, nr, 1, false, values, i, p, shrink, o, o_pad, ahead, lines);
 	if (i < values->dim)
-		add_block(type, nr, 1, true, values, i, p, shrink, o, o_pad, ahead);
+		add_block(type, nr, 1, true, values, i, p, shrink, o, o_pad, ahead, lines);
 }
 
 INLINE void add(uint32_t type, const struct kvt_rows *values, const float *p, const float *shrink,

@@ -5,6 +5,8 @@
 
 #include <immintrin.h>
 
+#include "isa.h"
+
 #define VL 8
 #define NR_ACC 8 /* sums that reduce() takes at once */
 #define STEP_DIMS 2 /* vectors of an output row that add() holds for each of four rows */
@@ -80,9 +82,11 @@ static inline vec vec_reduce(vec *v)
 {
 	int i;
 
+	KVT_UNROLL
 	for (i = 0; i < 4; i++)
 		v[i] = vec_add(_mm256_unpacklo_ps(v[2 * i], v[2 * i + 1]),
 			       _mm256_unpackhi_ps(v[2 * i], v[2 * i + 1]));
+	KVT_UNROLL
 	for (i = 0; i < 2; i++)
 		v[i] = vec_add(_mm256_shuffle_ps(v[2 * i], v[2 * i + 1], 0x44),
 			       _mm256_shuffle_ps(v[2 * i], v[2 * i + 1], 0xee));

@@ -5,6 +5,8 @@
 
 #include <immintrin.h>
 
+#include "isa.h"
+
 #define VL 16
 #define NR_ACC 16 /* sums that reduce() takes at once */
 #define STEP_DIMS 4 /* vectors of an output row that add() holds for each of four rows */
@@ -84,12 +86,15 @@ static inline vec vec_reduce(vec *v)
 {
 	int i;
 
+	KVT_UNROLL
 	for (i = 0; i < 8; i++)
 		v[i] = vec_add(_mm512_unpacklo_ps(v[2 * i], v[2 * i + 1]),
 			       _mm512_unpackhi_ps(v[2 * i], v[2 * i + 1]));
+	KVT_UNROLL
 	for (i = 0; i < 4; i++)
 		v[i] = vec_add(_mm512_shuffle_ps(v[2 * i], v[2 * i + 1], 0x44),
 			       _mm512_shuffle_ps(v[2 * i], v[2 * i + 1], 0xee));
+	KVT_UNROLL
 	for (i = 0; i < 2; i++)
 		v[i] = vec_add(_mm512_shuffle_f32x4(v[2 * i], v[2 * i + 1], 0x44),
 			       _mm512_shuffle_f32x4(v[2 * i], v[2 * i + 1], 0xee));

@@ -71,7 +71,7 @@ static void run_steps(struct model *m, struct place *p, double *seconds)
 static void measure(const struct options *o)
 {
 	struct place *p = place_named(o->place);
-	double seconds[STEPS_MAX];
+	double seconds[STEPS_MAX] = { 0 };
 	struct model m;
 	double mean = 0;
 	uint32_t i;

@@ -38,6 +38,12 @@ struct bed {
 	uint32_t nr; /* entries of a layer */
 };
 
+/* The very same bits, not equal numbers. */
+static bool same_bits(const void *a, const void *b, size_t bytes)
+{
+	return !memcmp(a, b, bytes);
+}
+
 static float noise(uint64_t *state)
 {
 	return (float)(conf_random(state) >> 40) / (float)(1 << 23) - 1;
@@ -175,7 +181,7 @@ static void check_layer(struct bed *t, uint32_t layer)
 {
 	CONF_RET(attend_layer(t, layer, NULL), 0);
 	want_layer(t, layer);
-	CONF_EQ(memcmp(t->out, t->want, sizeof(t->out)), 0);
+	CONF_EQ(same_bits(t->out, t->want, sizeof(t->out)), true);
 }
 
 static void check_steps(struct bed *t, int steps)
@@ -315,14 +321,14 @@ static int attend_bad_block(struct conf *c)
 	close(fd);
 	memset(untouched, 0x55, sizeof(untouched));
 	CONF_EQ(attend_layer(t, 0, NULL) < 0, true);
-	CONF_EQ(memcmp(t->out[0], untouched, Q_HEADS * DIM * 4), 0);
-	CONF_EQ(memcmp(t->out[1], untouched, sizeof(untouched)), 0);
+	CONF_EQ(same_bits(t->out[0], untouched, Q_HEADS * DIM * 4), true);
+	CONF_EQ(same_bits(t->out[1], untouched, sizeof(untouched)), true);
 	CONF_EQ(attend_layer(t, 0, results) < 0, true);
 	CONF_RET(results[0], 0);
 	CONF_EQ(results[1] < 0, true);
 	want_layer(t, 0);
-	CONF_EQ(memcmp(t->out[0], t->want[0], Q_HEADS * DIM * 4), 0);
-	CONF_EQ(memcmp(t->out[1], untouched, sizeof(untouched)), 0);
+	CONF_EQ(same_bits(t->out[0], t->want[0], Q_HEADS * DIM * 4), true);
+	CONF_EQ(same_bits(t->out[1], untouched, sizeof(untouched)), true);
 	check_layer(t, 1);
 	bed_end(t);
 	free(path);
@@ -376,8 +382,8 @@ static void *call_steps(void *arg)
 		sequences(a->t, a->t->tables, layer, out, seqs);
 		a->failures += kvt_stream_attend(a->stream, &a->t->params, seqs, 2, NULL, 0,
 						 NULL) != 0;
-		a->failures += memcmp(out[0], want[0], Q_HEADS * DIM * 4) != 0;
-		a->failures += memcmp(out[1], want[1], sizeof(out[1])) != 0;
+		a->failures += !same_bits(out[0], want[0], Q_HEADS * DIM * 4);
+		a->failures += !same_bits(out[1], want[1], sizeof(out[1]));
 	}
 	return NULL;
 }
@@ -406,6 +412,56 @@ static int attend_two_streams(struct conf *c)
 	CONF_EQ(a[0].failures + a[1].failures, 0);
 	kvt_stream_destroy(a[1].stream);
 	kvt_attend_destroy(a[1].attend);
+	bed_end(t);
+	return CONF_PASS;
+}
+
+/* Layer 0 with epsilon or top_k, of the pool or of plain memory. */
+static int attend_less(struct bed *t, bool plain, struct kvt_skipped *skipped)
+{
+	static float bounds[BLOCKS / LAYERS][KV_HEADS][2][DIM];
+	const float *of_block[BLOCKS / LAYERS];
+	struct kvt_attend_seq seqs[2];
+	uint32_t b;
+
+	for (b = 0; b < t->nr; b++) {
+		CONF_RET(kvt_key_bounds(KV_HEADS, DIM, &t->plain_tables[b], &bounds[b][0][0][0]), 0);
+		of_block[b] = &bounds[b][0][0][0];
+	}
+	sequences(t, plain ? t->plain_tables : t->tables, 0, plain ? t->want : t->out, seqs);
+	for (b = 0; b < 2; b++) {
+		seqs[b].bounds = of_block;
+		seqs[b].skipped = &skipped[b];
+	}
+	return plain ? kvt_attend(t->attend, &t->params, seqs, 2) :
+		       kvt_stream_attend(t->stream, &t->params, seqs, 2, NULL, 0, NULL);
+}
+
+/* The same bits and the same report as in plain memory, and fewer blocks are read. */
+static int attend_reads_less(struct conf *c)
+{
+	struct bed *t = bed(c, KVT_F16, 2);
+	struct kvt_stream_stats before = { .size = sizeof(before) }, after = before;
+	struct kvt_skipped skipped[2], want[2];
+
+	CONF_RET(kvt_seal(t->pool, 0, kvt_pool_bytes(t->pool)), 0);
+	conf_demote_all(t->pool);
+	t->params.top_k = 1;
+	CONF_RET(attend_less(t, false, skipped), 0);
+	CONF_RET(attend_less(t, true, want), 0);
+	CONF_EQ(same_bits(t->out, t->want, sizeof(t->out)), true);
+	CONF_EQ(same_bits(skipped, want, sizeof(want)), true);
+	CONF_EQ(skipped[1].pairs, KV_HEADS * (t->nr - 1));
+	CONF_RET(kvt_stream_stats(t->stream, &after), 0);
+	CONF_LE(after.streamed + after.resident - before.streamed - before.resident, 2 * KV_HEADS);
+	conf_demote_all(t->pool);
+	t->params.top_k = 0;
+	t->params.epsilon = 0.7f;
+	CONF_RET(attend_less(t, false, skipped), 0);
+	CONF_RET(attend_less(t, true, want), 0);
+	CONF_EQ(same_bits(t->out, t->want, sizeof(t->out)), true);
+	CONF_EQ(same_bits(skipped, want, sizeof(want)), true);
+	CONF_EQ(skipped[1].share <= 0.7, true);
 	bed_end(t);
 	return CONF_PASS;
 }
@@ -447,6 +503,7 @@ const struct conf_case conf_attend_cases[] = {
 	CONF_CASE(attend_cxl_in_place, "blocks in CXL memory are attended to there",
 		  .needs = CONF_NEEDS_CXL),
 	CONF_CASE(attend_two_streams, "two streams over one pool"),
+	CONF_CASE(attend_reads_less, "what epsilon and top_k leave out is not fetched"),
 	CONF_CASE(attend_bad_arguments, "wrong arguments are refused"),
 	{ .name = NULL },
 };
