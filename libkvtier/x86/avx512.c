@@ -6,12 +6,13 @@
 /* The steps are written in terms of the vectors above. */
 #include "x86/steps.h"
 #include "x86/decode.h"
+#include "x86/cpu.h"
 
 static bool usable(void)
 {
 	return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
 	       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-	       __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+	       __builtin_cpu_supports("fma") && has_f16c();
 }
 
 const struct kvt_isa kvt_isa_avx512 = {

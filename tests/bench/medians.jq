@@ -7,6 +7,8 @@ def median: sort | if length % 2 == 1 then .[(length - 1) / 2]
 def unit:
 	if test("MBps") then "MB/s"
 	elif test("_ms") then "ms"
+	elif test("GBps$") then "GB/s"
+	elif test("max_error$") then "part"
 	elif test("vs_") then "times"
 	elif test("tokens_s") then "1/s"
 	elif test("equal$") then "bool"
@@ -21,7 +23,12 @@ def target: {
 	"engine.hash_equal": 1,
 	"engine.gen.pct_bound.4x": 85,
 	"engine.gen.vs_swap.4x": 10,
-	"nvme.read.pct_fio": 90
+	"nvme.read.pct_fio": 90,
+	"attend.f16.pct_read": 80,
+	"attend.f16.vs_ggml": 12,
+	"attend.int8.pct_read": 70,
+	"attend.q8_0.vs_ggml": 15,
+	"attend.q4_0.vs_ggml": 15
 }[.];
 
 [inputs | select(length > 0) | split(" ") | {name: .[0], value: (.[1] | tonumber)}]
