@@ -31,6 +31,7 @@ struct kvt_manifest_header {
 	uint64_t file_bytes;
 	uint64_t block_bytes;
 	struct kvt_geometry geometry;
+	struct kvt_key key; /* of the slots; zeroes: none is needed */
 	uint32_t groups;
 	uint32_t extents;
 	uint32_t seqs;

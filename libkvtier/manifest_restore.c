@@ -45,11 +45,22 @@ static int get_extent(struct restore *r, uint32_t number)
 	return r->bytes.error;
 }
 
+/* The right to the slots, where there is more to it than the right to their file. */
+static int take_key(struct restore *r)
+{
+	static const struct kvt_key none;
+	const struct kvt_key *key = &r->manifest->header.key;
+	int ret = memcmp(key, &none, sizeof(none)) != 0 ? kvt_pool_set_key(r->cache->pool, key) : 0;
+
+	return ret ? kvt_fail(ret, "the manifest's key does not open its slots: %s",
+			      kvt_strerror(ret)) : 0;
+}
+
 static int adopt(struct restore *r)
 {
 	uint64_t nr = (uint64_t)r->manifest->header.extents * r->cache->groups, at;
 	uint32_t part, i;
-	int ret = 0;
+	int ret = nr ? take_key(r) : 0;
 
 	for (at = 0; !ret && at < nr; at += part) {
 		part = nr - at < KVTIER_ARRAY_MAX ? (uint32_t)(nr - at) : KVTIER_ARRAY_MAX;

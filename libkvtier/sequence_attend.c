@@ -16,6 +16,7 @@
 #include "kvtier_attend.h"
 #include "policy.h"
 #include "sketch.h"
+#include "stream.h"
 
 struct job {
 	struct kvt_attend *attend;
@@ -24,6 +25,8 @@ struct job {
 	uint32_t layer;
 	struct kvt_seq_block *blocks; /* the view */
 	uint32_t nr_blocks;
+	struct kvt_seq_block *next_blocks; /* of the next layer, for a stream to read ahead */
+	struct kvt_stream_table next;
 	uint8_t *mask; /* blocks of the class at work that are wanted */
 	uint8_t *wanted; /* a byte a block: what the sketches leave */
 	float *mass;
@@ -134,7 +137,10 @@ static int attend_class(struct job *j, uint32_t ratio, float *total)
 	seq.nr_blocks = j->nr_blocks;
 	seq.mask = j->mask;
 	seq.mass = j->mass;
-	ret = kvt_attend(j->attend, &params, &seq, 1);
+	if (q->seq->cache->stream)
+		ret = kvt_stream_attend(q->seq->cache->stream, &params, &seq, 1, &j->next, 1, NULL);
+	else
+		ret = kvt_attend(j->attend, &params, &seq, 1);
 	if (ret)
 		return ret;
 	for (i = 0; i < j->rows; i++)
@@ -180,6 +186,7 @@ static int alloc_job(struct job *j)
 	size_t width = (size_t)j->rows * j->params.v_dim;
 
 	j->blocks = calloc(j->nr_blocks + 1, sizeof(*j->blocks));
+	j->next_blocks = calloc(j->nr_blocks + 1, sizeof(*j->next_blocks));
 	j->mask = calloc(j->nr_blocks / 8 + 1, 1);
 	j->wanted = malloc(j->nr_blocks + 1);
 	j->mass = calloc(j->nr_blocks + 1, sizeof(*j->mass));
@@ -187,7 +194,7 @@ static int alloc_job(struct job *j)
 	j->lse = calloc(j->rows, sizeof(float));
 	j->part = calloc(width, sizeof(float));
 	j->part_lse = calloc(j->rows, sizeof(float));
-	if (!j->blocks || !j->mask || !j->wanted || !j->mass || !j->out || !j->lse || !j->part ||
+	if (!j->blocks || !j->next_blocks || !j->mask || !j->wanted || !j->mass || !j->out || !j->lse || !j->part ||
 	    !j->part_lse)
 		return kvt_fail(-ENOMEM, "no memory for attention over %u blocks", j->nr_blocks);
 	memset(j->wanted, 1, j->nr_blocks);
@@ -197,6 +204,7 @@ static int alloc_job(struct job *j)
 static void free_job(struct job *j)
 {
 	free(j->blocks);
+	free(j->next_blocks);
 	free(j->mask);
 	free(j->wanted);
 	free(j->mass);
@@ -206,12 +214,25 @@ static void free_job(struct job *j)
 	free(j->part_lse);
 }
 
+/* After the last layer comes the first. */
+static void look_ahead(struct job *j)
+{
+	const struct kvt_seq *seq = j->query->seq;
+	uint32_t layer = (j->layer + 1) % seq->cache->geometry.layers;
+	int nr = kvt_seq_view(seq, layer, j->next_blocks, j->nr_blocks);
+
+	j->next.blocks = j->next_blocks;
+	j->next.nr_blocks = (uint32_t)nr < j->nr_blocks ? (uint32_t)nr : j->nr_blocks;
+}
+
 static int run(struct job *j, float *total)
 {
 	const struct kvt_seq_query *q = j->query;
 	int ret = 0;
 
 	kvt_seq_view(q->seq, j->layer, j->blocks, j->nr_blocks);
+	if (q->seq->cache->stream)
+		look_ahead(j);
 	if (q->cold_blocks)
 		ret = kvt_sketch_select(q->seq, &j->params, j->layer, q, j->blocks, j->nr_blocks,
 					j->wanted);
@@ -247,7 +268,8 @@ static int attend_one(struct kvt_attend *attend, const struct kvt_attend_params 
 	return ret;
 }
 
-static int check_query(const struct kvt_attend_params *params, const struct kvt_seq_query *q)
+static int check_query(const struct kvt_attend *attend, const struct kvt_attend_params *params,
+		       const struct kvt_seq_query *q)
 {
 	const struct kvt_geometry *g = &q->seq->cache->geometry;
 	uint32_t v_dim = g->v_dim ? g->v_dim : params->v_dim;
@@ -264,8 +286,18 @@ static int check_query(const struct kvt_attend_params *params, const struct kvt_
 		return kvt_fail(-EINVAL, "a query of %u tokens and %u heads: up to %d and %d, with q and "
 					 "out", q->q_tokens, params->q_heads, KVT_QUERY_MAX,
 				KVT_HEADS_MAX);
+	if (!attend && !q->seq->cache->stream)
+		return kvt_fail(-EINVAL, "no threads to compute with: attend is NULL");
 	if (params->flags & KVT_OUT_BF16)
 		return kvt_fail(-EINVAL, "attention over sequences gives floats, not bf16");
+	return 0;
+}
+
+int kvt_cache_set_stream(struct kvt_cache *c, struct kvt_stream *stream)
+{
+	if (stream && stream->pool != c->pool)
+		return kvt_fail(-EINVAL, "the stream is over another pool than the cache");
+	c->stream = stream;
 	return 0;
 }
 
@@ -276,7 +308,7 @@ int kvt_seq_attend(struct kvt_attend *attend, const struct kvt_attend_params *pa
 	int ret = 0;
 
 	for (i = 0; !ret && i < nr; i++)
-		ret = check_query(params, &queries[i]);
+		ret = check_query(attend, params, &queries[i]);
 	for (i = 0; !ret && i < nr; i++)
 		ret = attend_one(attend, params, layer, &queries[i]);
 	return ret;

@@ -43,8 +43,10 @@ static void touch(const struct kvt_cache *c, uint32_t block)
 {
 	volatile char *byte = (volatile char *)kvt_pool_addr(c->pool) +
 			      (uint64_t)block * kvt_pool_block_bytes(c->pool);
+	char value;
 
-	*byte = *byte;
+	value = *byte;
+	*byte = value;
 }
 
 /*

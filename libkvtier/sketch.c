@@ -217,12 +217,13 @@ static float estimate_head(const struct kvt_geometry *g, struct kvt_sketch *s, u
 	const float *mean = head_of(g, s, layer, head), *basis = mean + g->k_dim;
 	const float *weights = basis + (size_t)s->rank * g->k_dim;
 	float base = scale * dot(q, mean, g->k_dim), along[KVT_SKETCH_RANK_MAX];
-	float most = -INFINITY, sum = 0, score;
+	float most, sum = 1, score;
 	uint32_t t, i;
 
 	for (i = 0; i < s->rank; i++)
 		along[i] = scale * dot(q, basis + (size_t)i * g->k_dim, g->k_dim);
-	for (t = 0; t < s->rows; t++) {
+	most = base + dot(along, weights, s->rank);
+	for (t = 1; t < s->rows; t++) {
 		score = base + dot(along, weights + (size_t)t * s->rank, s->rank);
 		if (score > most) {
 			sum = sum * expf(most - score) + 1;

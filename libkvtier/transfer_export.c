@@ -27,10 +27,10 @@ static uint32_t count(const struct kvt_seq *seq)
 	return n;
 }
 
-static int put_header(struct kvt_stream *s, const struct kvt_seq *seq)
+static int put_header(struct kvt_wire *s, const struct kvt_seq *seq)
 {
-	struct kvt_stream_header header = {
-		.version = KVT_STREAM_VERSION,
+	struct kvt_wire_header header = {
+		.version = KVT_WIRE_VERSION,
 		.bytes = sizeof(header),
 		.geometry = seq->cache->geometry,
 		.tokens = (uint32_t)kvt_seq_tokens(seq),
@@ -43,15 +43,15 @@ static int put_header(struct kvt_stream *s, const struct kvt_seq *seq)
 	if (header.path > KVT_PATH_MAX)
 		return kvt_fail(-ELOOP, "the sequence was handed over %u times already: at most %u "
 					"are allowed", seq->nr_path, KVT_PATH_MAX - 1);
-	memcpy(header.magic, KVT_STREAM_MAGIC, sizeof(header.magic));
+	memcpy(header.magic, s->map ? KVT_MAP_MAGIC : KVT_WIRE_MAGIC, sizeof(header.magic));
 	if (seq->nr_path)
 		memcpy(path, seq->path, seq->nr_path * sizeof(*path));
 	memcpy(path[seq->nr_path], seq->cache->id, sizeof(*path));
-	ret = kvt_stream_put(s, &header, sizeof(header));
-	return ret ? ret : kvt_stream_put(s, path, header.path * sizeof(*path));
+	ret = kvt_wire_put(s, &header, sizeof(header));
+	return ret ? ret : kvt_wire_put(s, path, header.path * sizeof(*path));
 }
 
-static int put_layer(struct kvt_stream *s, const struct kvt_seq *seq, const struct kvt_piece *p,
+static int put_layer(struct kvt_wire *s, const struct kvt_seq *seq, const struct kvt_piece *p,
 		     uint32_t layer, char *rows)
 {
 	struct kvt_cache *c = seq->cache;
@@ -68,41 +68,50 @@ static int put_layer(struct kvt_stream *s, const struct kvt_seq *seq, const stru
 		       nr * layout->v_bytes);
 	kvt_unhold(&hold);
 	/* Not while held: the other end may be slow. */
-	return kvt_stream_put(s, rows, nr * (layout->k_bytes + layout->v_bytes));
+	return kvt_wire_put(s, rows, nr * (layout->k_bytes + layout->v_bytes));
 }
 
-static int put_piece(struct kvt_stream *s, const struct kvt_seq *seq, uint32_t number, char *rows)
+static int put_piece(struct kvt_wire *s, const struct kvt_seq *seq, uint32_t number, char *rows)
 {
 	const struct kvt_piece *p = &seq->pieces[number];
 	uint32_t nr = rows_of(seq, p), layer;
-	struct kvt_stream_piece piece = { .number = number, .position = p->position, .rows = nr,
+	struct kvt_wire_piece piece = { .number = number, .position = p->position, .rows = nr,
 					  .span = p->span == p->rows ? nr : p->span,
 					  .layout = p->extent->layout };
-	int ret = kvt_stream_put(s, &piece, sizeof(piece));
+	int ret = kvt_wire_put(s, &piece, sizeof(piece));
 
+	if (!ret && s->map)
+		return kvt_wire_put(s, p->extent->blocks,
+				    seq->cache->groups * sizeof(p->extent->blocks[0]));
 	for (layer = 0; !ret && layer < seq->cache->geometry.layers; layer++)
 		ret = put_layer(s, seq, p, layer, rows);
 	return ret;
 }
 
-int kvt_seq_export(const struct kvt_seq *seq, int fd, int timeout_ms)
+int kvt_wire_export(const struct kvt_seq *seq, int fd, bool map, int timeout_ms)
 {
-	struct kvt_stream s;
-	struct kvt_stream_end end = { .pieces = count(seq) };
+	struct kvt_wire s;
+	struct kvt_wire_end end = { .pieces = count(seq) };
 	char *rows = malloc(kvt_pool_block_bytes(seq->cache->pool));
 	uint32_t i;
 	int ret;
 
 	if (!rows)
 		return kvt_fail(-ENOMEM, "no memory to send an extent");
-	ret = kvt_stream_open(&s, fd, timeout_ms);
+	ret = kvt_wire_open(&s, fd, timeout_ms);
+	s.map = map;
 	if (!ret)
 		ret = put_header(&s, seq);
 	for (i = 0; !ret && i < end.pieces; i++)
 		ret = put_piece(&s, seq, i, rows);
 	end.crc = s.crc;
 	if (!ret)
-		ret = kvt_stream_put(&s, &end, sizeof(end));
+		ret = kvt_wire_put(&s, &end, sizeof(end));
 	free(rows);
 	return ret;
+}
+
+int kvt_seq_export(const struct kvt_seq *seq, int fd, int timeout_ms)
+{
+	return kvt_wire_export(seq, fd, false, timeout_ms);
 }

@@ -4,15 +4,17 @@
 #include <string.h>
 
 #include "error.h"
+#include "kernel.h"
 #include "transfer.h"
 
 #define KVT_IMPORT_FLAGS KVT_IMPORT_AGAIN
 
 struct import {
-	struct kvt_stream stream;
-	struct kvt_stream_header header;
+	struct kvt_wire stream;
+	struct kvt_wire_header header;
 	struct kvt_seq *seq;
 	char *rows;
+	int src; /* pool that a map's blocks are in; -1: rows come along */
 };
 
 int kvt_geometry_match(const struct kvt_geometry *a, const struct kvt_geometry *b,
@@ -47,14 +49,14 @@ int kvt_geometry_match(const struct kvt_geometry *a, const struct kvt_geometry *
 /* What is not yet known to be a header of ours must not be judged by its checksum alone. */
 static int check_header(struct import *in)
 {
-	const struct kvt_stream_header *h = &in->header;
+	const struct kvt_wire_header *h = &in->header;
 
-	if (memcmp(h->magic, KVT_STREAM_MAGIC, sizeof(h->magic)))
+	if (memcmp(h->magic, in->src < 0 ? KVT_WIRE_MAGIC : KVT_MAP_MAGIC, sizeof(h->magic)) != 0)
 		return kvt_fail(-EILSEQ, "the stream does not begin like a sequence");
-	if (h->version != KVT_STREAM_VERSION || h->bytes != sizeof(*h))
+	if (h->version != KVT_WIRE_VERSION || h->bytes != sizeof(*h))
 		return kvt_fail(-EPROTONOSUPPORT, "the stream has format version %u; this library "
 						  "knows version %u", h->version,
-				KVT_STREAM_VERSION);
+				KVT_WIRE_VERSION);
 	if (!h->path || h->path > KVT_PATH_MAX || h->reserved)
 		return kvt_fail(-EILSEQ, "the stream's header makes no sense");
 	return 0;
@@ -69,7 +71,7 @@ static int get_path(struct import *in, struct kvt_cache *c, uint32_t flags)
 	if (!in->seq->path)
 		return kvt_fail(-ENOMEM, "no memory for a sequence's path");
 	in->seq->nr_path = nr;
-	ret = kvt_stream_get(&in->stream, in->seq->path, nr * sizeof(*in->seq->path), "the path");
+	ret = kvt_wire_get(&in->stream, in->seq->path, nr * sizeof(*in->seq->path), "the path");
 	for (i = 0; !ret && i < nr && !(flags & KVT_IMPORT_AGAIN); i++)
 		if (!memcmp(in->seq->path[i], c->id, sizeof(c->id)))
 			ret = kvt_fail(-ELOOP, "the sequence was in this cache before: a cycle of "
@@ -79,11 +81,11 @@ static int get_path(struct import *in, struct kvt_cache *c, uint32_t flags)
 
 static int get_header(struct import *in, struct kvt_cache *c, uint32_t flags)
 {
-	int ret = kvt_stream_get(&in->stream, &in->header, sizeof(in->header), "the header");
+	int ret = kvt_wire_get(&in->stream, &in->header, sizeof(in->header), "the header");
 
 	/* A later version's header may be longer: look before the checksum is judged. */
-	if (ret == -EILSEQ && !memcmp(in->header.magic, KVT_STREAM_MAGIC, 8) &&
-	    in->header.version > KVT_STREAM_VERSION && in->header.bytes > sizeof(in->header))
+	if (ret == -EILSEQ && !memcmp(in->header.magic, KVT_WIRE_MAGIC, 8) &&
+	    in->header.version > KVT_WIRE_VERSION && in->header.bytes > sizeof(in->header))
 		return check_header(in);
 	if (!ret)
 		ret = check_header(in);
@@ -93,7 +95,7 @@ static int get_header(struct import *in, struct kvt_cache *c, uint32_t flags)
 }
 
 /* Pieces come in order, do not overlap, fit their extents, and the last one ends the sequence. */
-static int check_piece(const struct import *in, const struct kvt_stream_piece *p, uint32_t number)
+static int check_piece(const struct import *in, const struct kvt_wire_piece *p, uint32_t number)
 {
 	const struct kvt_cache *c = in->seq->cache;
 	const struct kvt_piece *last =
@@ -116,7 +118,7 @@ static int get_layer(struct import *in, const struct kvt_piece *p, uint32_t laye
 	const struct kvt_layout *layout = kvt_layout_of(c, p->extent);
 	uint64_t nr = p->rows;
 	struct kvt_hold hold;
-	int ret = kvt_stream_get(&in->stream, in->rows, nr * (layout->k_bytes + layout->v_bytes),
+	int ret = kvt_wire_get(&in->stream, in->rows, nr * (layout->k_bytes + layout->v_bytes),
 				 "an extent");
 
 	if (!ret)
@@ -131,13 +133,31 @@ static int get_layer(struct import *in, const struct kvt_piece *p, uint32_t laye
 	return 0;
 }
 
+/* Nothing is copied: the module lets both pools have the blocks. */
+static int get_blocks(struct import *in, const struct kvt_piece *p)
+{
+	struct kvt_cache *c = in->seq->cache;
+	uint64_t bytes = kvt_pool_block_bytes(c->pool);
+	uint32_t *blocks = calloc(c->groups, sizeof(*blocks)), group;
+	int ret = blocks ? 0 : kvt_fail(-ENOMEM, "no memory for a map of blocks");
+
+	if (!ret)
+		ret = kvt_wire_get(&in->stream, blocks, c->groups * sizeof(*blocks), "an extent");
+	for (group = 0; !ret && group < c->groups; group++)
+		ret = kvt_kernel_clone_from(c->pool, p->extent->blocks[group] * bytes, in->src,
+					    blocks[group] * bytes, bytes);
+	free(blocks);
+	p->extent->sealed = true;
+	return ret;
+}
+
 static int get_piece(struct import *in, uint32_t number)
 {
 	struct kvt_seq *seq = in->seq;
-	struct kvt_stream_piece head;
+	struct kvt_wire_piece head;
 	struct kvt_piece *p;
 	uint32_t layer;
-	int ret = kvt_stream_get(&in->stream, &head, sizeof(head), "an extent's head");
+	int ret = kvt_wire_get(&in->stream, &head, sizeof(head), "an extent's head");
 
 	if (!ret)
 		ret = check_piece(in, &head, number);
@@ -151,6 +171,8 @@ static int get_piece(struct import *in, uint32_t number)
 	if (ret)
 		return ret;
 	seq->nr_pieces++;
+	if (in->src >= 0)
+		return get_blocks(in, p);
 	for (layer = 0; !ret && layer < seq->cache->geometry.layers; layer++)
 		ret = get_layer(in, p, layer);
 	return ret;
@@ -158,8 +180,8 @@ static int get_piece(struct import *in, uint32_t number)
 
 static int get_end(struct import *in)
 {
-	struct kvt_stream_end end, want = { .pieces = in->header.pieces, .crc = in->stream.crc };
-	int ret = kvt_stream_get(&in->stream, &end, sizeof(end), "the end");
+	struct kvt_wire_end end, want = { .pieces = in->header.pieces, .crc = in->stream.crc };
+	int ret = kvt_wire_get(&in->stream, &end, sizeof(end), "the end");
 
 	if (!ret && (end.pieces != want.pieces || end.crc != want.crc))
 		ret = kvt_fail(-EILSEQ, "the stream's end does not match what came before");
@@ -205,10 +227,10 @@ static int receive(struct import *in, struct kvt_cache *c, uint32_t flags)
 	return ret ? ret : get_end(in);
 }
 
-int kvt_seq_import(struct kvt_cache *cache, int fd, uint32_t flags, int timeout_ms,
-		   struct kvt_seq **seq)
+int kvt_wire_import(struct kvt_cache *cache, int fd, int src, uint32_t flags, int timeout_ms,
+		    struct kvt_seq **seq)
 {
-	struct import in = { .rows = malloc(kvt_pool_block_bytes(cache->pool)) };
+	struct import in = { .src = src, .rows = malloc(kvt_pool_block_bytes(cache->pool)) };
 	int ret;
 
 	*seq = NULL;
@@ -219,7 +241,7 @@ int kvt_seq_import(struct kvt_cache *cache, int fd, uint32_t flags, int timeout_
 	else
 		ret = kvt_seq_create(cache, &in.seq);
 	if (!ret)
-		ret = kvt_stream_open(&in.stream, fd, timeout_ms);
+		ret = kvt_wire_open(&in.stream, fd, timeout_ms);
 	if (!ret)
 		ret = receive(&in, cache, flags);
 	free(in.rows);
@@ -230,4 +252,10 @@ int kvt_seq_import(struct kvt_cache *cache, int fd, uint32_t flags, int timeout_
 	finish(&in);
 	*seq = in.seq;
 	return 0;
+}
+
+int kvt_seq_import(struct kvt_cache *cache, int fd, uint32_t flags, int timeout_ms,
+		   struct kvt_seq **seq)
+{
+	return kvt_wire_import(cache, fd, -1, flags, timeout_ms, seq);
 }

@@ -23,11 +23,11 @@
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "streams are written as they lie");
 _Static_assert(sizeof(struct kvt_geometry) == 88, "part of the stream's format");
 
-int kvt_stream_open(struct kvt_stream *s, int fd, int timeout_ms)
+int kvt_wire_open(struct kvt_wire *s, int fd, int timeout_ms)
 {
 	struct stat st;
 
-	*s = (struct kvt_stream){ .fd = fd, .timeout_ms = timeout_ms };
+	*s = (struct kvt_wire){ .fd = fd, .timeout_ms = timeout_ms };
 	if (fstat(fd, &st))
 		return kvt_fail(-errno, "cannot use descriptor %d for a stream: %s", fd,
 				strerror(errno));
@@ -36,7 +36,7 @@ int kvt_stream_open(struct kvt_stream *s, int fd, int timeout_ms)
 	return 0;
 }
 
-static int await(const struct kvt_stream *s, short events)
+static int await(const struct kvt_wire *s, short events)
 {
 	struct pollfd p = { .fd = s->fd, .events = events };
 	int ret;
@@ -78,7 +78,7 @@ static ssize_t write_quietly(int fd, const void *buf, size_t bytes)
 }
 
 /* What poll() promised not to block: all of a socket's room, PIPE_BUF of a pipe's. */
-static ssize_t write_some(const struct kvt_stream *s, const void *buf, size_t bytes)
+static ssize_t write_some(const struct kvt_wire *s, const void *buf, size_t bytes)
 {
 	if (s->is_socket)
 		return send(s->fd, buf, bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -87,7 +87,7 @@ static ssize_t write_some(const struct kvt_stream *s, const void *buf, size_t by
 	return write_quietly(s->fd, buf, bytes);
 }
 
-static int put(struct kvt_stream *s, const char *buf, size_t bytes)
+static int put(struct kvt_wire *s, const char *buf, size_t bytes)
 {
 	ssize_t n;
 	int ret;
@@ -109,7 +109,7 @@ static int put(struct kvt_stream *s, const char *buf, size_t bytes)
 	return 0;
 }
 
-int kvt_stream_put(struct kvt_stream *s, const void *buf, size_t bytes)
+int kvt_wire_put(struct kvt_wire *s, const void *buf, size_t bytes)
 {
 	uint32_t crc = kvt_crc32c(buf, bytes);
 	int ret = put(s, buf, bytes);
@@ -118,7 +118,7 @@ int kvt_stream_put(struct kvt_stream *s, const void *buf, size_t bytes)
 	return ret ? ret : put(s, (const char *)&crc, sizeof(crc));
 }
 
-static int get(struct kvt_stream *s, char *buf, size_t bytes, const char *what)
+static int get(struct kvt_wire *s, char *buf, size_t bytes, const char *what)
 {
 	ssize_t n;
 	int ret;
@@ -143,7 +143,7 @@ static int get(struct kvt_stream *s, char *buf, size_t bytes, const char *what)
 	return 0;
 }
 
-int kvt_stream_get(struct kvt_stream *s, void *buf, size_t bytes, const char *what)
+int kvt_wire_get(struct kvt_wire *s, void *buf, size_t bytes, const char *what)
 {
 	uint64_t at = s->bytes;
 	uint32_t crc, got;

@@ -79,7 +79,7 @@ void generate_plain(struct text *t, const struct model *m, const struct options 
 	double start;
 	uint64_t before;
 
-	stage_open(&s, m, o, m->layers, o->type, t->prompt + o->tokens, dram);
+	stage_open(&s, m, o, m->layers, t->prompt + o->tokens, dram, attend);
 	stage_policy(&s, o);
 	runner_open(&r, m, m->layers, attend, s.seq);
 	feed_prompt(&r, t, o);
@@ -111,7 +111,7 @@ void generate_uncached(struct text *t, const struct model *m, const struct optio
 	struct runner r;
 	struct stage s;
 
-	stage_open(&s, m, o, m->layers, o->type, t->prompt + o->tokens, 0);
+	stage_open(&s, m, o, m->layers, t->prompt + o->tokens, 0, attend);
 	runner_open(&r, m, m->layers, attend, s.seq);
 	while (t->nr < t->prompt + o->tokens) {
 		if (kvt_seq_truncate(s.seq, 0))

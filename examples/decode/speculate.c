@@ -45,8 +45,8 @@ static void open_pair(struct speculation *s, struct kvt_attend *attend)
 	uint32_t layers = draft_layers(m, o);
 	uint64_t half = o->dram / 2;
 
-	stage_open(&s->target_stage, m, o, m->layers, o->type, tokens, half);
-	stage_open(&s->draft_stage, m, o, layers, o->type, tokens, half);
+	stage_open(&s->target_stage, m, o, m->layers, tokens, half, attend);
+	stage_open(&s->draft_stage, m, o, layers, tokens, half, attend);
 	half = up_to_block(half, stage_block_bytes(&s->draft_stage));
 	config.draft_bytes = half && half < s->draft_stage.pool_bytes ? half :
 									s->draft_stage.pool_bytes;
@@ -109,12 +109,13 @@ static void round_of(struct speculation *s)
 {
 	struct text *t = s->text;
 	uint32_t left = t->prompt + s->options->tokens - t->nr, nr = 0, right, own, i;
-	uint32_t guesses[GUESS_MAX];
+	uint32_t guesses[GUESS_MAX] = { 0 };
 	int state = kvt_draft_balance(s->pair);
 
 	if (state < 0)
 		errx(1, "%s", kvt_error_detail());
-	s->rounds[state]++;
+	else
+		s->rounds[state]++;
 	if (state != KVT_DRAFT_OUT && left > 1)
 		nr = guess(s, s->options->spec < left - 1 ? s->options->spec : left - 1, guesses);
 	right = verify(s, guesses, nr, &own);

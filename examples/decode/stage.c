@@ -23,18 +23,30 @@ static void geometry(struct kvt_geometry *g, const struct model *m, uint32_t lay
 	memcpy(g->model, &m->fingerprint, sizeof(m->fingerprint));
 }
 
-void stage_open(struct stage *s, const struct model *m, const struct options *o, uint32_t layers,
-		uint32_t type, uint32_t tokens, uint64_t dram)
+/* Attention that reads the next blocks while it is at these. */
+static void open_stream(struct stage *s, struct kvt_attend *attend)
 {
+	struct kvt_stream_config config = KVT_STREAM_CONFIG_INIT;
+
+	config.attend = attend;
+	config.pool = s->pool;
+	if (kvt_stream_create(&config, &s->stream) || kvt_cache_set_stream(s->cache, s->stream))
+		errx(1, "%s", kvt_error_detail());
+}
+
+void stage_open(struct stage *s, const struct model *m, const struct options *o, uint32_t layers,
+		uint32_t tokens, uint64_t dram, struct kvt_attend *attend)
+{
+	uint32_t type = o->type;
 	uint64_t row = 2 * kvt_row_bytes(type, m->head_dim) * m->kv_heads, block, fit, blocks;
 	struct kvt_config config = KVT_CONFIG_INIT;
 	struct kvt_geometry g = KVT_GEOMETRY_INIT;
 
 	memset(s, 0, sizeof(*s));
-	if (!row)
-		errx(1, "heads of %u elements cannot be of type %s", m->head_dim, kvt_type_name(type));
 	block = block_bytes(row);
-	fit = (block - 128) / row;
+	fit = row ? (block - 128) / row : 0;
+	if (!fit)
+		errx(1, "heads of %u elements cannot be of type %s", m->head_dim, kvt_type_name(type));
 	geometry(&g, m, layers, type);
 	g.block_tokens = o->block_tokens < fit ? o->block_tokens : (uint32_t)fit;
 	blocks = (tokens / g.block_tokens + 4) * layers;
@@ -48,6 +60,8 @@ void stage_open(struct stage *s, const struct model *m, const struct options *o,
 	    kvt_seq_create(s->cache, &s->seq))
 		errx(1, "%s", kvt_error_detail());
 	s->pool_bytes = config.bytes;
+	if (config.nvme_path)
+		open_stream(s, attend);
 	s->dram_bytes = config.dram_bytes;
 }
 
@@ -69,6 +83,7 @@ void stage_policy(struct stage *s, const struct options *o)
 
 void stage_close(struct stage *s)
 {
+	kvt_stream_destroy(s->stream);
 	kvt_seq_destroy(s->seq);
 	kvt_cache_destroy(s->cache);
 	kvt_pool_destroy(s->pool);

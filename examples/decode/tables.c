@@ -57,12 +57,13 @@ int table_cache(const struct model *m, const struct options *o, struct kvt_atten
 
 static double log_probability(const float *logits, uint32_t nr, uint32_t token)
 {
-	double most = (double)logits[0], sum = 0;
+	double most = (double)logits[0], sum;
 	uint32_t i;
 
 	for (i = 1; i < nr; i++)
 		most = (double)logits[i] > most ? (double)logits[i] : most;
-	for (i = 0; i < nr; i++)
+	sum = exp((double)logits[0] - most);
+	for (i = 1; i < nr; i++)
 		sum += exp((double)logits[i] - most);
 	return (double)logits[token] - most - log(sum);
 }
@@ -83,7 +84,7 @@ static struct measured measure(const struct model *m, const struct options *o,
 	double sum = 0;
 	uint32_t i;
 
-	stage_open(&s, m, o, m->layers, o->type, nr, o->dram);
+	stage_open(&s, m, o, m->layers, nr, o->dram, attend);
 	stage_policy(&s, o);
 	runner_open(&r, m, m->layers, attend, s.seq);
 	for (i = 0; i + 1 < nr; i++) {

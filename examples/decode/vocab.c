@@ -171,7 +171,7 @@ static uint32_t *emit(const struct vocab *v, const struct symbol *s, uint32_t *a
 
 static char *with_spaces(const char *text)
 {
-	char *out = malloc(3 * strlen(text) + 4), *at = out;
+	char *out = calloc(3 * strlen(text) + 4, 1), *at = out;
 
 	if (!out)
 		err(1, "no memory");

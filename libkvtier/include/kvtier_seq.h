@@ -17,6 +17,7 @@
 
 #include <kvtier.h>
 #include <kvtier_attend.h>
+#include <kvtier_stream.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -91,6 +92,15 @@ const struct kvt_geometry *kvt_cache_geometry(const struct kvt_cache *cache);
  * sealed extent, which would have to be copied.  0 at first.
  */
 void kvt_cache_set_seal_lag(struct kvt_cache *cache, uint32_t tokens);
+
+/*
+ * kvt_cache_set_stream() - let kvt_seq_attend() of this cache's sequences stream
+ *
+ * Blocks on NVMe are then read ahead of the threads that attend, layer after layer,
+ * instead of being waited for one by one (kvtier_stream.h).  @stream is over the cache's
+ * pool and outlives its use; NULL: do not stream.  Errors: -EINVAL over another pool.
+ */
+int kvt_cache_set_stream(struct kvt_cache *cache, struct kvt_stream *stream);
 
 /*
  * struct kvt_cache_stats - what a cache holds now
@@ -241,7 +251,8 @@ struct kvt_seq_query {
 /*
  * kvt_seq_attend() - attention over sequences, one layer, one call
  *
- * Over all that a sequence keeps: exact rows, compressed ones, merged ones with the weight
+ * @attend is not used, and may be NULL, where the cache has a stream.  Attended to is all
+ * that a sequence keeps: exact rows, compressed ones, merged ones with the weight
  * of the positions that they stand for, and the summary of what was dropped if its policy
  * has one.  The policy is told of where the attention went (kvt_seq_note()).  Exact when
  * the sequence's policy is.  Errors: -EINVAL the parameters do not fit the cache; those of
@@ -447,6 +458,23 @@ int64_t kvt_seq_compress(struct kvt_seq *seq, uint64_t end);
  * up; on failure those before it were.
  */
 int kvt_seq_dedup(struct kvt_seq *seq);
+
+/*
+ * kvt_seq_send() - hand a sequence to another process of this machine, by descriptor
+ * @socket: a connected UNIX socket
+ *
+ * Between pools of the module nothing is copied: the receiver gets the pool's descriptor
+ * and clones the blocks, which both then have until one of them writes.  Such a sequence is
+ * sealed first, and its receiver may clone anything of the pool: hand it to who may.
+ * Otherwise the sequence goes through memory that both have for a moment.  Returns when the
+ * receiver has it; it stays here too.  Errors: those of kvt_seq_export(); -EPROTO the
+ * other end is not kvt_seq_receive(); -EREMOTEIO it could not take the sequence.
+ */
+int kvt_seq_send(const struct kvt_seq *seq, int socket, int timeout_ms);
+
+/* The other end; flags and errors are those of kvt_seq_import(). */
+int kvt_seq_receive(struct kvt_cache *cache, int socket, uint32_t flags, int timeout_ms,
+		    struct kvt_seq **seq);
 
 struct kvt_prefix;
 

@@ -15,6 +15,7 @@
 
 static const char *data_dir = "../shared/data";
 static bool failed;
+static enum kvt_pager pager = KVT_PAGER_USER;
 
 const char *check_data(void)
 {
@@ -31,6 +32,11 @@ void check_fail(const char *file, int line, const char *fmt, ...)
 	vprintf(fmt, args);
 	va_end(args);
 	printf("\n");
+}
+
+bool check_failed(void)
+{
+	return failed;
 }
 
 void check_skip(const char *why)
@@ -78,6 +84,7 @@ int check_main(int argc, char **argv, const struct check_case *cases, unsigned i
 	static const struct option options[] = {
 		{ "dir", required_argument, NULL, 'd' },
 		{ "data", required_argument, NULL, 'D' },
+		{ "pager", required_argument, NULL, 'p' },
 		{ 0 },
 	};
 	const char *dir = ".";
@@ -90,8 +97,10 @@ int check_main(int argc, char **argv, const struct check_case *cases, unsigned i
 			dir = optarg;
 		else if (opt == 'D')
 			data_dir = optarg;
+		else if (opt == 'p')
+			pager = strcmp(optarg, "kernel") != 0 ? KVT_PAGER_USER : KVT_PAGER_KERNEL;
 		else
-			errx(2, "usage: %s [--dir DIR] [--data DIR] [CASE...]", argv[0]);
+			errx(2, "usage: %s [--dir DIR] [--data DIR] [--pager user|kernel] [CASE...]", argv[0]);
 	}
 	printf("KTAP version 1\n");
 	for (i = 0; i < nr; i++) {
@@ -128,13 +137,14 @@ void place_open(struct place *p, const char *dir, const struct place_config *c)
 	memset(p, 0, sizeof(*p));
 	if (c->file && asprintf(&p->file, "%s/%s", dir, c->file) < 0)
 		err(1, "name");
-	config.pager = KVT_PAGER_USER;
+	config.pager = pager;
 	config.flags = KVT_NO_STATS_FILE | (c->file ? KVT_KEEP_FILE : 0);
 	config.block_bytes = KVT_BLOCK_MIN;
 	config.bytes = c->blocks * KVT_BLOCK_MIN;
 	config.dram_bytes = c->dram * KVT_BLOCK_MIN;
 	config.nvme_bytes = c->nvme * KVT_BLOCK_MIN;
-	config.nvme_path = c->file ? p->file : c->nvme ? dir : NULL;
+	if (pager == KVT_PAGER_USER) /* the module has stores, not paths */
+		config.nvme_path = c->file ? p->file : c->nvme ? dir : NULL;
 	if (kvt_pool_create(&config, &p->pool))
 		errx(1, "pool: %s", kvt_error_detail());
 	set_geometry(&g, c);

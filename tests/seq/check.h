@@ -19,7 +19,7 @@ struct check_case {
 	void (*run)(const char *dir);
 };
 
-/* main() of a program of cases: [--dir DIR] [--data DIR] [NAME...] */
+/* main() of a program of cases: [--dir DIR] [--data DIR] [--pager user|kernel] [NAME...] */
 int check_main(int argc, char **argv, const struct check_case *cases, unsigned int nr);
 
 /* ../shared/data or what --data says. */
@@ -27,6 +27,8 @@ const char *check_data(void);
 
 void check_fail(const char *file, int line, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
+/* Has an expectation of this process failed? */
+bool check_failed(void);
 /* The case cannot be run here; does not return. */
 void check_skip(const char *why) __attribute__((noreturn));
 

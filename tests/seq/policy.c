@@ -263,6 +263,18 @@ static void ones(double *weight, uint32_t nr)
 		weight[i] = 1;
 }
 
+static struct kvt_stream *stream_over(const struct place *p, struct kvt_attend *attend)
+{
+	struct kvt_stream_config config = KVT_STREAM_CONFIG_INIT;
+	struct kvt_stream *stream;
+
+	config.attend = attend;
+	config.pool = p->pool;
+	CHECK_EQ(kvt_stream_create(&config, &stream), 0);
+	CHECK_EQ(kvt_cache_set_stream(p->cache, stream), 0);
+	return stream;
+}
+
 /* The same bits wherever the blocks are, and the right ones. */
 static void attends(const char *dir)
 {
@@ -271,6 +283,9 @@ static void attends(const char *dir)
 	float out[2][Q_HEADS * DIM];
 	struct kvt_attend *attend = attention();
 	struct kvt_attend_params other = params;
+	const void *a, *b; /* the bits count */
+	struct kvt_stream_stats stats = { .size = sizeof(stats) };
+	struct kvt_stream *stream;
 	struct kvt_seq_query query;
 	double weight[400];
 	struct kvt_seq *seq;
@@ -285,11 +300,24 @@ static void attends(const char *dir)
 	CHECK(difference(out[0], want) < 1e-5);
 	CHECK_EQ(kvt_seq_place(seq, KVTIER_OP_DEMOTE, 0, KVT_ALL_LAYERS, 0, KVT_TO_END), 0);
 	ask(attend, seq, q, 0, out[1]);
-	CHECK(!memcmp(out[0], out[1], sizeof(out[0])));
+	a = out[0];
+	b = out[1];
+	CHECK(!memcmp(a, b, sizeof(out[0])));
+	CHECK_EQ(kvt_seq_place(seq, KVTIER_OP_DEMOTE, 0, KVT_ALL_LAYERS, 0, KVT_TO_END), 0);
+	stream = stream_over(&p, attend);
+	ask(attend, seq, q, 0, out[1]);
+	CHECK(!memcmp(a, b, sizeof(out[0])));
+	ask(NULL, seq, q, 0, out[1]);
+	CHECK(!memcmp(a, b, sizeof(out[0])));
+	CHECK_EQ(kvt_stream_stats(stream, &stats), 0);
+	CHECK(stats.calls == 2 && stats.streamed > 0);
+	CHECK_EQ(kvt_cache_set_stream(p.cache, NULL), 0);
+	kvt_stream_destroy(stream);
 	other.k_dim = 16;
 	query = (struct kvt_seq_query){ .seq = seq, .q_tokens = 1, .q = q, .out = out[0] };
 	CHECK_ERR(kvt_seq_attend(attend, &other, 0, &query, 1), -EINVAL, "the cache has");
 	CHECK_ERR(kvt_seq_attend(attend, &params, 2, &query, 1), -EINVAL, "no layer 2");
+	CHECK_ERR(kvt_seq_attend(NULL, &params, 0, &query, 1), -EINVAL, "attend is NULL");
 	query.q_tokens = 0;
 	CHECK_ERR(kvt_seq_attend(attend, &params, 0, &query, 1), -EINVAL, "0 tokens");
 	kvt_seq_destroy(seq);

@@ -110,7 +110,7 @@ static void make_pool(struct world *w)
 	config.bytes = s->blocks * KVT_BLOCK_MIN;
 	config.dram_bytes = s->dram * KVT_BLOCK_MIN;
 	config.nvme_bytes = s->nvme * KVT_BLOCK_MIN;
-	config.nvme_path = s->nvme ? w->file : NULL;
+	config.nvme_path = s->nvme && config.pager == KVT_PAGER_USER ? w->file : NULL;
 	ret = kvt_pool_create(&config, &w->pool);
 	if (ret)
 		errx(1, "pool: %s", kvt_error_detail());

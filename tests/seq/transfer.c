@@ -289,6 +289,18 @@ static void prefill(const char *dir, int fd, uint32_t tokens)
 	_exit(kvt_seq_export(seq, fd, TIMEOUT_MS) ? 1 : 0);
 }
 
+static void refuse_one(const char *dir, int socket)
+{
+	struct place_config other = large;
+	struct kvt_seq *seq;
+	struct place p;
+
+	other.layers = 3;
+	place_open(&p, dir, &other);
+	CHECK_ERR(kvt_seq_receive(p.cache, socket, 0, TIMEOUT_MS, &seq), -EINVAL, "layers");
+	place_close(&p);
+}
+
 /* A prefill process over TCP, and this process decodes on. */
 static void over_tcp(const char *dir)
 {
@@ -314,6 +326,74 @@ static void over_tcp(const char *dir)
 	CHECK_EQ(story_check(seq, 3, 0, 950), 0);
 	kvt_seq_destroy(seq);
 	close(fd[0]);
+	place_close(&p);
+}
+
+/* By descriptor: the other process has it when the call returns. */
+static void by_descriptor(const char *dir)
+{
+	struct kvt_seq *seq, *copy, *none;
+	int fd[2], status;
+	struct place p;
+	pid_t pid;
+
+	CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fd), 0);
+	fflush(stdout);
+	pid = fork();
+	if (!pid) { /* prefill */
+		close(fd[0]);
+		place_open(&p, dir, &large);
+		seq = story(&p, 3, 600);
+		CHECK_EQ(kvt_seq_send(seq, fd[1], TIMEOUT_MS), 0);
+		CHECK_EQ(story_check(seq, 3, 0, 600), 0);
+		/* The receiver has another geometry now. */
+		CHECK_ERR(kvt_seq_send(seq, fd[1], TIMEOUT_MS), -EREMOTEIO, "could not take");
+		story_append(seq, 4, 600, 30); /* here it goes on its own way */
+		CHECK_EQ(kvt_seq_send(seq, fd[1], TIMEOUT_MS), 0);
+		kvt_seq_destroy(seq);
+		place_close(&p);
+		exit(check_failed());
+	}
+	close(fd[1]);
+	place_open(&p, dir, &large);
+	CHECK_EQ(kvt_seq_receive(p.cache, fd[0], 0, TIMEOUT_MS, &seq), 0);
+	CHECK_EQ(story_check(seq, 3, 0, 600), 0);
+	refuse_one(dir, fd[0]);
+	CHECK_EQ(kvt_seq_receive(p.cache, fd[0], 0, TIMEOUT_MS, &copy), 0);
+	CHECK_EQ(waitpid(pid, &status, 0), pid);
+	CHECK_EQ(status, 0);
+	story_append(seq, 3, 600, 50); /* the sender is gone */
+	CHECK_EQ(story_check(seq, 3, 0, 650), 0);
+	CHECK_EQ(story_check(copy, 3, 0, 600), 0);
+	CHECK_EQ(story_check(copy, 4, 600, 30), 0);
+	CHECK_ERR(kvt_seq_receive(p.cache, fd[0], 0, TIMEOUT_MS, &none), -EPIPE, "");
+	kvt_seq_destroy(seq);
+	kvt_seq_destroy(copy);
+	close(fd[0]);
+	place_close(&p);
+}
+
+/* Who speaks something else, and who says nothing. */
+static void by_descriptor_refused(const char *dir)
+{
+	static const char junk[64] = "GET / HTTP/1.1";
+	struct kvt_seq *seq, *copy;
+	struct place p;
+	int fd[2];
+
+	place_open(&p, dir, &small);
+	seq = story(&p, 1, 10);
+	CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fd), 0);
+	CHECK_ERR(kvt_seq_send(seq, fd[0], 50), -ETIMEDOUT, "did nothing");
+	CHECK_ERR(kvt_seq_receive(p.cache, fd[0], 0, 50, &copy), -ETIMEDOUT, "did nothing");
+	CHECK_EQ(send(fd[1], junk, sizeof(junk), MSG_NOSIGNAL), sizeof(junk));
+	CHECK_ERR(kvt_seq_send(seq, fd[0], TIMEOUT_MS), -EPROTO, "not of a hand-over");
+	close(fd[1]);
+	CHECK_ERR(kvt_seq_receive(p.cache, fd[0], 0, TIMEOUT_MS, &copy), -EPIPE, "");
+	close(fd[0]);
+	CHECK_ERR(kvt_seq_send(seq, fd[0], TIMEOUT_MS), -EBADF, "not open");
+	CHECK_EQ(story_check(seq, 1, 0, 10), 0);
+	kvt_seq_destroy(seq);
 	place_close(&p);
 }
 
@@ -411,6 +491,9 @@ static const struct check_case cases[] = {
 	{ "no_room", "no room for the sequence is refused and leaves nothing", no_room },
 	{ "silent_peer", "a peer that does nothing, or is gone, is an error", silent_peer },
 	{ "over_tcp", "prefill here, decode there, over TCP", over_tcp },
+	{ "by_descriptor", "a sequence handed over by descriptor", by_descriptor },
+	{ "by_descriptor_refused", "a socket with something else at its end is refused",
+	  by_descriptor_refused },
 	{ "prefill_killed", "a killed prefill process gives a whole sequence or none", prefill_killed },
 	{ "decode_killed", "a killed decode process costs the sequence nothing", decode_killed },
 };
