@@ -13,6 +13,7 @@ BINDIR ?= $(PREFIX)/bin
 LIBDIR ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
 DATADIR ?= $(PREFIX)/share
+UNITDIR ?= $(PREFIX)/lib/systemd/system
 CFLAGS ?= -O2 -g
 PKG_CONFIG ?= pkg-config
 INSTALL ?= install
@@ -156,10 +157,13 @@ bench-decode: ## set up and measure decode steps of a cache larger than its memo
 	$(MAKE) all demo-programs $(B)/bench-decode
 	tests/bench/decode.sh
 
-install: lib tools ## install under PREFIX (default /usr/local); DESTDIR= for packages
+install: lib tools daemon ## install under PREFIX (default /usr/local); DESTDIR= for packages
 	$(INSTALL) -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR)/pkgconfig \
 		$(DESTDIR)$(LIBDIR)/kvtier $(DESTDIR)$(INCLUDEDIR)/linux
-	$(INSTALL) -m 755 $(B)/kvtier $(DESTDIR)$(BINDIR)/
+	$(INSTALL) -m 755 $(B)/kvtier $(B)/kvtierd $(DESTDIR)$(BINDIR)/
+	$(INSTALL) -d $(DESTDIR)$(UNITDIR)
+	sed 's,/usr/local/bin,$(BINDIR),' packaging/systemd/kvtierd.service \
+		>$(DESTDIR)$(UNITDIR)/kvtierd.service
 	$(INSTALL) -m 644 $(B)/libkvtier-preload.so $(DESTDIR)$(LIBDIR)/kvtier/
 	$(INSTALL) -m 755 $(B)/libkvtier.so.$(SOVERSION) $(DESTDIR)$(LIBDIR)/
 	ln -sf libkvtier.so.$(SOVERSION) $(DESTDIR)$(LIBDIR)/libkvtier.so
@@ -171,13 +175,14 @@ install: lib tools ## install under PREFIX (default /usr/local); DESTDIR= for pa
 		$(DESTDIR)$(call target_of,$f)$(newline))
 
 uninstall: ## remove what install put there
-	rm -f $(DESTDIR)$(BINDIR)/kvtier $(DESTDIR)$(LIBDIR)/libkvtier.so \
+	rm -f $(DESTDIR)$(BINDIR)/kvtier $(DESTDIR)$(BINDIR)/kvtierd \
+		$(DESTDIR)$(UNITDIR)/kvtierd.service $(DESTDIR)$(LIBDIR)/libkvtier.so \
 		$(DESTDIR)$(LIBDIR)/libkvtier.so.$(SOVERSION) $(DESTDIR)$(LIBDIR)/libkvtier.a \
 		$(DESTDIR)$(LIBDIR)/pkgconfig/kvtier.pc \
 		$(patsubst libkvtier/include/%,$(DESTDIR)$(INCLUDEDIR)/%,$(HEADERS)) \
 		$(DESTDIR)$(INCLUDEDIR)/linux/kvtier.h $(DESTDIR)$(LIBDIR)/kvtier/libkvtier-preload.so \
 		$(foreach f,$(EXTRA_FILES),$(DESTDIR)$(call target_of,$f))
-	-rmdir $(DESTDIR)$(LIBDIR)/kvtier
+	-rmdir $(DESTDIR)$(LIBDIR)/kvtier $(DESTDIR)$(DATADIR)/kvtier
 
 modules: ## build the kernel module for KDIR= (default: the running kernel)
 	@test -e $(KDIR)/Makefile || { echo "kvtier: no kernel headers in $(KDIR);" \
@@ -222,7 +227,9 @@ EXTRA_FILES := \
 	$(foreach f,$(wildcard Documentation/man/*.[1-8]),\
 		$f:$(DATADIR)/man/man$(subst .,,$(suffix $f))/$(notdir $f)) \
 	$(foreach f,$(wildcard tools/completion/kvtier.bash),\
-		$f:$(DATADIR)/bash-completion/completions/kvtier)
+		$f:$(DATADIR)/bash-completion/completions/kvtier) \
+	packaging/kvtierd.conf:$(DATADIR)/kvtier/kvtierd.conf.example \
+	packaging/grafana/kvtier.json:$(DATADIR)/kvtier/grafana.json
 source_of = $(firstword $(subst :, ,$(1)))
 target_of = $(lastword $(subst :, ,$(1)))
 define newline

@@ -21,6 +21,9 @@
 #include "kvtierd.h"
 
 #define WRITES_MAX 32u
+#define NO_SLOTS                                                                            \
+	"the pool's NVMe budget has not enough slots beside those that a checkpoint keeps: " \
+	"make it twice the pool's size, or seal more"
 
 struct checkpoint {
 	struct job job; /* first */
@@ -157,6 +160,27 @@ void checkpoint_written(struct pool *p, uint32_t b)
 	}
 }
 
+/* There is no free slot left: the checkpoint ends, and gives back what it has captured. */
+void checkpoint_starved(struct pool *p)
+{
+	if (p->checkpoint && !p->checkpoint->submitted && !p->checkpoint->error)
+		p->checkpoint->error = kvt_fail(-ENOSPC, NO_SLOTS);
+}
+
+/* Blocks that are not sealed may all be written anew, beside what the checkpoint names. */
+static int check_room(struct pool *p)
+{
+	uint64_t need = p->nr_blocks, frames = p->t->budget[KVTIER_TIER_DRAM] >> p->shift;
+	uint32_t b;
+
+	for (b = 0; b < p->nr_blocks; b++) {
+		const struct block *blk = block_of(p, b);
+
+		need += blk->where != W_EMPTY && !(blk->flags & B_SEALED);
+	}
+	return need > p->slots.nr + frames / 2 ? kvt_fail(-ENOSPC, NO_SLOTS) : 0;
+}
+
 /* The next block: 0 it is dealt with, -EAGAIN not now, or why it cannot be. */
 static int take_block(struct checkpoint *c, uint32_t b)
 {
@@ -174,8 +198,7 @@ static int take_block(struct checkpoint *c, uint32_t b)
 		return capture(c, b);
 	ret = file_write(p, b, B_CAPTURE);
 	if (ret == -ENOSPC)
-		return kvt_fail(ret, "the pool's NVMe budget has no free slot beside those of the last "
-				     "checkpoint: make it larger");
+		return kvt_fail(ret, NO_SLOTS);
 	c->writing += !ret;
 	return ret;
 }
@@ -230,12 +253,16 @@ int checkpoint_begin(struct pool *p, struct request *r, const void *note, size_t
 		     bool keep_note)
 {
 	struct checkpoint *c;
+	int ret;
 
 	if (!(p->t->flags & KVT_SHARED_KEEP))
 		return kvt_fail(-EINVAL, "pool %s was made without KVT_SHARED_KEEP: nothing of it stays",
 				p->t->name);
 	if (p->checkpoint || p->removed)
 		return kvt_fail(-EBUSY, "a checkpoint of pool %s is under way", p->t->name);
+	ret = p->module ? 0 : check_room(p);
+	if (ret)
+		return ret;
 	c = calloc(1, sizeof(*c));
 	if (!c)
 		return -ENOMEM;

@@ -14,6 +14,9 @@
 
 #include "kvtierd.h"
 
+/* Of one client before the others get their turn. */
+#define MESSAGES_MAX 16
+
 /* One buffer for all: a message is dealt with before the next is read. */
 static char message[KVT_MSG_MAX + 1] __attribute__((aligned(8)));
 
@@ -33,6 +36,7 @@ void client_close(struct client *c, const char *why)
 	if (c->gone)
 		return;
 	c->gone = true;
+	c->requests++; /* those that end below do not free it */
 	log_line(LOG_DEBUG, "client_gone", "pid=%d tenant=%s reason=\"%s\"", c->pid, c->tenant->name,
 		 why);
 	while (c->attachments)
@@ -41,7 +45,7 @@ void client_close(struct client *c, const char *why)
 	close(c->sock);
 	c->d->nr_clients--;
 	c->tenant->clients--;
-	if (!c->requests)
+	if (!--c->requests)
 		free_client(c);
 }
 
@@ -94,44 +98,52 @@ static bool well_formed(const struct kvt_msg *msg, ssize_t bytes)
 	       msg->size == (size_t)bytes && !msg->zero && !msg->error;
 }
 
+/* Deal with the next one; false: there is none, or the connection is at its end. */
+static bool take_message(struct client *c)
+{
+	const struct kvt_msg *msg = (const struct kvt_msg *)message;
+	int fds[KVT_MSG_FDS] = { 0 }, nr_fds, i;
+	ssize_t n = receive(c, fds, &nr_fds);
+	bool good = n > 0 && well_formed(msg, n);
+
+	if (!n)
+		return false;
+	if (good) {
+		c->d->count.messages++;
+		client_message(c, msg, fds, nr_fds);
+	}
+	for (i = 0; i < nr_fds; i++)
+		if (fds[i] >= 0)
+			close(fds[i]);
+	if (n < 0 && n != -EMSGSIZE) {
+		c->d->count.clients_died += c->attachments != NULL;
+		client_close(c, "end of connection");
+	} else if (!good) {
+		c->d->count.refused++;
+		log_line(LOG_WARNING, "message_refused", "pid=%d tenant=%s bytes=%zd reason=\"%s\"",
+			 c->pid, c->tenant->name, n,
+			 n < 0 ? "longer than a message may be" : "not a message");
+		client_close(c, "malformed message");
+	}
+	return !c->gone;
+}
+
 static void client_ready(void *arg)
 {
 	struct client *c = arg;
-	const struct kvt_msg *msg = (const struct kvt_msg *)message;
-	int fds[KVT_MSG_FDS] = { 0 }, nr_fds, i;
-	ssize_t n;
+	int left = MESSAGES_MAX;
 
-	/* A few at a time, so that one that talks much does not keep the others waiting. */
-	for (int turn = 0; turn < 16; turn++) {
-		n = receive(c, fds, &nr_fds);
-		if (!n)
-			return;
-		if (n > 0 && well_formed(msg, n)) {
-			c->d->count.messages++;
-			client_message(c, msg, fds, nr_fds);
-		}
-		for (i = 0; i < nr_fds; i++)
-			if (fds[i] >= 0)
-				close(fds[i]);
-		if (c->gone)
-			return;
-		if (n < 0 && n != -EMSGSIZE) {
-			c->d->count.clients_died += c->attachments != NULL;
-			client_close(c, "end of connection");
-			return;
-		}
-		if (n < 0 || !well_formed(msg, n)) {
-			c->d->count.refused++;
-			log_line(LOG_WARNING, "message_refused", "pid=%d tenant=%s bytes=%zd reason="
-				 "\"%s\"", c->pid, c->tenant->name, n,
-				 n < 0 ? "longer than a message may be" : "not a message");
-			client_close(c, "malformed message");
-			return;
-		}
+	c->requests++; /* it may be closed on the way, and is freed at the end */
+	while (left && take_message(c))
+		left--;
+	if (!left && !c->gone) {
+		/* There may be more, of which the watch has told already: look again. */
+		watch_stop(c->watch);
+		c->watch = watch_start(c->d, c->sock, client_ready, c);
 	}
-	/* There may be more, which the watch has told of already: look again. */
-	watch_stop(c->watch);
-	c->watch = watch_start(c->d, c->sock, client_ready, c);
+	c->requests--;
+	if (c->gone && !c->requests)
+		free_client(c);
 }
 
 /* ---- answers ------------------------------------------------------------------------------------ */

@@ -545,31 +545,12 @@ static void accept_ready(void *arg)
 		client_accept(d, sock);
 }
 
-/* A socket file that nobody listens on any more is in the way. */
-static int clear_path(const struct sockaddr_un *to)
-{
-	int sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-	int ret = 0;
-
-	if (sock < 0)
-		return -errno;
-	if (!connect(sock, (const struct sockaddr *)to, sizeof(*to)))
-		ret = kvt_fail(-EADDRINUSE, "%s: another kvtierd listens there", to->sun_path);
-	else if (errno == ECONNREFUSED)
-		unlink(to->sun_path);
-	close(sock);
-	return ret;
-}
-
 int control_open(struct kvtierd *d)
 {
 	struct sockaddr_un to = { .sun_family = AF_UNIX };
-	int ret;
 
 	snprintf(to.sun_path, sizeof(to.sun_path), "%s", d->config.socket);
-	ret = clear_path(&to);
-	if (ret)
-		return ret;
+	unlink(to.sun_path); /* of a daemon that was killed: main.c has its lock */
 	d->listen_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (d->listen_fd < 0 || bind(d->listen_fd, (struct sockaddr *)&to, sizeof(to)) ||
 	    chmod(to.sun_path, d->config.socket_mode) || listen(d->listen_fd, 4096))

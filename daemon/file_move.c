@@ -247,8 +247,11 @@ int file_write(struct pool *p, uint32_t b, uint16_t why)
 	    (p->d->turn_ns < p->full_until_ns && !(why & B_CAPTURE)))
 		return -EAGAIN;
 	ret = own_slot(p, blk, b);
-	if (ret)
+	if (ret) {
+		/* A running checkpoint is worth less than that blocks can move. */
+		checkpoint_starved(p);
 		return ret;
+	}
 	io = take_io();
 	if (!io)
 		return -EAGAIN;

@@ -125,6 +125,57 @@ static void settle(struct pool *p, struct block *blk)
 	blk->frame = NO_BLOCK;
 }
 
+/*
+ * Slots to which the predecessor was writing when it was killed: what is written there
+ * now may be overwritten, until those transfers have ended.  For that fallocate() waits,
+ * as whatever changes a file's extents must (ext4, xfs, btrfs); in the second thread,
+ * because it waits as long as the device takes.
+ */
+struct doubts {
+	struct job job; /* first */
+	struct pool *pool;
+	uint32_t nr;
+	uint32_t slots[MAX_IOS];
+};
+
+static void doubt(struct pool *p, uint32_t slot)
+{
+	if (!p->doubts)
+		p->doubts = calloc(1, sizeof(*p->doubts));
+	if (p->doubts && p->doubts->nr < MAX_IOS)
+		p->doubts->slots[p->doubts->nr++] = slot;
+}
+
+static int wait_for_transfers(struct job *job)
+{
+	struct pool *p = ((struct doubts *)job)->pool;
+
+	return fallocate(p->slots_fd, FALLOC_FL_KEEP_SIZE, 0, p->block_bytes) ? -errno : 0;
+}
+
+static void transfers_ended(struct job *job, int result)
+{
+	struct doubts *doubts = (struct doubts *)job;
+	struct pool *p = doubts->pool;
+
+	while (!result && doubts->nr)
+		kvt_slot_put(&p->slots, doubts->slots[--doubts->nr]);
+	p->doubts = NULL;
+	free(doubts);
+	p->ios--;
+	file_progress(p);
+}
+
+static void wait_for_doubts(struct pool *p)
+{
+	if (!p->doubts)
+		return;
+	p->doubts->job = (struct job){ .work = wait_for_transfers, .done = transfers_ended };
+	p->doubts->pool = p;
+	p->ios++;
+	job_submit(p->d, &p->doubts->job);
+}
+
 static void settle_all(struct pool *p)
 {
 	uint32_t b, hole = 0;
@@ -134,8 +185,8 @@ static void settle_all(struct pool *p)
 		uint32_t doubtful = blk->where == W_WRITING ? blk->slot : KVT_SLOT_NONE;
 
 		settle(p, blk);
-		/* One slot a write that was under way: few, and they come back with the pool's end. */
-		kvt_slot_claim(&p->slots, doubtful);
+		if (!kvt_slot_claim(&p->slots, doubtful))
+			doubt(p, doubtful);
 		if (blk->slot != KVT_SLOT_NONE && kvt_slot_claim(&p->slots, blk->slot))
 			kvt_slot_share(&p->slots, blk->slot);
 		if (blk->where != W_RESIDENT) {
@@ -170,6 +221,7 @@ int file_pool_take_back(struct pool *p)
 	}
 	settle_all(p);
 	checkpoint_reload_kept(p);
+	wait_for_doubts(p);
 	tenant_charge(p->d, p->tenant, KVTIER_TIER_DRAM, (int64_t)p->nr_frames * p->block_bytes);
 	return 0;
 }

@@ -7,6 +7,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <microhttpd.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -18,11 +19,14 @@
 
 #define TIMEOUT_S 10u
 #define CONNECTIONS 64u
+#define TURNS_MAX 256
 
 struct http {
 	struct server {
 		struct MHD_Daemon *mhd;
+		struct kvtierd *d;
 		struct watch *watch;
+		int epoll_fd;
 	} server[2]; /* the socket's and the port's */
 };
 
@@ -72,8 +76,18 @@ static enum MHD_Result answer(void *arg, struct MHD_Connection *c, const char *u
 static void ready(void *arg)
 {
 	struct server *s = arg;
+	struct pollfd more = { .fd = s->epoll_fd, .events = POLLIN };
+	MHD_UNSIGNED_LONG_LONG ms;
+	int turns;
 
-	MHD_run(s->mhd);
+	/* We are told of changes alone: go on until there is nothing to do at once. */
+	for (turns = 0; turns < TURNS_MAX; turns++) {
+		MHD_run(s->mhd);
+		if ((MHD_get_timeout(s->mhd, &ms) != MHD_YES || ms) && poll(&more, 1, 0) <= 0)
+			return;
+	}
+	watch_stop(s->watch);
+	s->watch = watch_start(s->d, s->epoll_fd, ready, s);
 }
 
 static int serve(struct kvtierd *d, struct server *s, int sock, const char *what)
@@ -88,6 +102,8 @@ static int serve(struct kvtierd *d, struct server *s, int sock, const char *what
 		return kvt_fail(-EIO, "%s: cannot serve metrics there", what);
 	}
 	info = MHD_get_daemon_info(s->mhd, MHD_DAEMON_INFO_EPOLL_FD);
+	s->d = d;
+	s->epoll_fd = info ? info->epoll_fd : -1;
 	s->watch = info ? watch_start(d, info->epoll_fd, ready, s) : NULL;
 	return s->watch ? 0 : -ENOMEM;
 }

@@ -343,6 +343,7 @@ struct pool {
 	uint32_t queue_first, queue_nr;
 	struct kvtier_slot *kept; /* slots that the durable manifest names */
 	uint32_t nr_kept;
+	struct doubts *doubts; /* slots that a killed predecessor may still be writing to */
 	uint64_t full_until_ns; /* do not write before: the disk was full */
 	uint32_t scrub_at;
 	uint64_t random;
@@ -494,6 +495,7 @@ void scrub_forget(struct kvtierd *d, const struct pool *p);
 int checkpoint_begin(struct pool *p, struct request *r, const void *note, size_t bytes,
 		     bool keep_note);
 void checkpoint_run(struct pool *p);
+void checkpoint_starved(struct pool *p);
 void checkpoint_written(struct pool *p, uint32_t b);
 int checkpoint_restore(struct kvtierd *d, struct tenant *t, const char *name, struct pool **pool);
 int checkpoint_note(struct pool *p, void *note, size_t room);
@@ -538,6 +540,7 @@ struct kvtierd {
 	uint64_t started_ns;
 	uint64_t turn_ns; /* when this turn of the loop began */
 
+	uint32_t nr_watches;
 	struct timer *timers;
 	struct timer watchdog, waits, writeback, scrub_timer, idle_timer;
 	int signal_fd;

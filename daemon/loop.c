@@ -32,10 +32,6 @@ int loop_init(struct kvtierd *d)
 	return 0;
 }
 
-void loop_exit(struct kvtierd *d)
-{
-	io_uring_queue_exit(&d->ring);
-}
 
 struct io_uring_sqe *loop_sqe(struct kvtierd *d, struct op *op)
 {
@@ -72,10 +68,12 @@ static void watch_done(struct op *op, int res)
 /* The last completion of a watch: it is armed again, or gone. */
 static void watch_ended(struct watch *w)
 {
-	if (w->ready)
+	if (w->ready) {
 		arm(w);
-	else
-		free(w);
+		return;
+	}
+	w->d->nr_watches--;
+	free(w);
 }
 
 struct watch *watch_start(struct kvtierd *d, int fd, void (*ready)(void *arg), void *arg)
@@ -85,6 +83,7 @@ struct watch *watch_start(struct kvtierd *d, int fd, void (*ready)(void *arg), v
 	if (!w)
 		return NULL;
 	*w = (struct watch){ .op.done = watch_done, .d = d, .fd = fd, .ready = ready, .arg = arg };
+	d->nr_watches++;
 	arm(w);
 	return w;
 }
@@ -189,4 +188,18 @@ void loop_run(struct kvtierd *d)
 		expire(d);
 		prefetch_run(d);
 	}
+}
+
+/* Watches that were stopped end with a completion. */
+void loop_exit(struct kvtierd *d)
+{
+	struct __kernel_timespec ts = { .tv_nsec = 10 * NS_PER_MS };
+	struct io_uring_cqe *cqe;
+	int tries;
+
+	for (tries = 0; d->nr_watches && tries < 100; tries++) {
+		io_uring_submit_and_wait_timeout(&d->ring, &cqe, 1, &ts, NULL);
+		reap(d);
+	}
+	io_uring_queue_exit(&d->ring);
 }

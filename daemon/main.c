@@ -2,10 +2,12 @@
 /* Arguments, set-up, signals, the end. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
@@ -161,6 +163,35 @@ static int folders(struct kvtierd *d)
 	return ret;
 }
 
+/*
+ * One daemon a socket and a state-dir.  Who is killed loses the lock at once; its socket
+ * may seem to listen a little longer, until the kernel has taken its ring apart.
+ */
+static int take_lock(const char *path)
+{
+	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+
+	if (fd < 0)
+		return kvt_fail(-errno, "%s: %s", path, strerror(errno));
+	if (!flock(fd, LOCK_EX | LOCK_NB))
+		return 0; /* held until we end */
+	close(fd);
+	return kvt_fail(-EADDRINUSE, "%s: another kvtierd has it", path);
+}
+
+static int take_locks(struct kvtierd *d)
+{
+	char path[512];
+	int ret;
+
+	snprintf(path, sizeof(path), "%s/.lock", d->config.state_dir);
+	ret = take_lock(path);
+	if (ret)
+		return ret;
+	snprintf(path, sizeof(path), "%s.lock", d->config.socket);
+	return take_lock(path);
+}
+
 static void raise_limits(void)
 {
 	struct rlimit limit;
@@ -195,6 +226,8 @@ static int set_up(struct kvtierd *d)
 	int ret = folders(d);
 
 	raise_limits();
+	if (!ret)
+		ret = take_locks(d);
 	if (!ret)
 		ret = choose_backend(d);
 	if (!ret)

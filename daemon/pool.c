@@ -148,7 +148,7 @@ static int choose_budgets(struct client *c, const struct kvt_create *want, struc
 				(unsigned long long)block >> 10, (unsigned long long)least >> 10);
 	/* A checkpoint holds slots while their blocks are written anew elsewhere. */
 	if (!nvme)
-		nvme = def->bytes + def->bytes / 8 + 8 * block;
+		nvme = def->bytes * (def->flags & KVT_SHARED_KEEP ? 2 : 1) + def->bytes / 8 + 16 * block;
 	nvme = (nvme + block - 1) & ~(block - 1);
 	if (nvme < def->bytes - dram + least)
 		return kvt_fail(-ENOSPC, "%llu MiB of memory and %llu MiB of NVMe cannot hold %llu MiB",
@@ -386,6 +386,8 @@ int pool_find(struct client *c, const char *name, const char *model, struct pool
 /* No client has it any more. */
 void pool_unused(struct pool *p)
 {
+	if (p->d->stop && sd_has_manager())
+		return; /* our successor has it */
 	if (p->removed || !(p->t->flags & KVT_SHARED_KEEP))
 		pool_destroy(p);
 }

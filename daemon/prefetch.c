@@ -4,7 +4,8 @@
  *
  * How far: as many bytes as the device delivers while one read takes (bandwidth times
  * latency, both measured), twice, so that a client that runs at the device's speed never
- * waits; what lies ahead and is in memory already does not count.  Who is next: the
+ * waits; what lies ahead and is in memory already does not count, and as long as memory
+ * is free there is no bound.  Who is next: the
  * tenant that has had the fewest bytes for its weight, and of its plans the one whose
  * next block is due first.
  */
@@ -12,7 +13,7 @@
 
 #include "kvtierd.h"
 
-#define WINDOW_MIN (4ull << 20)
+#define WINDOW_MIN (1ull << 20)
 #define IN_FLIGHT_MIN (2ull << 20)
 #define IN_FLIGHT_MAX (64ull << 20)
 #define LOOK_MAX 4096u /* positions a plan and turn: the rest in the next */
@@ -58,9 +59,17 @@ static uint64_t clamp(uint64_t value, uint64_t least, uint64_t most)
 
 static uint64_t window(const struct kvtierd *d, const struct pool *p)
 {
-	uint64_t half = p->t->budget[KVTIER_TIER_DRAM] / 2;
+	uint64_t most = p->t->budget[KVTIER_TIER_DRAM] / 4;
 
-	return clamp(2 * product(d), half < WINDOW_MIN ? half : WINDOW_MIN, half);
+	return clamp(2 * product(d), most < WINDOW_MIN ? most : WINDOW_MIN, most);
+}
+
+/* Memory that nobody uses yet: a turn that is announced brings a session back whole. */
+static bool has_room(const struct pool *p)
+{
+	return !p->module &&
+	       (uint64_t)(p->nr_frames + 1) * p->block_bytes <= p->t->budget[KVTIER_TIER_DRAM] &&
+	       !tenant_room(p->d, p->tenant, KVTIER_TIER_DRAM, p->block_bytes);
 }
 
 static bool hungry(const struct kvtierd *d, const struct plan *plan)
@@ -69,7 +78,8 @@ static bool hungry(const struct kvtierd *d, const struct plan *plan)
 
 	return !plan->dead && plan->blocked_ns != d->turn_ns && plan->hand < plan->nr &&
 	       plan_block_at(plan, plan->hand) != NO_BLOCK &&
-	       (uint64_t)plan->ahead * p->block_bytes < window(d, p) && !p->removed;
+	       !p->removed &&
+	       ((uint64_t)plan->ahead * p->block_bytes < window(d, p) || has_room(p));
 }
 
 static uint64_t due_ns(const struct plan *plan)

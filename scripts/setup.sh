@@ -12,6 +12,7 @@ build=(
 	pkg-config                             # find the libraries
 	liburing-dev libnuma-dev libisal-dev   # NVMe, CXL node, CRC32C
 	libcjson-dev                           # JSON of the tools
+	libinih-dev libmicrohttpd-dev          # configuration and metrics of the daemon
 )
 demo=(
 	git npm:npm ca-certificates            # fetch the engine and its headers

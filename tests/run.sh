@@ -155,6 +155,9 @@ fi
 suite seq 600 tests/seq/run.sh "$B"
 suite seq-asan 600 "${sanitized[@]}" OPS=8000 SESSIONS=2 tests/seq/run.sh "$B/asan"
 suite examples 600 tests/seq/examples.sh "$B"
+suite daemon 300 "$B/tests/daemon/suite" --dir "$logs" --slow 2
+suite daemon-asan 600 "${sanitized[@]}" "$B/asan/tests/daemon/suite" --dir "$logs" --slow 6 --rounds 3
+suite daemon-docs 120 tests/daemon/run.sh
 suite tools 300 tests/tools/run.sh
 suite engine 300 tests/engine/run.sh
 

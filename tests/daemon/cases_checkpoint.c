@@ -1,2 +1,267 @@
+// SPDX-License-Identifier: MIT
+/* Checkpoints: pools that come back after a reboot; scrubs. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "crc.h"
 #include "fixture.h"
-const struct test_case checkpoint_cases[] = { { 0 } };
+
+#define NOTE "what the engine wants back"
+
+/* As after a reboot: no descriptor is left, only files. */
+static void reboot(void)
+{
+	int i;
+
+	daemon_kill(SIGKILL);
+	for (i = 0; i < daemon_.nr_store; i++)
+		close(daemon_.store[i].fd);
+	daemon_.nr_store = 0;
+	daemon_spawn();
+}
+
+static void state_file(const char *name, char *path, size_t room)
+{
+	snprintf(path, room, "%s/state/user-%u/%s", daemon_.dir, geteuid(), name);
+}
+
+/* Fill, seal most, checkpoint, forget the client. */
+static void make_checkpoint(const char *name, uint64_t version)
+{
+	struct kvt_client *c = client();
+	struct kvt_pool *p = pool(c, name, 32 * BLOCK, 16 * BLOCK, KVT_SHARED_KEEP);
+	uint64_t b;
+
+	for (b = 0; b < 24; b++)
+		fill_block(p, b, version);
+	OK(kvt_seal(p, 0, (want_module ? 24 : 20) * BLOCK));
+	OK(kvt_shared_checkpoint(p, NOTE, sizeof(NOTE)));
+	kvt_pool_destroy(p);
+	kvt_client_close(c);
+}
+
+static void restored(void)
+{
+	struct kvt_client *c;
+	struct kvt_pool *p;
+	char note[100];
+	uint64_t b;
+
+	if (want_module)
+		skip("a store forgets reservations with the module alone");
+	daemon_start(NULL);
+	make_checkpoint("session", 1);
+	reboot();
+	c = client();
+	OK(kvt_shared_attach(c, "session", "test", &p));
+	CHECK(kvt_shared_note(p, note, sizeof(note)) == sizeof(NOTE) && !strcmp(note, NOTE),
+	      "expected the note to be there again");
+	CHECK(state_of(p, 0) == KVTIER_BLOCK_COLD && state_of(p, 22) == KVTIER_BLOCK_COLD_OPEN,
+	      "expected sealed and open blocks as they were");
+	for (b = 0; b < 24; b++)
+		CHECK(!wrong_words(p, b, 1), "block %llu after a reboot", (unsigned long long)b);
+	CHECK(state_of(p, 25) == KVTIER_BLOCK_EMPTY, "expected an empty block to be empty");
+	/* It goes on: new content, a new checkpoint, another reboot in the middle of a third. */
+	for (b = 20; b < 32; b++)
+		fill_block(p, b, 2);
+	OK(kvt_shared_checkpoint(p, "2", 2));
+	for (b = 20; b < 32; b++)
+		fill_block(p, b, 3);
+	OK(kvt_demote(p, 20 * BLOCK, 12 * BLOCK));
+	setenv("KVTIER_PATIENCE_MS", "100", 1);
+	reboot();
+	kvt_client_close(client());
+	c = client();
+	OK(kvt_shared_attach(c, "session", "test", &p));
+	for (b = 0; b < 32; b++)
+		CHECK(!wrong_words(p, b, b < 20 ? 1 : 2), "block %llu of the second checkpoint",
+		      (unsigned long long)b);
+	CHECK(kvt_shared_note(p, note, sizeof(note)) == 2, "the second note");
+	kvt_pool_destroy(p);
+	OK(kvt_shared_remove(c, "session"));
+	ERROR(kvt_shared_attach(c, "session", "test", &p), -ENOENT);
+	kvt_client_close(c);
+}
+
+/* Checkpoint while others write: what it holds is of one moment for each block. */
+static void under_writes(void)
+{
+	struct kvt_client *c;
+	struct kvt_pool *p;
+	uint64_t b, round;
+
+	if (want_module)
+		skip("the module takes sealed blocks alone");
+	daemon_start(NULL);
+	c = client();
+	p = pool(c, "busy", 64 * BLOCK, 24 * BLOCK, KVT_SHARED_KEEP);
+	for (b = 0; b < 64; b++)
+		fill_block(p, b, 1);
+	for (round = 0; round < 5; round++) {
+		pid_t pid = fork();
+
+		if (!pid) {
+			struct kvt_client *own = client();
+			struct kvt_pool *q;
+			uint64_t v;
+
+			OK(kvt_shared_attach(own, "busy", "test", &q));
+			for (v = 2;; v++)
+				for (b = 0; b < 64; b++)
+					*(volatile uint64_t *)((char *)kvt_pool_addr(q) + b * BLOCK) = v;
+		}
+		pause_ms(20);
+		OK(kvt_shared_checkpoint(p, NULL, 0));
+		kill(pid, SIGKILL);
+	}
+	kvt_pool_destroy(p);
+	reboot();
+	setenv("KVTIER_PATIENCE_MS", "100", 1);
+	c = client();
+	OK(kvt_shared_attach(c, "busy", "test", &p));
+	for (b = 0; b < 64; b++)
+		CHECK(wrong_words(p, b, 1) <= 1, "block %llu has more than its first word changed",
+		      (unsigned long long)b);
+	kvt_pool_destroy(p);
+	kvt_client_close(c);
+}
+
+/* ---- manifests that are not ours ---------------------------------------------------------------- */
+
+static void patch(const char *path, off_t offset, const void *bytes, size_t nr, bool seal_it)
+{
+	struct stat st;
+	char *data;
+	uint32_t crc;
+	int fd = open(path, O_RDWR | O_CLOEXEC);
+
+	CHECK(fd >= 0 && !fstat(fd, &st), "%s: %m", path);
+	CHECK(pwrite(fd, bytes, nr, offset) == (ssize_t)nr, "pwrite: %m");
+	data = malloc((size_t)st.st_size);
+	CHECK(data && pread(fd, data, (size_t)st.st_size, 0) == st.st_size, "pread: %m");
+	crc = kvt_crc32c(data, (size_t)st.st_size - 4);
+	if (seal_it)
+		CHECK(pwrite(fd, &crc, 4, st.st_size - 4) == 4, "pwrite: %m");
+	free(data);
+	close(fd);
+}
+
+static void copy_file(const char *from, const char *to)
+{
+	char command[1200];
+
+	snprintf(command, sizeof(command), "cp '%s' '%s'", from, to);
+	CHECK(!system(command), "%s", command);
+}
+
+static void foreign_manifest(void)
+{
+	char path[400], saved[400], other[400];
+	uint32_t version = 2;
+	struct kvt_client *c;
+	struct kvt_pool *p;
+	struct stat st;
+
+	if (want_module)
+		skip("the file is the same with the module");
+	daemon_start(NULL);
+	make_checkpoint("mine", 1);
+	reboot();
+	state_file("mine.manifest", path, sizeof(path));
+	state_file("saved", saved, sizeof(saved));
+	copy_file(path, saved);
+	c = client();
+	ERROR(kvt_shared_attach(c, "mine", "another-model", &p), -EMEDIUMTYPE);
+	reboot();
+	c = client();
+	patch(path, 8, &version, 4, true);
+	ERROR(kvt_shared_attach(c, "mine", "test", &p), -EPROTO);
+	CHECK(strstr(kvt_error_detail(), "version 2"), "expected the version to be named: %s",
+	      kvt_error_detail());
+	copy_file(saved, path);
+	patch(path, 200, "x", 1, false);
+	ERROR(kvt_shared_attach(c, "mine", "test", &p), -EILSEQ);
+	copy_file(saved, path);
+	CHECK(!stat(path, &st) && !truncate(path, st.st_size / 2), "truncate: %m");
+	ERROR(kvt_shared_attach(c, "mine", "test", &p), -EILSEQ);
+	CHECK(!truncate(path, 5), "truncate: %m");
+	ERROR(kvt_shared_attach(c, "mine", "test", &p), -EINVAL);
+	/* Another's manifest under our name. */
+	state_file("stolen.manifest", other, sizeof(other));
+	copy_file(saved, other);
+	ERROR(kvt_shared_attach(c, "stolen", "test", &p), -EACCES);
+	/* The right one is taken all the same. */
+	copy_file(saved, path);
+	OK(kvt_shared_attach(c, "mine", "test", &p));
+	CHECK(!wrong_words(p, 3, 1), "a block of the right manifest");
+	kvt_pool_destroy(p);
+	kvt_client_close(c);
+}
+
+static void refused(void)
+{
+	struct kvt_client *c;
+	struct kvt_pool *p;
+	static char note[KVT_NOTE_MAX + 1];
+
+	daemon_start(NULL);
+	c = client();
+	p = pool(c, "fleeting", 8 * BLOCK, 4 * BLOCK, 0);
+	ERROR(kvt_shared_checkpoint(p, NULL, 0), -EINVAL);
+	ERROR(kvt_shared_checkpoint(p, note, sizeof(note)), -EINVAL);
+	ERROR(kvt_shared_note(p, note, sizeof(note)), -ENOENT);
+	kvt_pool_destroy(p);
+	kvt_client_close(c);
+}
+
+static void scrubbed(void)
+{
+	struct kvt_daemon_scrub s;
+	struct kvtier_block_info info;
+	struct kvt_client *c;
+	struct kvt_pool *p;
+	char path[400];
+	uint64_t b;
+	int fd;
+
+	if (want_module)
+		skip("the module verifies what it reads itself");
+	daemon_start("[scrub]\nrate = 0\n");
+	c = client();
+	p = pool(c, "scrub", 32 * BLOCK, 8 * BLOCK, KVT_SHARED_KEEP);
+	for (b = 0; b < 32; b++)
+		fill_block(p, b, 1);
+	OK(kvt_demote(p, 0, 32 * BLOCK));
+	OK(kvt_daemon_scrub(c, 0));
+	EVENTUALLY(!kvt_daemon_scrub_status(c, &s) && !s.running, "expected the scrub to end");
+	CHECK(s.verified == 32 && !s.bad, "expected 32 good blocks, got %llu and %llu bad",
+	      (unsigned long long)s.verified, (unsigned long long)s.bad);
+	OK(kvt_query(p, 7, 1, &info));
+	state_file("scrub.slots", path, sizeof(path));
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	CHECK(fd >= 0 && pwrite(fd, "wrong", 5, (off_t)(info.slot * BLOCK + 99)) == 5, "%s: %m", path);
+	fsync(fd);
+	close(fd);
+	OK(kvt_daemon_scrub(c, 1));
+	EVENTUALLY(!kvt_daemon_scrub_status(c, &s) && !s.running, "expected the scrub to end");
+	CHECK(s.bad == 1 && state_of(p, 7) == KVTIER_BLOCK_BAD, "expected it to find the bad block");
+	CHECK(daemon_metric("kvtier_scrub_bad_blocks_total") == 1, "expected the bad block to be counted");
+	ERROR(kvt_daemon_scrub(c, 99), -ENOENT);
+	kvt_pool_destroy(p);
+	kvt_client_close(c);
+}
+
+const struct test_case checkpoint_cases[] = {
+	{ "restored", "a pool and its note are there after a reboot", restored, false },
+	{ "under_writes", "a checkpoint while a client writes", under_writes, false },
+	{ "foreign_manifest", "a manifest of another version, model or owner", foreign_manifest, false },
+	{ "refused", "checkpoints that cannot be", refused, false },
+	{ "scrubbed", "a scrub finds what was changed behind our back", scrubbed, false },
+	{ 0 },
+};

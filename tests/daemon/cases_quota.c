@@ -1,2 +1,283 @@
+// SPDX-License-Identifier: MIT
+/* Tenants: names, quotas, back-pressure. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include "fixture.h"
-const struct test_case quota_cases[] = { { 0 } };
+
+#define ALICE 12345
+#define BOB 12346
+
+static const char tenants[] = "[tenant alice]\nuser = 12345\ndram = 1M\nnvme = 32M\nweight = 2\n"
+			      "[tenant bob]\nuser = 12346\ndram = 2M\n";
+
+static void need_root(void)
+{
+	if (geteuid())
+		skip("only root can be other users");
+}
+
+/* Others may reach the socket. */
+static void open_folder(void)
+{
+	CHECK(!chmod(daemon_.dir, 0755), "chmod: %m");
+}
+
+/* Run as another user; what it returns. */
+static pid_t as(uint32_t uid, int (*run)(void))
+{
+	pid_t pid = fork();
+
+	if (pid)
+		return pid;
+	if (setgid(uid) || setuid(uid))
+		_exit(3);
+	_exit(run());
+}
+
+static int end_of(pid_t pid)
+{
+	int status;
+
+	CHECK(waitpid(pid, &status, 0) == pid, "waitpid: %m");
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+static int make_hidden(void)
+{
+	struct kvt_client *c = client();
+	struct kvt_pool *p = pool(c, "hidden", 8 * BLOCK, 8 * BLOCK, KVT_SHARED_KEEP);
+
+	fill_block(p, 0, 1);
+	kvt_pool_destroy(p);
+	kvt_client_close(c);
+	return 0;
+}
+
+static int look_for_hidden(void)
+{
+	struct kvt_daemon_pool pools[8];
+	struct kvtier_stats st;
+	struct kvt_client *c = client();
+	struct kvt_pool *p;
+
+	ERROR(kvt_shared_attach(c, "hidden", "test", &p), -ENOENT);
+	ERROR(kvt_shared_remove(c, "hidden"), -ENOENT);
+	ERROR(kvt_daemon_stats(c, 1, &st), -ENOENT);
+	ERROR(kvt_daemon_set_budget(c, 1, MIB), -ENOENT);
+	ERROR(kvt_daemon_checkpoint(c, 1), -ENOENT);
+	ERROR(kvt_daemon_scrub(c, 1), -ENOENT);
+	ERROR(kvt_daemon_set_quota(c, "alice", KVTIER_TIER_DRAM, 0), -EPERM);
+	CHECK(kvt_daemon_pools(c, pools, 8) == 0, "expected not to see others' pools");
+	/* The same name is another pool here. */
+	p = pool(c, "hidden", 8 * BLOCK, 8 * BLOCK, 0);
+	CHECK(!*(volatile uint64_t *)kvt_pool_addr(p), "expected a pool of its own");
+	kvt_pool_destroy(p);
+	kvt_client_close(c);
+	return 0;
+}
+
+static void names(void)
+{
+	struct kvt_daemon_pool pools[8];
+	struct kvt_client *c;
+
+	need_root();
+	open_folder();
+	daemon_start(tenants);
+	CHECK(!chmod(daemon_.socket, 0666), "chmod: %m");
+	CHECK(!end_of(as(ALICE, make_hidden)), "alice's pool");
+	CHECK(!end_of(as(BOB, look_for_hidden)), "expected alice's pool to be hidden from bob");
+	c = client();
+	CHECK(kvt_daemon_pools(c, pools, 8) == 1 && !strcmp(pools[0].tenant, "alice"),
+	      "expected the administrator to see it");
+	kvt_client_close(c);
+}
+
+/* ---- quotas ------------------------------------------------------------------------------------- */
+
+static int stay_in_quota(void)
+{
+	struct kvt_shared_config config = KVT_SHARED_CONFIG_INIT;
+	struct kvt_daemon_tenant t[4];
+	struct kvt_client *c = client();
+	struct kvt_pool *a, *b, *refused;
+	uint64_t i, round;
+
+	config.name = "large";
+	config.bytes = 4 * MIB;
+	config.block_bytes = BLOCK;
+	config.dram_bytes = 2 * MIB;
+	ERROR(kvt_shared_create(c, &config, &refused), -EDQUOT);
+	config.dram_bytes = 0;
+	config.nvme_bytes = 64 * MIB;
+	ERROR(kvt_shared_create(c, &config, &refused), -EDQUOT);
+	/* Two pools of 4 MiB that may have 1 MiB each, and 1 MiB together. */
+	a = pool(c, "a", 4 * MIB, MIB, 0);
+	b = pool(c, "b", 4 * MIB, MIB, 0);
+	for (round = 0; round < 2; round++) {
+		for (i = 0; i < 64; i++) {
+			fill_block(a, i, round);
+			fill_block(b, i, round + 10);
+		}
+		CHECK(kvt_daemon_tenants(c, t, 4) == 1, "expected to see itself alone");
+		CHECK(t[0].used[KVTIER_TIER_DRAM] <= MIB, "expected at most 1 MiB, got %llu",
+		      (unsigned long long)t[0].used[KVTIER_TIER_DRAM]);
+		for (i = 0; i < 64; i++)
+			if (wrong_words(a, i, round) || wrong_words(b, i, round + 10))
+				return 2;
+	}
+	CHECK(t[0].waits, "expected waits for the quota to be counted");
+	kvt_pool_destroy(a);
+	kvt_pool_destroy(b);
+	kvt_client_close(c);
+	return 0;
+}
+
+static void quotas(void)
+{
+	need_root();
+	if (want_module)
+		skip("the module counts budgets, which cannot be shared");
+	open_folder();
+	daemon_start(tenants);
+	CHECK(!chmod(daemon_.socket, 0666), "chmod: %m");
+	CHECK(!end_of(as(ALICE, stay_in_quota)), "alice");
+}
+
+/* Alice pins all that she may have, then faults: she alone waits, and gets SIGBUS in the end. */
+static int exhaust(void)
+{
+	struct kvt_shared_config config = KVT_SHARED_CONFIG_INIT;
+	struct kvt_client *c = client();
+	struct kvt_pool *p, *q;
+	uint64_t b;
+
+	signal(SIGBUS, SIG_DFL); /* not a sanitizer's */
+	config.name = "greedy";
+	config.model = "test";
+	config.bytes = MIB;
+	config.block_bytes = BLOCK;
+	config.dram_bytes = MIB;
+	config.io_deadline_ms = 1500;
+	OK(kvt_shared_create(c, &config, &p));
+	OK(kvt_pin(p, 0, MIB));
+	config.name = "more";
+	OK(kvt_shared_create(c, &config, &q));
+	for (b = 0; b < blocks_of(q); b++)
+		fill_block(q, b, 1); /* ends here */
+	return 0;
+}
+
+static int go_on(void)
+{
+	struct kvt_client *c = client();
+	struct kvt_pool *p = pool(c, "calm", 4 * MIB, MIB, 0);
+	double begun = now_s(), longest = 0;
+	uint64_t b, round = 0;
+
+	while (now_s() - begun < 1.0) {
+		double t = now_s();
+
+		for (b = 0; b < blocks_of(p); b++)
+			fill_block(p, b, round);
+		for (b = 0; b < blocks_of(p); b++)
+			if (wrong_words(p, b, round))
+				return 2;
+		round++;
+		longest = now_s() - t > longest ? now_s() - t : longest;
+	}
+	figure("quota.other_longest_s", longest, "s");
+	kvt_pool_destroy(p);
+	kvt_client_close(c);
+	return 0;
+}
+
+static void back_pressure(void)
+{
+	pid_t greedy, calm;
+	int status;
+
+	need_root();
+	if (want_module)
+		skip("the module counts budgets, which cannot be shared");
+	open_folder();
+	daemon_start(tenants);
+	CHECK(!chmod(daemon_.socket, 0666), "chmod: %m");
+	greedy = as(ALICE, exhaust);
+	pause_ms(200);
+	calm = as(BOB, go_on);
+	CHECK(!end_of(calm), "expected bob to go on while alice waits");
+	status = end_of(greedy);
+	CHECK(status == 128 + SIGBUS, "expected alice's fault to end in SIGBUS, got %d", status);
+	CHECK(daemon_logged("event=fault_expired"), "expected the log to say so");
+}
+
+/* ---- by cgroup -------------------------------------------------------------------------------------- */
+
+static bool write_text(const char *path, const char *text)
+{
+	FILE *file = fopen(path, "we");
+	bool done = file && fputs(text, file) >= 0;
+
+	if (file && fclose(file))
+		done = false;
+	return done;
+}
+
+static void cgroup(void)
+{
+	const char *roots[] = { "/sys/fs/cgroup/cpu", "/sys/fs/cgroup/memory", "/sys/fs/cgroup" };
+	char dir[256] = "", path[300], number[16];
+	struct kvt_daemon_tenant t[8];
+	struct kvt_client *c;
+	int nr, i;
+
+	need_root();
+	for (i = 0; i < 3 && !dir[0]; i++) {
+		snprintf(dir, sizeof(dir), "%s/kvtier-test-%d", roots[i], getpid());
+		snprintf(path, sizeof(path), "%s/cgroup.procs", dir);
+		if (access(roots[i], W_OK) || mkdir(dir, 0755) || access(path, W_OK)) {
+			rmdir(dir);
+			dir[0] = 0;
+		}
+	}
+	if (!dir[0])
+		skip("no cgroup can be made here");
+	snprintf(path, sizeof(path), "[tenant grouped]\ncgroup = /kvtier-test-%d\ndram = 4M\n", getpid());
+	daemon_start(path);
+	if (!fork()) {
+		snprintf(path, sizeof(path), "%s/cgroup.procs", dir);
+		snprintf(number, sizeof(number), "%d", getpid());
+		if (!write_text(path, number))
+			_exit(3);
+		c = client();
+		pause_ms(2000);
+		_exit(0);
+	}
+	c = client();
+	for (i = 0, nr = 0; i < 400 && nr < 2; i++, pause_ms(5))
+		nr = kvt_daemon_tenants(c, t, 8);
+	CHECK(nr == 2, "expected two tenants, got %d", nr);
+	CHECK(!strcmp(t[0].name, "grouped") || !strcmp(t[1].name, "grouped"),
+	      "expected the process to be of its cgroup's tenant, got %s and %s", t[0].name, t[1].name);
+	kvt_client_close(c);
+	wait(NULL);
+	rmdir(dir);
+}
+
+const struct test_case quota_cases[] = {
+	{ "names", "no tenant can name another's pool", names, false },
+	{ "quotas", "a tenant's pools stay within its quota together", quotas, false },
+	{ "back_pressure", "who exhausts a quota waits, and nobody else", back_pressure, false },
+	{ "cgroup", "a process is of its cgroup's tenant", cgroup, false },
+	{ 0 },
+};

@@ -149,7 +149,7 @@ static void manager_start(void)
 
 /* ---- a daemon ----------------------------------------------------------------------------------- */
 
-static const char *program(void)
+const char *daemon_program(void)
 {
 	static char path[512];
 	ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - 1);
@@ -213,7 +213,7 @@ void daemon_spawn(void)
 		dup2(log, STDOUT_FILENO);
 		give_store();
 		setenv("NOTIFY_SOCKET", to.sun_path, 1);
-		execl(program(), "kvtierd", "--config", daemon_.config, NULL);
+		execl(daemon_program(), "kvtierd", "--config", daemon_.config, NULL);
 		_exit(127);
 	}
 	pthread_mutex_unlock(&daemon_.lock);
@@ -340,7 +340,7 @@ uint64_t blocks_of(struct kvt_pool *p)
 	return kvt_pool_bytes(p) / kvt_pool_block_bytes(p);
 }
 
-static uint64_t word(uint64_t b, uint64_t v, uint64_t i)
+uint64_t word_of(uint64_t b, uint64_t v, uint64_t i)
 {
 	return (b + 1) * 0x9e3779b97f4a7c15ull + v * 0xbf58476d1ce4e5b9ull + i;
 }
@@ -351,7 +351,7 @@ void fill_block(struct kvt_pool *p, uint64_t b, uint64_t v)
 	volatile uint64_t *words = (void *)((char *)kvt_pool_addr(p) + b * bytes);
 
 	for (i = 0; i < bytes / sizeof(*words); i++)
-		words[i] = word(b, v, i);
+		words[i] = word_of(b, v, i);
 }
 
 uint64_t wrong_words(struct kvt_pool *p, uint64_t b, uint64_t v)
@@ -361,7 +361,7 @@ uint64_t wrong_words(struct kvt_pool *p, uint64_t b, uint64_t v)
 	uint64_t wrong = 0;
 
 	for (i = 0; i < bytes / sizeof(*words); i++)
-		wrong += words[i] != word(b, v, i);
+		wrong += words[i] != word_of(b, v, i);
 	return wrong;
 }
 

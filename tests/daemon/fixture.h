@@ -33,8 +33,7 @@ extern const struct test_case pool_cases[], quota_cases[], plan_cases[], bad_cas
 __attribute__((noreturn, format(printf, 3, 4))) void fail_at(const char *file, int line,
 							     const char *fmt, ...);
 __attribute__((noreturn, format(printf, 1, 2))) void skip(const char *fmt, ...);
-/* "figure NAME VALUE" on a line of its own. */
-void figure(const char *name, double value);
+void figure(const char *name, double value, const char *unit);
 
 #define CHECK(condition, ...)                                      \
 	do {                                                       \
@@ -105,6 +104,7 @@ void daemon_configure(const char *lines);
 void daemon_spawn(void);
 void daemon_kill(int signal);
 void daemon_end(void);
+const char *daemon_program(void);
 /* Does the log have a line with this? */
 bool daemon_logged(const char *text);
 /* A line of metrics by its beginning: the value; -1: none. */
@@ -115,6 +115,7 @@ struct kvt_pool *pool(struct kvt_client *c, const char *name, uint64_t bytes, ui
 		      uint32_t flags);
 
 /* What block @b of version @v of a pool holds, as 64-bit words. */
+uint64_t word_of(uint64_t b, uint64_t v, uint64_t i);
 void fill_block(struct kvt_pool *p, uint64_t b, uint64_t v);
 /* Words that are not as they should be. */
 uint64_t wrong_words(struct kvt_pool *p, uint64_t b, uint64_t v);

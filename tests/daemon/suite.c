@@ -59,9 +59,9 @@ void skip(const char *fmt, ...)
 	_exit(EXIT_SKIP);
 }
 
-void figure(const char *name, double value)
+void figure(const char *name, double value, const char *unit)
 {
-	printf("# figure %s %.6g\n", name, value);
+	printf("# figure %s %.6g %s\n", name, value, unit);
 	fflush(stdout);
 }
 

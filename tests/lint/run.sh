@@ -78,7 +78,7 @@ clang_tidy()
 	command -v clang-tidy >/dev/null || { skip "clang-tidy is not installed" || return; }
 	headers=$(engine_headers)
 	export headers
-	export -f flags_for tidy_file
+	export -f isa_flags flags_for tidy_file
 	# shellcheck disable=SC2016 # expanded by the inner shell
 	for file in "${c_files[@]}"; do
 		[[ $headers || ($file != demo/* && $file != tests/bench/attend_ggml.c) ]] || continue
