@@ -45,7 +45,7 @@ SYSUSERS := /usr/lib/sysusers.d/kvtier.conf
 DKMS_SOURCE = /usr/src/kvtier-$(VERSION)
 
 LIB_PACKAGES := liburing libisal numa
-TOOL_PACKAGES := libcjson
+TOOL_PACKAGES := libcjson ncursesw
 DAEMON_PACKAGES := inih libmicrohttpd
 TEST_PACKAGES := cmocka
 
@@ -104,7 +104,7 @@ VM_BIN := $(patsubst tests/vm/%.c,$(B)/tests/vm/%,$(VM_SRC))
 
 .PHONY: all lib tools daemon examples demo-programs tests demo test bench install uninstall clean
 .PHONY: help deps
-.PHONY: bench-attend bench-decode
+.PHONY: bench-attend bench-decode bench-trace
 .PHONY: vm vm-demo modules install-module uninstall-module dkms
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
@@ -156,6 +156,11 @@ bench-decode: ## set up and measure decode steps of a cache larger than its memo
 	scripts/setup.sh build demo bench
 	$(MAKE) all demo-programs $(B)/bench-decode
 	tests/bench/decode.sh
+
+bench-trace: ## replay the traces of peers against LRU and Belady; TRACES=
+	scripts/setup.sh build bench
+	$(MAKE) all
+	tests/bench/trace.sh
 
 install: lib tools daemon ## install under PREFIX (default /usr/local); DESTDIR= for packages
 	$(INSTALL) -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR)/pkgconfig \

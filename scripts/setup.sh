@@ -13,6 +13,7 @@ build=(
 	liburing-dev libnuma-dev libisal-dev   # NVMe, CXL node, CRC32C
 	libcjson-dev                           # JSON of the tools
 	libinih-dev libmicrohttpd-dev          # configuration and metrics of the daemon
+	libncurses-dev                         # kvtier top
 )
 demo=(
 	git npm:npm ca-certificates            # fetch the engine and its headers
@@ -24,6 +25,7 @@ test=(
 	clang-tidy cppcheck shellcheck         # static analysis
 	dwarves                                # struct layouts (pahole)
 	mandoc                                 # man pages against the code
+	tmux                                   # kvtier top in a terminal
 	jq                                     # read the JSON results
 )
 bench=(

@@ -14,6 +14,7 @@
 #include "command.h"
 #include "heatmap.h"
 #include "option.h"
+#include "print.h"
 #include "size.h"
 
 static const struct option options[] = {
@@ -107,7 +108,6 @@ static int print_json(const struct blocks *b, const struct pool_ref *ref)
 {
 	cJSON *o = cJSON_CreateObject(), *array = cJSON_CreateArray(), *block;
 	uint64_t i;
-	char *text;
 
 	cJSON_AddStringToObject(o, "name", name_of(ref));
 	cJSON_AddStringToObject(o, "source", b->source);
@@ -121,13 +121,7 @@ static int print_json(const struct blocks *b, const struct pool_ref *ref)
 		cJSON_AddItemToArray(array, block);
 	}
 	cJSON_AddItemToObject(o, "blocks", array);
-	text = cJSON_PrintUnformatted(o);
-	cJSON_Delete(o);
-	if (!text)
-		return fail(1, "out of memory");
-	puts(text);
-	cJSON_free(text);
-	return 0;
+	return print_object(o);
 }
 
 static int write_svg(const struct map *m, const struct blocks *b, const struct pool_ref *ref)

@@ -11,6 +11,7 @@
 #include "gguf.h"
 #include "host.h"
 #include "option.h"
+#include "print.h"
 #include "pools.h"
 #include "size.h"
 
@@ -173,7 +174,6 @@ static int print_json(const struct plan *p)
 	const struct gguf_model *m = &p->model;
 	cJSON *o = cJSON_CreateObject(), *tiers, *tier;
 	uint64_t sum = 0;
-	char *text;
 	int t;
 
 	cJSON_AddStringToObject(o, "architecture", m->architecture);
@@ -192,13 +192,7 @@ static int print_json(const struct plan *p)
 		cJSON_AddNumberToObject(tier, "tokens", (double)(p->room[t] / p->token_bytes));
 		cJSON_AddNumberToObject(tier, "context", (double)(sum / p->token_bytes));
 	}
-	text = cJSON_PrintUnformatted(o);
-	cJSON_Delete(o);
-	if (!text)
-		return fail(1, "out of memory");
-	puts(text);
-	cJSON_free(text);
-	return 0;
+	return print_object(o);
 }
 
 static int print(const struct plan *p)

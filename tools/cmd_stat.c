@@ -10,8 +10,10 @@
 #include <unistd.h>
 
 #include "command.h"
+#include "interval.h"
 #include "module.h"
 #include "option.h"
+#include "print.h"
 #include "pools.h"
 #include "size.h"
 
@@ -31,49 +33,6 @@ static int help(void)
 	     "  -h, --help           show this help\n\n"
 	     "Exit status: 0, also when no pool is running; 1 the pools cannot be read; 2 usage.");
 	return 0;
-}
-
-static const struct kvt_stat_file *find_before(const struct pools *before,
-					       const struct kvt_stat_file *pool)
-{
-	size_t i;
-
-	for (i = 0; before && i < before->nr; i++)
-		if (before->pool[i].pid == pool->pid &&
-		    before->pool[i].kernel_id == pool->kernel_id &&
-		    before->pool[i].created_ns == pool->created_ns)
-			return &before->pool[i];
-	return NULL;
-}
-
-/* What happened since @before: only the fields that print_pool() shows as rates and counts. */
-static struct kvtier_stats since(const struct kvt_stat_file *pool,
-				 const struct kvt_stat_file *before)
-{
-	struct kvtier_stats s = pool->stats;
-	const struct kvtier_stats *b;
-	int t;
-
-	if (!before)
-		return s;
-	b = &before->stats;
-	s.faults -= b->faults;
-	s.zero_faults -= b->zero_faults;
-	s.soft_faults -= b->soft_faults;
-	s.late_faults -= b->late_faults;
-	s.hard_faults -= b->hard_faults;
-	s.fault_wait_ns -= b->fault_wait_ns;
-	s.transfer_ns = s.transfer_ns > b->transfer_ns ? s.transfer_ns - b->transfer_ns : 0;
-	s.prefetched -= b->prefetched;
-	s.prefetch_used -= b->prefetch_used;
-	s.prefetch_wasted -= b->prefetch_wasted;
-	for (t = 0; t < KVTIER_NR_TIERS; t++) {
-		s.tier[t].bytes_in -= b->tier[t].bytes_in;
-		s.tier[t].bytes_out -= b->tier[t].bytes_out;
-		s.tier[t].read_ns -= b->tier[t].read_ns;
-		s.tier[t].write_ns -= b->tier[t].write_ns;
-	}
-	return s;
 }
 
 /* Bytes per second while the device was busy. */
@@ -101,16 +60,6 @@ static void print_tier(int t, const struct kvtier_tier_stats *tier)
 	putchar('\n');
 }
 
-/* "97.3%", or "-" for what has no value yet; @buf holds at least PERCENT_TEXT bytes. */
-#define PERCENT_TEXT 8
-static const char *percent(double part, char *buf)
-{
-	if (isnan(part))
-		return "-";
-	snprintf(buf, PERCENT_TEXT, "%.1f%%", 100 * part);
-	return buf;
-}
-
 /* Whose it is: a process, or what the kernel calls a pool of somebody else's. */
 static void print_owner(const struct kvt_stat_file *pool)
 {
@@ -124,7 +73,7 @@ static void print_owner(const struct kvt_stat_file *pool)
 
 static void print_pool(const struct kvt_stat_file *pool, const struct kvt_stat_file *before)
 {
-	struct kvtier_stats s = since(pool, before);
+	struct kvtier_stats s = interval_since(pool, before);
 	char size[SIZE_TEXT], block[SIZE_TEXT], part[PERCENT_TEXT], hidden[PERCENT_TEXT];
 	int t;
 
@@ -134,12 +83,12 @@ static void print_pool(const struct kvt_stat_file *pool, const struct kvt_stat_f
 	for (t = KVTIER_TIER_DRAM; t < KVTIER_NR_TIERS; t++)
 		print_tier(t, &s.tier[t]);
 	printf("  hits %s  faults %llu: first touch %llu, mapped %llu, late %llu, read %llu\n",
-	       percent(stats_hits(&s), part), (unsigned long long)s.faults,
+	       percent_text(stats_hits(&s), part), (unsigned long long)s.faults,
 	       (unsigned long long)s.zero_faults, (unsigned long long)s.soft_faults,
 	       (unsigned long long)s.late_faults, (unsigned long long)s.hard_faults);
 	printf("  prefetch: %llu blocks, %s used; %s of transfer time hidden\n",
-	       (unsigned long long)s.prefetched, percent(stats_accuracy(&s), part),
-	       percent(stats_hidden(&s), hidden));
+	       (unsigned long long)s.prefetched, percent_text(stats_accuracy(&s), part),
+	       percent_text(stats_hidden(&s), hidden));
 	if (s.bad_blocks)
 		printf("  bad blocks: %llu\n", (unsigned long long)s.bad_blocks);
 	if (pool->last_error[0])
@@ -149,18 +98,11 @@ static void print_pool(const struct kvt_stat_file *pool, const struct kvt_stat_f
 static int print_json(const struct pools *pools)
 {
 	cJSON *array = cJSON_CreateArray();
-	char *text;
 	size_t i;
 
 	for (i = 0; i < pools->nr; i++)
 		cJSON_AddItemToArray(array, pool_json(&pools->pool[i]));
-	text = cJSON_PrintUnformatted(array);
-	cJSON_Delete(array);
-	if (!text)
-		return fail(1, "out of memory");
-	puts(text);
-	cJSON_free(text);
-	return 0;
+	return print_object(array);
 }
 
 static int show(const struct pools *pools, const struct pools *before)
@@ -172,7 +114,7 @@ static int show(const struct pools *pools, const struct pools *before)
 	if (!pools->nr)
 		puts("no pools are running: start an engine with `kvtier run -- COMMAND`");
 	for (i = 0; i < pools->nr; i++)
-		print_pool(&pools->pool[i], find_before(before, &pools->pool[i]));
+		print_pool(&pools->pool[i], interval_before(before, &pools->pool[i]));
 	return 0;
 }
 
@@ -181,7 +123,7 @@ static int show_once(struct pools *pools, const struct pools *before)
 	int ret = pools_read(pools, NULL, NULL);
 
 	if (!ret)
-		ret = module_pools(pools, MODULE_CLASS);
+		ret = module_pools(pools, module_class());
 	if (ret)
 		return fail(1, "cannot read the pools' files: %s", strerror(-ret));
 	return show(pools, before);

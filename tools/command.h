@@ -16,6 +16,13 @@ int cmd_stat(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_trace(int argc, char **argv);
 int cmd_plan(int argc, char **argv);
+int cmd_map(int argc, char **argv);
+int cmd_tier(int argc, char **argv);
+int cmd_pool(int argc, char **argv);
+int cmd_scrub(int argc, char **argv);
+int cmd_show(int argc, char **argv);
+int cmd_top(int argc, char **argv);
+int cmd_report(int argc, char **argv);
 
 /* Errors as {"error": ...} on standard output instead of a line on standard error. */
 extern bool json_errors;

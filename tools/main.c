@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* kvtier: the command.  One table; no arguments means `stat`. */
+/* kvtier: the command.  One table; no arguments means `show`. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,10 +16,17 @@ static const struct {
 	const char *full_name;
 	const char *summary;
 } commands[] = {
+	{ "show", cmd_show, "kvtier show", "the system on one screen (default)" },
 	{ "run", cmd_run, "kvtier run", "run an engine with its KV cache in tiers" },
-	{ "stat", cmd_stat, "kvtier stat", "show the running pools and their tiers (default)" },
+	{ "stat", cmd_stat, "kvtier stat", "show the running pools and their tiers" },
+	{ "top", cmd_top, "kvtier top", "the same, live: tenants, pools, tiers, bandwidth" },
+	{ "map", cmd_map, "kvtier map", "a picture of a pool's blocks by tier and heat" },
+	{ "pool", cmd_pool, "kvtier pool", "list, show and set pools" },
+	{ "tier", cmd_tier, "kvtier tier", "list, show and set tiers" },
+	{ "scrub", cmd_scrub, "kvtier scrub", "verify what the daemon's pools have on NVMe" },
 	{ "plan", cmd_plan, "kvtier plan", "a model's bytes a token, and the context each tier holds" },
 	{ "trace", cmd_trace, "kvtier trace", "replay or record which blocks are read when" },
+	{ "report", cmd_report, "kvtier report", "one HTML file with plots" },
 	{ "doctor", cmd_doctor, "kvtier doctor", "say what this host lacks and what mends it" },
 };
 
@@ -58,7 +65,7 @@ static int help(void)
 	printf("usage: kvtier [COMMAND] [ARGUMENT...]\n\n");
 	for (i = 0; i < NR_COMMANDS; i++)
 		printf("  %-8s %s\n", commands[i].name, commands[i].summary);
-	printf("\nWithout a command, kvtier takes the options of `kvtier stat`.\n\n"
+	printf("\nWithout a command, kvtier takes the options of `kvtier show`.\n\n"
 	       "  -h, --help     show this help; `kvtier COMMAND --help` for a command's\n"
 	       "  -V, --version  show the version\n"
 	       "  --json         output and errors as JSON, in every command\n");
@@ -85,7 +92,7 @@ int main(int argc, char **argv)
 		argv++;
 	}
 	if (argc < 2)
-		return cmd_stat(argc, argv);
+		return cmd_show(argc, argv);
 	if (!strcmp(argv[1], "-h") || !strcmp(argv[1], "--help"))
 		return help();
 	if (!strcmp(argv[1], "-V") || !strcmp(argv[1], "--version")) {
@@ -93,7 +100,7 @@ int main(int argc, char **argv)
 		return 0;
 	}
 	if (argv[1][0] == '-')
-		return cmd_stat(argc, argv);
+		return cmd_show(argc, argv);
 	for (i = 0; i < NR_COMMANDS; i++) {
 		if (strcmp(argv[1], commands[i].name))
 			continue;

@@ -3,12 +3,20 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <linux/kvtier.h>
 
 #include "module.h"
+
+const char *module_class(void)
+{
+	const char *own = getenv("KVTIER_SYSFS");
+
+	return own && *own ? own : MODULE_CLASS;
+}
 
 void module_ask(struct module *m)
 {

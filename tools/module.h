@@ -10,6 +10,9 @@
 
 #define MODULE_CLASS "/sys/class/kvtier"
 
+/* MODULE_CLASS, or $KVTIER_SYSFS, which stands for it in tests. */
+const char *module_class(void);
+
 struct module {
 	int error; /* of opening the device: 0, -ENODEV: no module, -EACCES, ... */
 	uint64_t cxl_nodes; /* bit per NUMA node, as in struct kvtier_info */

@@ -88,7 +88,7 @@ int system_read(struct system *s)
 	module_ask(&s->module);
 	ret = pools_read(&s->pools, NULL, NULL);
 	if (!ret)
-		ret = module_pools(&s->pools, MODULE_CLASS);
+		ret = module_pools(&s->pools, module_class());
 	if (!s->client)
 		return ret;
 	s->daemon_error = 0;

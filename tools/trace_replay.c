@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 /* kvtier trace replay: hit rates of kvtier's tiers beside infinite, LRU and Belady. */
 #define _GNU_SOURCE
-#include <ctype.h>
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -13,6 +12,7 @@
 
 #include "command.h"
 #include "option.h"
+#include "print.h"
 #include "progress.h"
 #include "size.h"
 #include "trace_cache.h"
@@ -297,18 +297,6 @@ static cJSON *trace_json(const struct replay *r)
 	return o;
 }
 
-static int print_json(cJSON *o)
-{
-	char *text = cJSON_PrintUnformatted(o);
-
-	cJSON_Delete(o);
-	if (!text)
-		return fail(1, "out of memory");
-	puts(text);
-	cJSON_free(text);
-	return 0;
-}
-
 static void print_head(const struct replay *r)
 {
 	const struct trace *t = &r->trace;
@@ -357,7 +345,7 @@ static int show_model(const struct replay *r)
 			print_row(r, &row);
 		fflush(stdout);
 	}
-	return o ? print_json(o) : 0;
+	return o ? print_object(o) : 0;
 }
 
 static cJSON *pool_result_json(const struct replay *r, const struct trace_pool_result *p)
@@ -397,7 +385,7 @@ static int show_pool(const struct replay *r)
 	if (p.wrong_blocks)
 		return fail(1, "%llu blocks had wrong bytes", (unsigned long long)p.wrong_blocks);
 	if (json_errors)
-		return print_json(pool_result_json(r, &p));
+		return print_object(pool_result_json(r, &p));
 	print_head(r);
 	printf("in a pool (%s pager) with %u blocks in memory: %.1f %% of the blocks were there at "
 	       "their turn,\n%.1f %% on NVMe; %llu were promoted, %llu demoted, in %.1f s; "

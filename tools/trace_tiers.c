@@ -137,7 +137,9 @@ static void sift(struct candidate *c, size_t nr, size_t i)
 /* How long the cache takes to be filled anew, at the rate so far. */
 static double horizon(const struct tiers *s, double now)
 {
-	return fmax(1, 2 * s->config.dram * (now + 3) / (double)(s->inserted + 1));
+	double begun = s->t->prefix ? 3 : 0.1; /* before it is known how fast it fills */
+
+	return fmax(begun / 3, 0.7 * s->config.dram * (now + begun) / (double)(s->inserted + 1));
 }
 
 /* Demote up to @need blocks that no known request wants. */

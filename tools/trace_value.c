@@ -39,6 +39,7 @@ int value_init(struct value *v, const struct trace *t)
 	memset(v, 0, sizeof(*v));
 	v->t = t;
 	v->refreshed = -INFINITY;
+	v->scale = t->prefix ? 1 : 1000;
 	v->group_of = malloc((t->nr_blocks + 1) * sizeof(*v->group_of));
 	v->uses = calloc((size_t)t->nr_blocks + 1, 1);
 	if (!v->group_of || !v->uses) {
@@ -155,7 +156,8 @@ int value_served(struct value *v, size_t i, double now)
 	const uint32_t *b = trace_blocks(v->t, i);
 	uint32_t k;
 
-	if (new_groups(v, i, now + r->busy))
+	now *= v->scale;
+	if (new_groups(v, i, now + r->busy * v->scale))
 		return -ENOMEM;
 	for (k = 0; k < r->nr; k++)
 		leave(v, b[k], i, now);
@@ -211,6 +213,8 @@ void value_refresh(struct value *v, double now, double horizon)
 	int class, age;
 	size_t i;
 
+	now *= v->scale;
+	horizon *= v->scale;
 	if (now - v->refreshed < fmin(5, horizon / 16))
 		return;
 	v->refreshed = now;
@@ -226,6 +230,7 @@ void value_refresh(struct value *v, double now, double horizon)
 /* While its request is being answered, its session cannot come back. */
 double value_of(const struct value *v, const struct value_group *g, double now)
 {
+	now *= v->scale;
 	if (now < g->since)
 		return 0.9 * v->chance[g->class][0];
 	return v->chance[g->class][age_of(now - g->since)];

@@ -39,6 +39,7 @@ struct value {
 	double exposed[VALUE_CLASSES][VALUE_AGES];
 	double chance[VALUE_CLASSES][VALUE_AGES];
 	double refreshed;
+	double scale; /* ages a second: the least age is a second, of a recorded trace a ms */
 };
 
 /* 0 or -ENOMEM. */

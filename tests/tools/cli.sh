@@ -235,7 +235,8 @@ json()
 		json_error 127 run --json "${good[@]}" -- no-such-engine || return 1
 	# What follows COMMAND is COMMAND's.
 	says 125 "not a size" run --dram x -- true --json || return 1
-	expect "no pools" "$("$kvtier" --json)" "[]"
+	expect "no pools" "$("$kvtier" stat --json)" "[]" &&
+		expect "no pools" "$("$kvtier" --json | jq -c .pools)" "[]"
 }
 
 # Files of processes that are gone are removed, whatever state they are in.

@@ -42,6 +42,37 @@ agree()
 		expect "options of the completion" "$(completed "$@" -)" "$help"
 }
 
+# The halves of kvtier trace share a page.
+agree_trace()
+{
+	local help
+
+	help=$({
+		options_of_help trace
+		options_of_help trace replay
+		options_of_help trace record
+	} | sort -u)
+	expect "options in kvtier-trace.1" "$(options_of_man kvtier-trace)" "$help" &&
+		expect "options of the completion" "$(completed trace -)" "$help"
+}
+
+# What can be set is what the module's documentation has as writable.
+settings()
+{
+	local names
+
+	names=$(sed -n '/^What can be set/,/^\.El/p' $man/kvtier-tier.1 | grep -v '^\.' |
+		grep -oE '[a-z_]+' | grep -vxE 'hat|can|be|set' | sort -u | tr '\n' ' ')
+	expect "settings in kvtier-tier.1" "$names" \
+		"$(grep -oE '"[a-z_]+", (SIZE|PERCENT|NODES|NUMBER|FLAG)' tools/sysfs.c |
+			grep -oE '^"[a-z_]+' | tr -d '"' | sort -u | tr '\n' ' ')" || return 1
+	names=$(awk '/^What:/ { n = split($2, part, "/"); name = part[n] } /^\t\t\(RW\)/ { print name }' \
+		Documentation/ABI/testing/sysfs-class-kvtier | sort -u | tr '\n' ' ')
+	expect "writable attributes" "$names" \
+		"$(grep -oE '"[a-z_]+", (SIZE|PERCENT|NODES|NUMBER|FLAG)' tools/sysfs.c |
+			grep -oE '^"[a-z_]+' | tr -d '"' | sort -u | tr '\n' ' ')"
+}
+
 commands()
 {
 	local help
@@ -110,7 +141,11 @@ formatted()
 ktap_case commands "commands" commands
 ktap_case kvtier "options of kvtier" agree
 ktap_case run "options of kvtier run" agree run
-ktap_case stat "options of kvtier stat" agree stat
+for name in show stat top map pool tier scrub plan report; do
+	ktap_case $name "options of kvtier $name" agree $name
+done
+ktap_case trace "options of kvtier trace" agree_trace
+ktap_case settings "what kvtier tier sets" settings
 ktap_case doctor "options of kvtier doctor" agree doctor
 ktap_case variables "environment variables" variables
 ktap_case figures "members of the JSON" figures

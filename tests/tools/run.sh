@@ -6,7 +6,7 @@ set -u
 cd "$(dirname "$0")" || exit 1
 
 echo "KTAP version 1"
-for suite in cli shim docs; do
+for suite in cli shim plan trace system daemon docs; do
 	./$suite.sh || echo "# $suite: exit status $?"
 done 2>&1 | awk '
 	/^KTAP version/ { next }

@@ -10,7 +10,7 @@ _kvtier_command()
 
 	for ((i = 1; i < COMP_CWORD; i++)); do
 		case ${COMP_WORDS[i]} in
-		run | stat | doctor)
+		show | run | stat | top | map | pool | tier | scrub | plan | trace | report | doctor)
 			echo "${COMP_WORDS[i]}"
 			return
 			;;
@@ -66,18 +66,37 @@ _kvtier()
 		_kvtier_run
 		return
 		;;
+	show) words="--json -h --help" ;;
 	stat) words="--json -w --watch -h --help" ;;
+	top) words="-b --batch -n --count -d --delay -s --sort --json -h --help" ;;
+	map) words="--svg --width --color --json -h --help" ;;
+	pool) words="list show set checkpoint --json -h --help" ;;
+	tier) words="list show set quota dram cxl nvme policy --json -h --help" ;;
+	scrub) words="--all --background --json -h --help" ;;
+	plan) words="--keys --values --dram --cxl --nvme --json -h --help" ;;
+	trace) words="replay record --sizes --nvme --lookahead --announce --read --prefill --token \
+		--limit --pool --speed -o --output --seconds --json -h --help" ;;
+	report) words="--bench --stats --json -h --help" ;;
 	doctor) words="--nvme --json -h --help" ;;
-	*) words="run stat doctor --json -h --help -V --version" ;;
+	*) words="show run stat top map pool tier scrub plan trace report doctor --json -h --help \
+		-V --version" ;;
 	esac
 	case $before in
-	-w | --watch) words="1 2 5 10" ;;
-	--nvme)
+	-w | --watch | -d | --delay) words="1 2 5 10" ;;
+	-s | --sort) words="read late dram size name" ;;
+	--color) words="auto always never" ;;
+	--keys | --values) words="f32 f16 bf16 q8_0 q5_0 q5_1 q4_0 q4_1 iq4_nl" ;;
+	--nvme | --pool | --svg | --bench | --stats | -o | --output)
 		mapfile -t COMPREPLY < <(compgen -f -- "$word")
 		return
 		;;
 	esac
 	mapfile -t COMPREPLY < <(compgen -W "$words" -- "$word")
+	case $(_kvtier_command) in
+	plan | trace | report)
+		[[ $word == -* ]] || mapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(compgen -f -- "$word")
+		;;
+	esac
 }
 
 complete -o filenames -o bashdefault -F _kvtier kvtier
