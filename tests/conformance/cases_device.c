@@ -156,10 +156,9 @@ static bool set_rate(const struct throttle *t, uint64_t bytes_per_s)
 }
 
 /* From now on each block takes STALL_S seconds. */
-static bool stall(struct conf *c, struct throttle *t, const struct device *d, const char *rule)
+static bool stall(struct conf *c, struct throttle *t, const struct device *d)
 {
 	snprintf(t->dir, sizeof(t->dir), "/sys/fs/cgroup/blkio/kvtier-conf.%d", (int)getpid());
-	t->rule = rule;
 	t->number = d->number;
 	if (mkdir(t->dir, 0700))
 		return false;
@@ -194,7 +193,7 @@ static int device_stalls_reads(struct conf *c)
 	struct kvtier_event event;
 	struct conf_spec spec;
 	struct kvt_pool *pool;
-	struct throttle t;
+	struct throttle t = { .rule = "blkio.throttle.read_bps_device" };
 	struct device d;
 	uint64_t start;
 
@@ -205,7 +204,7 @@ static int device_stalls_reads(struct conf *c)
 	conf_fill(pool, 0, kvt_pool_bytes(pool), 1);
 	conf_demote_all(pool);
 	CONF_RET(kvt_promote(pool, 0, 4 * c->block), 0);
-	if (!stall(c, &t, &d, "blkio.throttle.read_bps_device"))
+	if (!stall(c, &t, &d))
 		return conf_skip("no blkio cgroup that throttles here");
 	start = conf_now_ms();
 	conf_expect_bus_read(pool, 9, 0);
@@ -231,7 +230,7 @@ static int device_stalls_writes(struct conf *c)
 	struct kvtier_event event;
 	struct conf_spec spec;
 	struct kvt_pool *pool;
-	struct throttle t;
+	struct throttle t = { .rule = "blkio.throttle.write_bps_device" };
 	struct device d;
 
 	if (!make_device(c, &d, BLOCKS + 4))
@@ -239,7 +238,7 @@ static int device_stalls_writes(struct conf *c)
 	spec = spec_on(&d);
 	pool = conf_pool(c, &spec);
 	conf_fill(pool, 0, 4 * c->block, 1);
-	if (!stall(c, &t, &d, "blkio.throttle.write_bps_device"))
+	if (!stall(c, &t, &d))
 		return conf_skip("no blkio cgroup that throttles here");
 	CONF_RET(kvt_demote(pool, 0, c->block), -ETIMEDOUT);
 	CONF_EQ(conf_wait_event(pool, KVTIER_EVENT_IO_ERROR, 2000, &event), true);
