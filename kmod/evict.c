@@ -300,29 +300,31 @@ static bool is_away(struct kvt_pool *pool, const struct kvt_block *block)
 	       !test_bit(KVT_BLOCK_BAD, &block->flags);
 }
 
-/* The next block from the hand on that @wanted says, owned; NULL: none but of other owners. */
+#define SEARCH_MAX (1U << 20) /* blocks looked at in a call; the next one goes on from there */
+
+/* The next block from the hand on that is @wanted, owned; NULL: there is none here. */
 static struct kvt_block *next_block(struct kvt_pool *pool,
 				    bool (*wanted)(struct kvt_pool *pool,
 						   const struct kvt_block *block), u64 *nr)
 {
-	u64 at = READ_ONCE(pool->slot_hand), left;
-	struct kvt_block *block;
+	u64 left = min_t(u64, pool->nr_blocks, SEARCH_MAX), at = READ_ONCE(pool->slot_hand);
+	struct kvt_block *block = NULL;
 
-	for (left = pool->nr_blocks; left; left--) {
+	for (; left && !block; left--) {
 		*nr = at;
 		at = at + 1 < pool->nr_blocks ? at + 1 : 0;
 		block = kvt_block_peek(pool, *nr);
 		if (!(left % 1024))
 			cond_resched();
-		if (!block || !wanted(pool, block) || !kvt_block_try(block))
-			continue;
-		if (wanted(pool, block)) {
-			WRITE_ONCE(pool->slot_hand, at);
-			return block;
+		if (!block || !wanted(pool, block) || !kvt_block_try(block)) {
+			block = NULL;
+		} else if (!wanted(pool, block)) {
+			kvt_block_unlock(pool, block);
+			block = NULL;
 		}
-		kvt_block_unlock(pool, block);
 	}
-	return NULL;
+	WRITE_ONCE(pool->slot_hand, at);
+	return block;
 }
 
 bool kvt_reclaim_slot(struct kvt_pool *pool)

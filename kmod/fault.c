@@ -140,6 +140,10 @@ static vm_fault_t map(struct kvt_pool *pool, struct kvt_block *block, struct vm_
 	if (pool->flags & KVTIER_POOL_PINNABLE && vmf->vma->vm_flags & VM_MAYWRITE)
 		kvt_set_dirty(block);
 	set_bit(KVT_BLOCK_MAPPED, &block->flags);
+	if (block->frame->probed) { /* so it is in use, whatever the accessed bits say */
+		block->frame->probed = false;
+		block->frame->heat = KVT_HEAT_USE;
+	}
 	trace_kvtier_map(pool->id, vmf->pgoff >> pool->order, block->frame->tier);
 #if !KVT_CORE_MAPS_FOLIO
 	if (kvt_inserts_blocks(pool) && !(vmf->flags & FAULT_FLAG_WRITE)) {

@@ -319,6 +319,7 @@ void kvt_frame_attach(struct kvt_pool *pool, u64 nr, struct kvt_block *block,
 	frame->sharers = 1;
 	frame->pinned = block->pins ? 1 : 0;
 	frame->lent = false;
+	frame->probed = false;
 	frame->heat = 1; /* see evict.c */
 	frame->list = KVT_LIST_ACTIVE;
 	frame->placed = ++share->placements;

@@ -55,6 +55,8 @@
 #define KVT_CHUNK_BLOCKS (1U << KVT_CHUNK_SHIFT)
 #define KVT_BATCH 32 /* blocks that one operation moves at a time */
 
+#define KVT_HEAT_USE 64 /* what a use adds to a frame's heat */
+
 struct kvt_event_ring;
 struct kvt_frame;
 struct kvt_group;
@@ -116,6 +118,7 @@ struct kvt_frame {
 	u8 tier;
 	u8 heat; /* 0 cold to 255 (scan.c); racy by design */
 	u8 list; /* enum kvt_list; pool->lru_lock */
+	bool probed; /* taken out of the page tables to see whether it is used; owner */
 	/*
 	 * Another block has, or had, it too, and who holds its pages may have found them
 	 * there: it is mapped read-only until that is out of the question (take_alone()).
@@ -446,6 +449,8 @@ struct kvt_op {
 int kvt_range_check(struct kvt_pool *pool, const struct kvt_op *op); /* of all ranges */
 int kvt_range_later(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u64 nr);
 int kvt_range_run(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u64 nr);
+/* What it would say before anything changes, as far as that can be seen at once. */
+int kvt_range_look(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u64 nr);
 bool kvt_pins_fit(struct kvt_pool *pool); /* they leave KVTIER_FRAMES_MIN to the others */
 int kvt_clone(struct kvt_pool *dst, u64 dst_nr, struct kvt_pool *src, u64 src_nr, u64 nr,
 	      u64 *done);

@@ -20,6 +20,18 @@ static int stopped(const struct kvt_op *op)
 	return signal_pending(current) ? -EINTR : 0;
 }
 
+/* Wait to own a block; what nobody wants any more has waited in vain. */
+static int own_one(struct kvt_pool *pool, const struct kvt_op *op, struct kvt_block *block)
+{
+	int ret = kvt_block_lock_interruptible(block);
+
+	if (!ret && op->request && kvt_request_ended(op->request)) {
+		kvt_block_unlock(pool, block);
+		ret = -ECANCELED;
+	}
+	return ret;
+}
+
 static bool has(const struct kvt_pool *pool, enum kvtier_tier tier)
 {
 	return READ_ONCE(pool->share[tier].budget) != 0;
@@ -89,6 +101,13 @@ static int check_block(const struct kvt_block *block, u32 op)
 	return 0;
 }
 
+/* Without being its owner: its frame may go at any time. */
+static bool seems_empty(const struct kvt_block *block)
+{
+	return !READ_ONCE(block->frame) && READ_ONCE(block->unit) == KVT_NO_UNIT &&
+	       !test_bit(KVT_BLOCK_BAD, &block->flags);
+}
+
 static int check_blocks(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u64 nr)
 {
 	u64 i, fresh = 0;
@@ -109,8 +128,7 @@ static int check_blocks(struct kvt_pool *pool, const struct kvt_op *op, u64 firs
 		if (op->op == KVTIER_OP_PIN)
 			fresh += !block || !block->pins;
 		else if (op->op == KVTIER_OP_PROMOTE)
-			fresh += block && !block->pins &&
-				 kvt_block_state(block) != KVTIER_BLOCK_EMPTY;
+			fresh += block && !block->pins && !seems_empty(block);
 		if (!(i % 1024))
 			cond_resched();
 	}
@@ -203,7 +221,7 @@ static int bring_alone(struct kvt_pool *pool, const struct kvt_op *op, u64 nr)
 	if (!block)
 		return -ENOMEM;
 	do {
-		ret = kvt_block_lock_interruptible(block);
+		ret = own_one(pool, op, block);
 		if (ret)
 			return ret;
 		ret = bring_one(pool, op, nr, block, until);
@@ -342,9 +360,10 @@ static void save_end(struct kvt_pool *pool, struct kvt_move *move)
 
 /*
  * Own as many of the batch, from its first on, as can be had without waiting while owning
- * one: whose owner waits for room may wait for ours.  0: a signal came.
+ * one: whose owner waits for room may wait for ours.  0: a signal came, or an end.
  */
-static u32 own(struct kvt_pool *pool, struct kvt_move *moves, u64 first, u32 nr)
+static u32 own(struct kvt_pool *pool, const struct kvt_op *op, struct kvt_move *moves, u64 first,
+	       u32 nr)
 {
 	bool none = true;
 	u32 i;
@@ -352,8 +371,7 @@ static u32 own(struct kvt_pool *pool, struct kvt_move *moves, u64 first, u32 nr)
 	for (i = 0; i < nr; i++) {
 		struct kvt_block *block = kvt_block_peek(pool, first + i);
 
-		if (block && (none ? kvt_block_lock_interruptible(block) != 0 :
-				     !kvt_block_try(block)))
+		if (block && (none ? own_one(pool, op, block) != 0 : !kvt_block_try(block)))
 			break;
 		moves[i] = (struct kvt_move){ .nr = first + i, .block = block };
 		none &= !block;
@@ -424,13 +442,13 @@ static int save_batch(struct kvt_pool *pool, const struct kvt_op *op, u64 first,
 	if (!moves)
 		return -ENOMEM;
 	for (done = 0; done < nr; done += owned) {
-		owned = own(pool, moves, first + done, nr - done);
+		owned = own(pool, op, moves, first + done, nr - done);
 		if (!owned)
 			break;
 		save_owned(pool, op, moves, owned, error);
 	}
 	kfree(moves);
-	return done < nr ? -EINTR : 0;
+	return done < nr ? stopped(op) ?: -EINTR : 0;
 }
 
 /* ---- the others: one block at a time ---------------------------------------------------- */
@@ -462,11 +480,14 @@ static int plain_batch(struct kvt_pool *pool, const struct kvt_op *op, u64 first
 		block = kvt_block_peek(pool, first + i);
 		if (!block)
 			continue;
+		ret = 0;
 		/* What is to be undone later must not stop halfway. */
 		if (op->op == KVTIER_OP_UNPIN)
 			kvt_block_lock(block);
-		else if (kvt_block_lock_interruptible(block))
-			return -EINTR;
+		else
+			ret = own_one(pool, op, block);
+		if (ret)
+			return ret;
 		ret = one_block(pool, op->op, first + i, block);
 		kvt_block_unlock(pool, block);
 		if (ret && !*error)
@@ -522,6 +543,14 @@ static int pin(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u64 nr
 	return ret;
 }
 
+/* Without waiting for any block. */
+int kvt_range_look(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u64 nr)
+{
+	int ret = check_tiers(pool, op);
+
+	return ret || op->op == KVTIER_OP_SEAL ? ret : check_blocks(pool, op, first, nr);
+}
+
 int kvt_range_run(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u64 nr)
 {
 	u64 done, now;
@@ -537,7 +566,7 @@ int kvt_range_run(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u64
 	for (done = 0; done < nr; done += now) {
 		now = min_t(u64, KVT_BATCH, nr - done);
 		ret = run_batch(pool, op, first + done, now, &error);
-		if (!ret && done + now < nr)
+		if (!ret && done + now < nr && op->op != KVTIER_OP_UNPIN)
 			ret = stopped(op);
 		if (ret)
 			return ret;

@@ -7,8 +7,9 @@
  * falls to 0 in thirteen.
  *
  * The marks say when an entry was last loaded into a TLB, not when it was last used: one
- * that stays in a TLB looks idle.  No TLB is flushed here: that would cost all threads
- * more than a wrong guess costs one.
+ * that stays in a TLB looks idle.  So a frame that has come to 0 is put on probation, where
+ * memory does not hold the pool: it is taken out of the page tables and stays where it is.
+ * If it is touched again, that costs a soft fault, and shows that it is in use.
  *
  * A pool is looked at in windows of blocks, and at most SLICE_NS long at a time; the next
  * time it goes on from there.  The core has functions to walk page tables, and exports
@@ -28,8 +29,9 @@
 #define SLICE_NS (10 * NSEC_PER_MSEC)
 #define MAPPINGS_MAX 1024 /* of further mappings nothing is learned */
 
-#define HEAT_USE 64
+#define HEAT_USE KVT_HEAT_USE
 #define HEAT_MAX 255
+#define PROBE_MAX 256 /* blocks put on probation in a scan */
 
 struct window {
 	u64 first;
@@ -210,6 +212,7 @@ static void drop_mappings(struct mappings *mappings)
 /*
  * A frame that clones have is warmed by each of them, and cools once.  One that is not
  * mapped has not been shown to be idle: it may have been brought in ahead of its touch.
+ * But on probation it has.
  */
 static void update_frame(struct kvt_frame *frame, u64 nr, const struct kvt_block *block, bool used)
 {
@@ -219,7 +222,7 @@ static void update_frame(struct kvt_frame *frame, u64 nr, const struct kvt_block
 		heat -= DIV_ROUND_UP(heat, 4);
 	if (used)
 		heat = min_t(u32, heat + HEAT_USE, HEAT_MAX);
-	else if (!heat && !test_bit(KVT_BLOCK_MAPPED, &block->flags))
+	else if (!heat && !frame->probed && !test_bit(KVT_BLOCK_MAPPED, &block->flags))
 		heat = 1;
 	frame->heat = heat;
 }
@@ -254,6 +257,51 @@ static void update_frames(struct kvt_pool *pool, const struct window *window)
 	}
 }
 
+/* ---- probation ------------------------------------------------------------------------ */
+
+static bool seems_idle(const struct kvt_block *block)
+{
+	return test_bit(KVT_BLOCK_MAPPED, &block->flags) && !test_bit(KVT_BLOCK_BUSY, &block->flags);
+}
+
+/* Owner of the block; nothing is waited for. */
+static bool probe(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
+{
+	struct kvt_frame *frame = block->frame;
+
+	if (!frame || frame->heat || frame->probed || block->pins || kvt_frame_shared(frame) ||
+	    !folio_trylock(frame->folio))
+		return false;
+	kvt_unmap(pool, nr, 1);
+	frame->probed = true;
+	folio_unlock(frame->folio);
+	return true;
+}
+
+static u32 probe_window(struct kvt_pool *pool, const struct window *window, u32 left)
+{
+	struct kvt_block *block;
+	u64 nr;
+
+	for (nr = window->first; left && nr < window->first + window->nr; nr++) {
+		block = kvt_block_peek(pool, nr);
+		if (!block) {
+			nr |= KVT_CHUNK_BLOCKS - 1;
+			continue;
+		}
+		if (!seems_idle(block) || !kvt_block_try(block))
+			continue;
+		left -= probe(pool, nr, block);
+		kvt_block_unlock(pool, block);
+	}
+	return left;
+}
+
+static bool fits(struct kvt_pool *pool)
+{
+	return READ_ONCE(pool->share[KVTIER_TIER_DRAM].budget) >= pool->nr_blocks;
+}
+
 /* ---- the scan ------------------------------------------------------------------------- */
 
 static bool is_empty(struct kvt_pool *pool, const struct window *window)
@@ -267,17 +315,21 @@ static bool is_empty(struct kvt_pool *pool, const struct window *window)
 	return true;
 }
 
-static void scan_window(struct kvt_pool *pool, const struct mappings *mappings,
-			struct window *window)
+/* How many more may be put on probation. */
+static u32 scan_window(struct kvt_pool *pool, const struct mappings *mappings,
+		       struct window *window, u32 probes)
 {
 	u32 i;
 
 	if (is_empty(pool, window))
-		return;
+		return probes;
 	bitmap_zero(window->used, WINDOW_BLOCKS);
-	for (i = 0; i < mappings->nr; i++)
+	for (i = 0; i < mappings->nr; i++) {
 		look_at_mapping(pool, &mappings->at[i], window);
+		cond_resched();
+	}
 	update_frames(pool, window);
+	return probe_window(pool, window, probes);
 }
 
 void kvt_scan_pool(struct kvt_pool *pool)
@@ -285,12 +337,13 @@ void kvt_scan_pool(struct kvt_pool *pool)
 	struct mappings *mappings = find_mappings(pool);
 	struct window window = { .first = pool->scan_hand };
 	u64 start = ktime_get_ns(), left = pool->nr_blocks;
+	u32 probes = fits(pool) ? 0 : PROBE_MAX;
 
 	if (!mappings)
 		return; /* another time */
 	for (; left && ktime_get_ns() - start < SLICE_NS; left -= window.nr) {
 		window.nr = min3(left, (u64)WINDOW_BLOCKS, pool->nr_blocks - window.first);
-		scan_window(pool, mappings, &window);
+		probes = scan_window(pool, mappings, &window, probes);
 		window.first += window.nr;
 		if (window.first == pool->nr_blocks)
 			window.first = 0;

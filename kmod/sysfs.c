@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * /sys/class/kvtier: tiers of memory, policy and pools; one value a file.  Stores are
- * in store_sysfs.c.  Documentation/ABI/testing/sysfs-class-kvtier describes all.
+ * in store_sysfs.c.  Documentation/ABI/testing/sysfs-class-kvtier describes all.  The
+ * policy can be given when the module is loaded, too.
  */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
 #include <linux/capability.h>
 #include <linux/ctype.h>
 #include <linux/device.h>
 #include <linux/kstrtox.h>
+#include <linux/module.h>
 #include <linux/nodemask.h>
 #include <linux/sysfs.h>
 
@@ -175,7 +179,15 @@ struct kvt_policy kvt_policy = {
 
 static struct device *policy;
 
-#define POLICY(_name, _type, _parse, _format, _min, _max)					\
+#define POLICY(_name, _type, _param, _parse, _format, _min, _max)				\
+module_param_named(_name, kvt_policy._name, _param, 0);						\
+MODULE_PARM_DESC(_name, "policy/" #_name " from the start");					\
+												\
+static bool _name##_fits(void)									\
+{												\
+	return kvt_policy._name >= (_min) && kvt_policy._name <= (_max);			\
+}												\
+												\
 static ssize_t _name##_show(struct device *dev, struct device_attribute *attr, char *buf)	\
 {												\
 	return sysfs_emit(buf, _format "\n", READ_ONCE(kvt_policy._name));			\
@@ -199,14 +211,42 @@ static ssize_t _name##_store(struct device *dev, struct device_attribute *attr,	
 }												\
 static DEVICE_ATTR_RW(_name)
 
-#define POLICY_U32(_name, _min, _max) POLICY(_name, u32, kstrtou32, "%u", _min, _max)
+#define POLICY_U32(_name, _min, _max) \
+	POLICY(_name, u32, uint, kstrtou32, "%u", _min, _max)
 
 POLICY_U32(dma_threshold, 1, U32_MAX);
 POLICY_U32(dma_timeout_ms, 1, 60000);
 POLICY_U32(scan_period_ms, 0, 3600000);
-POLICY(writeback_rate, u64, kstrtou64, "%llu", 0, U64_MAX);
+POLICY(writeback_rate, u64, ullong, kstrtou64, "%llu", 0, U64_MAX);
 POLICY_U32(writeback_depth, 1, KVT_BATCH);
 POLICY_U32(max_deadline_ms, 1, 3600000);
+
+/* Files cannot be set out of their range; parameters can. */
+static const struct {
+	const char *name;
+	bool (*fits)(void);
+} parameters[] = {
+	{ "dma_threshold", dma_threshold_fits },
+	{ "dma_timeout_ms", dma_timeout_ms_fits },
+	{ "scan_period_ms", scan_period_ms_fits },
+	{ "writeback_rate", writeback_rate_fits },
+	{ "writeback_depth", writeback_depth_fits },
+	{ "max_deadline_ms", max_deadline_ms_fits },
+};
+
+static int check_parameters(void)
+{
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(parameters); i++) {
+		if (parameters[i].fits())
+			continue;
+		pr_err("parameter %s is out of its range: see policy/%s in sysfs-class-kvtier\n",
+		       parameters[i].name, parameters[i].name);
+		return -EINVAL;
+	}
+	return 0;
+}
 
 static ssize_t dma_channels_show(struct device *dev, struct device_attribute *attr, char *buf)
 {
@@ -428,6 +468,9 @@ int kvt_sysfs_init(void)
 {
 	int ret;
 
+	ret = check_parameters();
+	if (ret)
+		return ret;
 	kvt_class = kvt_class_create("kvtier");
 	if (IS_ERR(kvt_class))
 		return PTR_ERR(kvt_class);

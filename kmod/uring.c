@@ -113,7 +113,10 @@ static struct kvt_request *request_new(struct kvt_pool *pool, const struct kvt_o
 int kvt_range_later(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u64 nr)
 {
 	struct kvt_request *request = NULL;
+	int ret = kvt_range_look(pool, op, first, nr);
 
+	if (ret)
+		return ret;
 	if (atomic_inc_return(&pool->nr_later) <= LATER_MAX)
 		request = request_new(pool, op, first, nr);
 	if (!request) {

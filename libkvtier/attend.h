@@ -187,6 +187,20 @@ static inline size_t kvt_work_partial(const struct kvt_work *w, uint32_t leaf, u
 		       kvt_work_rows(w, seq);
 }
 
+/*
+ * attend_skip.c: attend with epsilon or top_k, in calls of @attend that have neither, but
+ * masks.  Nothing of it depends on where blocks are, so neither do the bits.
+ */
+typedef int (*kvt_attend_fn)(void *ctx, const struct kvt_attend_params *params,
+			     const struct kvt_attend_seq *seqs, uint32_t nr);
+int kvt_attend_skipping(const struct kvt_attend_params *params, const struct kvt_attend_seq *seqs,
+			uint32_t nr, kvt_attend_fn attend, void *ctx);
+
+static inline bool kvt_attend_skips(const struct kvt_attend_params *params)
+{
+	return params->epsilon > 0 || params->top_k;
+}
+
 /* attend_check.c: is all as kvtier_attend.h wants it? */
 int kvt_attend_check(const struct kvt_attend_params *params, const struct kvt_attend_seq *seqs,
 		     uint32_t nr);

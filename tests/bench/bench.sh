@@ -184,7 +184,7 @@ against_bound() # SUFFIX MODEL TIMES
 }
 
 # The same limit of memory, and swap on the same disk; its steps are few, for time.
-against_swap()
+against_swap() # SUFFIX MODEL
 {
 	local limit
 
@@ -192,10 +192,10 @@ against_swap()
 	limit=$((base + kv / 4 + 4 * MIB))
 	swap_on "$work/swap" $((kv + 256 * MIB)) || return 0
 	cgroup_create bench-swap "$limit"
-	gen=6 generate swap "$1" timeout 200 "${cgroup_enter[@]}" &&
-		sample engine.gen.vs_swap.4x "$(ratio "$(value swap .gen_step_median_s)" \
+	gen=6 generate swap "$2" timeout 200 "${cgroup_enter[@]}" &&
+		sample "engine.gen.vs_swap.4x$1" "$(ratio "$(value swap .gen_step_median_s)" \
 			"$(value tiered .gen_step_median_s)")" &&
-		sample engine.gen.swap_step_ms "$(jq '1000 * .gen_step_median_s' "$work/swap.json")"
+		sample "engine.gen.swap_step_ms$1" "$(jq '1000 * .gen_step_median_s' "$work/swap.json")"
 	cgroup_remove
 	swap_off
 }
@@ -210,7 +210,7 @@ engine_rounds() # SUFFIX MODEL
 		kv=$(value all '.kv_bytes | floor')
 		base=$(($(value all .hwm_kb) * 1024 - kv))
 		against_bound "4x$1" "$2" 4
-		[[ $1 ]] || against_swap "$2"
+		against_swap "$1" "$2"
 		[[ $1 ]] || against_bound 2x "$2" 2
 		[[ $1 ]] || against_bound 8x "$2" 8
 		say "engine$1: round $((round + 1)) of $ROUNDS"

@@ -78,6 +78,7 @@ extern const struct conf_case conf_clone_cases[];
 extern const struct conf_case conf_budget_cases[];
 extern const struct conf_case conf_concurrent_cases[];
 extern const struct conf_case conf_damage_cases[];
+extern const struct conf_case conf_device_cases[];
 extern const struct conf_case conf_space_cases[];
 extern const struct conf_case conf_checkpoint_cases[];
 extern const struct conf_case conf_event_cases[];
@@ -85,6 +86,7 @@ extern const struct conf_case conf_process_cases[];
 extern const struct conf_case conf_syscall_cases[];
 extern const struct conf_case conf_cxl_cases[];
 extern const struct conf_case conf_argument_cases[];
+extern const struct conf_case conf_attend_cases[];
 
 /*
  * Each ends the case unless it holds.  The comparisons are inline so that

@@ -303,11 +303,13 @@ TEST_F(adopt, again_needs_an_administrator)
 
 /* ---- over a reload of the module ------------------------------------------------------- */
 
-static int load_module(void)
+static int load_module(const char *parameter)
 {
+	char command[KVT_TEXT];
 	int tries = 100, fd;
 
-	if (system("modprobe kvtier"))
+	snprintf(command, sizeof(command), "modprobe kvtier %s 2>/dev/null", parameter);
+	if (system(command))
 		return -ENOENT;
 	while ((fd = device_open(O_RDWR)) < 0 && tries--)
 		usleep(50000);
@@ -342,7 +344,12 @@ TEST_F(adopt, after_a_reload)
 		ASSERT_EQ(0, store_down(first_store));
 	ASSERT_EQ(0, unload_module());
 	EXPECT_NE(0, access(KVT_CLASS, F_OK));
-	ASSERT_EQ(0, load_module());
+	EXPECT_NE(0, load_module("scan_period_ms=3600001")); /* out of its range */
+	EXPECT_NE(0, load_module("writeback_depth=0"));
+	EXPECT_NE(0, access(KVT_CLASS, F_OK));
+	ASSERT_EQ(0, load_module("writeback_depth=7"));
+	EXPECT_EQ(7, attr_number(KVT_CLASS "policy/writeback_depth"));
+	EXPECT_EQ(0, attr_write(KVT_CLASS "policy/writeback_depth", "4"));
 	if (had_first)
 		EXPECT_EQ(0, attach(first, first_store));
 	ASSERT_EQ(0, attach(self->disk, self->store));

@@ -326,4 +326,44 @@ TEST(lowered_to_pins)
 	pool_close(&pool);
 }
 
+#define PERIOD KVT_CLASS "policy/scan_period_ms"
+
+static bool wait_unmapped(struct pool *pool, uint64_t block)
+{
+	uint64_t until = now_ms() + 30000;
+
+	while (info(pool, block).flags & KVTIER_BLOCKF_MAPPED) {
+		if (now_ms() > until)
+			return false;
+		usleep(20000);
+	}
+	return true;
+}
+
+/* What looks idle is taken out of the page tables, stays in memory, and is warm when touched. */
+TEST(probation)
+{
+	long long period = attr_number(PERIOD);
+	uint64_t hard, soft;
+	struct pool pool;
+
+	ASSERT_EQ(0, few_frames(&pool, SHIFT, 64, 32, 0));
+	if (attr_write(PERIOD, "50"))
+		SKIP(return, "needs root, to look more often");
+	fill(&pool, 0, 16, 1);
+	EXPECT_TRUE(wait_unmapped(&pool, 5));
+	EXPECT_EQ(0, attr_write(PERIOD, "0"));
+	usleep(200000);
+	EXPECT_EQ(KVTIER_TIER_DRAM, info(&pool, 5).tier);
+	EXPECT_EQ(0, info(&pool, 5).heat);
+	hard = stats(&pool).hard_faults;
+	soft = stats(&pool).soft_faults;
+	EXPECT_EQ(0, check(&pool, 5, 1, 1));
+	EXPECT_EQ(hard, stats(&pool).hard_faults);
+	EXPECT_LT(soft, stats(&pool).soft_faults);
+	EXPECT_LE(64, info(&pool, 5).heat);
+	EXPECT_EQ(0, attr_writef(PERIOD, "%lld", period));
+	pool_close(&pool);
+}
+
 KVT_MAIN(NEEDS_STORE)

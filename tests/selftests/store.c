@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 /* Stores: what may not become one, what may not be taken for one, and who decides. */
+#include <glob.h>
 #include <linux/blkpg.h>
 #include <linux/fs.h>
 #include <linux/loop.h>
@@ -332,6 +333,27 @@ TEST_F(store, detach_and_hold)
 	EXPECT_FALSE(store_of(self->name, path));
 }
 
+/* The file that takes the controller of the disk with a serial off its bus; false: none. */
+static bool remover_of(const char *serial, char path[2 * KVT_TEXT])
+{
+	char text[KVT_TEXT];
+	glob_t found;
+	size_t i;
+
+	path[0] = '\0';
+	if (glob("/sys/class/nvme/nvme*", 0, NULL, &found))
+		return false;
+	for (i = 0; i < found.gl_pathc && !path[0]; i++) {
+		snprintf(path, 2 * KVT_TEXT, "%.200s/serial", found.gl_pathv[i]);
+		if (!attr_read(path, text) && !strncmp(text, serial, strlen(serial)))
+			snprintf(path, 2 * KVT_TEXT, "%.200s/device/remove", found.gl_pathv[i]);
+		else
+			path[0] = '\0';
+	}
+	globfree(&found);
+	return path[0];
+}
+
 /* A disk that is taken away while it is used, and comes again as another. */
 static void bring_back(struct __test_metadata *_metadata, char disk[KVT_TEXT])
 {
@@ -351,8 +373,7 @@ TEST_F(store, removed)
 	struct pool pool;
 	uint64_t bit;
 
-	snprintf(remove, sizeof(remove), "/sys/class/block/%s/device/device/remove", self->name);
-	if (access(remove, W_OK))
+	if (!remover_of("kv1", remove))
 		SKIP(return, "the disk cannot be removed");
 	ASSERT_EQ(0, store_up(self->disk, path));
 	bit = 1ULL << store_number(path);

@@ -179,6 +179,27 @@ TEST_F(uring, nowait)
 	EXPECT_EQ(0, check(pool, 0, 8, 1));
 }
 
+/* What can be seen at once is said at once: later there would be nobody to tell. */
+TEST_F(uring, nowait_refused)
+{
+	struct io_uring *ring = &self->ring;
+	struct pool *pool = &self->pool;
+
+	fill(pool, 0, 4, 1);
+	ASSERT_EQ(0, op(pool, KVTIER_OP_PIN, 0, 1));
+	EXPECT_EQ(-EBUSY, op_flags(pool, KVTIER_OP_DISCARD, KVTIER_OP_NOWAIT, 0, 2));
+	EXPECT_EQ(-EINVAL, op_flags(pool, KVTIER_OP_UNPIN, KVTIER_OP_NOWAIT, 0, 2));
+	EXPECT_EQ(0, op(pool, KVTIER_OP_UNPIN, 0, 1));
+	ASSERT_EQ(0, op(pool, KVTIER_OP_DEMOTE, 0, 4));
+	prepare(ring, pool->fd, KVTIER_OP_DEMOTE, 0, 1, 0)->tier = KVTIER_TIER_CXL;
+	io_uring_submit(ring);
+	EXPECT_EQ(-ENODEV, wait_one(ring, NULL));
+	prepare(ring, pool->fd, KVTIER_OP_UNPIN, 0, 1, 0)->flags = KVTIER_OP_NOWAIT;
+	io_uring_submit(ring);
+	EXPECT_EQ(-EINVAL, wait_one(ring, NULL));
+	EXPECT_EQ(0, check(pool, 0, 4, 1));
+}
+
 /* As many at once as the ring holds, on overlapping blocks: each completes once. */
 TEST_F(uring, many_in_flight)
 {
