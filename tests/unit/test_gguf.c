@@ -11,6 +11,8 @@
 static unsigned char good[4096];
 static size_t nr_good;
 static char path[] = "/tmp/kvtier-gguf-XXXXXX";
+static int file = -1;
+static size_t file_bytes;
 
 static void put(const void *bytes, size_t nr)
 {
@@ -44,12 +46,10 @@ static void put_number(const char *key, uint32_t value)
 /* One of every kind of value. */
 static int make(void **state)
 {
-	int fd = mkstemp(path);
-
 	(void)state;
-	if (fd < 0)
+	file = mkstemp(path);
+	if (file < 0)
 		return -1;
-	close(fd);
 	put_u32(0x46554747);
 	put_u32(3);
 	put_u64(0);
@@ -90,17 +90,17 @@ static int make(void **state)
 static int clean(void **state)
 {
 	(void)state;
+	close(file);
 	return unlink(path);
 }
 
 static int parse(const unsigned char *bytes, size_t nr, struct gguf_model *model, char *why,
 		 size_t len)
 {
-	FILE *f = fopen(path, "w");
-
-	assert_non_null(f);
-	assert_int_equal(fwrite(bytes, 1, nr, f), nr);
-	fclose(f);
+	assert_int_equal(pwrite(file, bytes, nr, 0), nr);
+	if (nr < file_bytes)
+		assert_int_equal(ftruncate(file, (off_t)nr), 0);
+	file_bytes = nr;
 	why[0] = '\0';
 	return gguf_read(path, model, why, len);
 }
@@ -130,7 +130,7 @@ static void cut_off(void **state)
 	size_t n;
 
 	(void)state;
-	for (n = 0; n < nr_good; n++) {
+	for (n = nr_good; n--;) {
 		assert_int_not_equal(parse(good, n, &m, why, sizeof(why)), 0);
 		assert_true(strlen(why) > 10);
 		assert_null(strchr(why, '\n'));
