@@ -226,9 +226,9 @@ static int define(struct client *c, const struct kvt_create *want, struct table 
 	def->deadline_ms = want->io_deadline_ms ? want->io_deadline_ms : 30000;
 	def->module = c->d->module;
 	def->uid = c->uid;
-	strcpy(def->name, want->name);
-	strcpy(def->model, want->model);
-	strcpy(def->tenant, c->tenant->name);
+	memcpy(def->name, want->name, sizeof(def->name));
+	memcpy(def->model, want->model, sizeof(def->model));
+	memcpy(def->tenant, c->tenant->name, sizeof(def->tenant));
 	if (getrandom(&def->instance, sizeof(def->instance), 0) != sizeof(def->instance))
 		return -errno;
 	return choose_budgets(c, want, def);
