@@ -372,6 +372,7 @@ int pool_find(struct client *c, const char *name, const char *model, struct pool
 struct pool *pool_by_id(struct kvtierd *d, uint32_t id);
 int pool_visible(struct client *c, uint32_t id, struct pool **pool);
 int pool_remove(struct client *c, const char *name);
+void pool_unlink_files(struct kvtierd *d, const struct tenant *t, const char *name);
 void pool_unused(struct pool *p);
 void pool_destroy(struct pool *p);
 void pool_discard(struct pool *p);
