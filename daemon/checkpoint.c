@@ -107,6 +107,8 @@ static void durable(struct job *job, int result)
 
 	if (result)
 		kvt_fail(result, "%s", c->error_text[0] ? c->error_text : strerror(-result));
+	if (p->removed && !(p->t->flags & KVT_SHARED_KEEP))
+		pool_unlink_files(p->d, p->tenant, p->t->name); /* it was removed meanwhile */
 	end(c, result);
 	file_progress(p);
 }

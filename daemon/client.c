@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
  * A connection comes, attaches pools, and dies at any point: whatever it held goes with
- * it, and nothing else.  Requests that are being worked on keep the struct, not more.
+ * it, and nothing else.  Requests that are being worked on keep the struct, not more; it
+ * is freed at the end of a turn.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -36,7 +37,6 @@ void client_close(struct client *c, const char *why)
 	if (c->gone)
 		return;
 	c->gone = true;
-	c->requests++; /* those that end below do not free it */
 	log_line(LOG_DEBUG, "client_gone", "pid=%d tenant=%s reason=\"%s\"", c->pid, c->tenant->name,
 		 why);
 	while (c->attachments)
@@ -45,8 +45,20 @@ void client_close(struct client *c, const char *why)
 	close(c->sock);
 	c->d->nr_clients--;
 	c->tenant->clients--;
-	if (!--c->requests)
-		free_client(c);
+	c->d->clients_gone = true;
+}
+
+/* Those that are gone and that no request refers to any more. */
+void clients_reap(struct kvtierd *d)
+{
+	struct client *c, *next;
+
+	d->clients_gone = false;
+	for (c = d->clients; c; c = next) {
+		next = c->next;
+		if (c->gone && !c->requests)
+			free_client(c);
+	}
 }
 
 /* ---- receive --------------------------------------------------------------------------------- */
@@ -133,7 +145,6 @@ static void client_ready(void *arg)
 	struct client *c = arg;
 	int left = MESSAGES_MAX;
 
-	c->requests++; /* it may be closed on the way, and is freed at the end */
 	while (left && take_message(c))
 		left--;
 	if (!left && !c->gone) {
@@ -141,9 +152,6 @@ static void client_ready(void *arg)
 		watch_stop(c->watch);
 		c->watch = watch_start(c->d, c->sock, client_ready, c);
 	}
-	c->requests--;
-	if (c->gone && !c->requests)
-		free_client(c);
 }
 
 /* ---- answers ------------------------------------------------------------------------------------ */
@@ -182,7 +190,7 @@ void client_reply(struct client *c, uint16_t type, uint32_t id, int error, const
 		nr_fds = 0;
 	}
 	head.size = (uint32_t)(sizeof(head) + iov[1].iov_len);
-	if (nr_fds)
+	if (fds && nr_fds)
 		put_fds(&msg, control.room, fds, nr_fds);
 	if (sendmsg(c->sock, &msg, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 && errno != EINTR)
 		client_close(c, "does not read its answers");
@@ -208,8 +216,7 @@ void request_end(struct request *r, int error, const void *body, size_t bytes)
 	c = r->client;
 	client_reply(c, r->type, r->id, error, body, bytes, NULL, 0);
 	c->requests--;
-	if (c->gone && !c->requests)
-		free_client(c);
+	c->d->clients_gone |= c->gone;
 	free(r);
 }
 
@@ -308,6 +315,7 @@ void attachment_free(struct attachment *a)
 	file_unpin_all(a);
 	file_drop_waits(a);
 	plan_free(a->plan);
+	attend_ring_free(a);
 	watch_stop(a->faults);
 	if (a->uffd >= 0)
 		close(a->uffd);

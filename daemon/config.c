@@ -214,7 +214,7 @@ static int text_value(struct reading *r, const struct key *key, const char *text
 		return complain(r, "%s: longer than %zu bytes", key->name, key->room - 1);
 	if (*text && *text != '/')
 		return complain(r, "%s: '%s' does not begin with /", key->name, text);
-	strcpy(to, text);
+	snprintf(to, key->room, "%s", text);
 	return 0;
 }
 
@@ -268,7 +268,7 @@ static struct tenant_config *tenant_section(struct reading *r, const char *name)
 	}
 	t = &c->tenants[c->nr_tenants++];
 	*t = (struct tenant_config){ .weight = 1, .uid_first = 1 };
-	strcpy(t->name, name);
+	snprintf(t->name, sizeof(t->name), "%s", name);
 	return t;
 }
 
@@ -295,7 +295,7 @@ static int take(void *arg, const char *section, const char *name, const char *va
 	const char *kind = is_tenant || is_default ? "tenant" : section;
 	char *base = (char *)r->c;
 	const struct key *key;
-	bool known;
+	bool known = false;
 
 	key = !strcmp(section, "tenant") ? NULL : find(kind, name, &known);
 	if (!strcmp(section, "tenant") || !known)

@@ -156,17 +156,17 @@ static int range_op(struct call *call)
 
 static int query(struct call *call)
 {
-	static struct kvtier_block_info infos[KVT_QUERY_MAX];
+	static struct kvtier_block_info infos[KVT_INFOS_MAX];
 	const struct kvt_query_msg *q = call->body;
 	struct pool *p;
 	int ret = pool_visible(call->c, q->pool, &p);
 
 	if (ret)
 		return ret;
-	if (q->nr > KVT_QUERY_MAX || q->first > p->nr_blocks || q->nr > p->nr_blocks - q->first)
+	if (q->nr > KVT_INFOS_MAX || q->first > p->nr_blocks || q->nr > p->nr_blocks - q->first)
 		return kvt_fail(-EINVAL, "blocks %llu+%u: the pool has %u, a message room for %zu",
 				(unsigned long long)q->first, q->nr, p->nr_blocks,
-				(size_t)KVT_QUERY_MAX);
+				(size_t)KVT_INFOS_MAX);
 	ret = p->module ? device_pool_query(p, q->first, q->nr, infos) :
 			  file_pool_query(p, q->first, q->nr, infos);
 	return ret ? ret : answer(call, infos, q->nr * sizeof(infos[0]));
@@ -223,6 +223,22 @@ static int plan(struct call *call)
 	if (ret)
 		return ret;
 	client_reply(call->c, call->msg->type, call->msg->id, 0, NULL, 0, fds, 2);
+	close(fds[0]);
+	return 0;
+}
+
+static int attention(struct call *call)
+{
+	const struct kvt_pool_id *id = call->body;
+	struct attachment *a = attachment_of(call->c, id->pool);
+	int fds[3], ret;
+
+	if (!a)
+		return -ENOENT;
+	ret = attend_ring_make(a, id->value, fds);
+	if (ret)
+		return ret;
+	client_reply(call->c, call->msg->type, call->msg->id, 0, NULL, 0, fds, 3);
 	close(fds[0]);
 	return 0;
 }
@@ -495,6 +511,7 @@ static const struct handler {
 	[KVT_MSG_BUDGET] = { budget, sizeof(struct kvt_pool_id), sizeof(struct kvt_pool_id) },
 	[KVT_MSG_SCRUB] = { scrub, sizeof(struct kvt_pool_id), sizeof(struct kvt_pool_id) },
 	[KVT_MSG_SCRUB_STATUS] = { scrub_status, 0, 0 },
+	[KVT_MSG_ATTEND] = { attention, sizeof(struct kvt_pool_id), sizeof(struct kvt_pool_id) },
 };
 
 static int dispatch(struct call *call)
@@ -561,8 +578,10 @@ int control_open(struct kvtierd *d)
 
 void control_close(struct kvtierd *d)
 {
-	while (d->clients && !d->clients->gone)
-		client_close(d->clients, "the daemon ends");
+	struct client *c;
+
+	for (c = d->clients; c; c = c->next)
+		client_close(c, "the daemon ends");
 	watch_stop(d->listen_watch);
 	d->listen_watch = NULL;
 	if (d->listen_fd >= 0) {

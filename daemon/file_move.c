@@ -295,7 +295,8 @@ static void write_done(struct pool *p, uint32_t b, int res)
 	blk->where = W_RESIDENT;
 	if (why & B_CAPTURE)
 		checkpoint_written(p, b);
-	if (why & B_EVICT && !(blk->flags & B_DIRTY) && !blk->pins && !file_wanted(p, b))
+	if (why & B_EVICT && !(blk->flags & B_DIRTY) && !blk->pins && !blk->busy &&
+	    !file_wanted(p, b))
 		file_drop(p, b);
 }
 
@@ -412,7 +413,7 @@ int file_evict(struct pool *p, uint32_t b)
 {
 	struct block *blk = block_of(p, b);
 
-	if (blk->where != W_RESIDENT || blk->pins)
+	if (blk->where != W_RESIDENT || blk->pins || blk->busy)
 		return -EBUSY;
 	if (blk->flags & B_DIRTY)
 		return file_write(p, b, B_EVICT);
@@ -430,6 +431,8 @@ int file_discard(struct pool *p, uint32_t b)
 
 	if (blk->where == W_EMPTY)
 		return 0;
+	if (blk->busy)
+		return -EAGAIN; /* attention reads it */
 	if (blk->where == W_READING || blk->where == W_WRITING || blk->flags & B_STALLED)
 		return blk->where == W_BAD ? -EBUSY : -EAGAIN;
 	blk->where = W_EMPTY;

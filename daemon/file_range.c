@@ -120,6 +120,8 @@ static int demote(struct pool *p, uint32_t b)
 	if (blk->where == W_WRITING)
 		blk->flags |= B_EVICT;
 	if (blk->where == W_RESIDENT) {
+		if (blk->busy)
+			return -EAGAIN; /* attention reads it */
 		ret = file_evict(p, b);
 		return ret ? ret : blk->where == W_COLD ? 0 : -EAGAIN;
 	}

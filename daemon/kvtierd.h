@@ -200,7 +200,7 @@ struct client {
 	uint32_t uid;
 	bool admin;
 	bool hello;
-	bool gone; /* closed; freed when no request refers to it */
+	bool gone; /* closed; freed by clients_reap() once no request refers to it */
 	uint32_t requests; /* being worked on */
 	struct tenant *tenant;
 	struct attachment *attachments;
@@ -217,6 +217,7 @@ int control_open(struct kvtierd *d);
 void control_close(struct kvtierd *d);
 void client_accept(struct kvtierd *d, int sock);
 void client_close(struct client *c, const char *why);
+void clients_reap(struct kvtierd *d);
 void client_message(struct client *c, const struct kvt_msg *msg, const int *fds, int nr_fds);
 void client_reply(struct client *c, uint16_t type, uint32_t id, int error, const void *body,
 		  size_t bytes, const int *fds, int nr_fds);
@@ -371,6 +372,7 @@ int pool_find(struct client *c, const char *name, const char *model, struct pool
 struct pool *pool_by_id(struct kvtierd *d, uint32_t id);
 int pool_visible(struct client *c, uint32_t id, struct pool **pool);
 int pool_remove(struct client *c, const char *name);
+void pool_unlink_files(struct kvtierd *d, const struct tenant *t, const char *name);
 void pool_unused(struct pool *p);
 void pool_destroy(struct pool *p);
 void pool_discard(struct pool *p);
@@ -516,6 +518,12 @@ int manifest_write(const char *path, const struct manifest *m);
 int manifest_read(const char *path, struct manifest *m);
 void manifest_free(struct manifest *m);
 
+/* ---- attend.c: attention for clients that have not the memory ---------------------------------------------------------------- */
+int attend_ring_make(struct attachment *a, uint64_t bytes, int fds[3]);
+void attend_ring_free(struct attachment *a);
+void attend_run(struct kvtierd *d);
+void attend_stop(struct kvtierd *d);
+
 /* ---- metrics.c and http.c ---------------------------------------------------------------------------------------------- */
 void metrics_write(struct kvtierd *d, FILE *out);
 int http_open(struct kvtierd *d);
@@ -542,7 +550,7 @@ struct kvtierd {
 
 	uint32_t nr_watches;
 	struct timer *timers;
-	struct timer watchdog, waits, writeback, scrub_timer, idle_timer;
+	struct timer watchdog, waits, writeback, scrub_timer, idle_timer, attend_timer;
 	int signal_fd;
 	struct watch *signal_watch;
 	int listen_fd;
@@ -550,6 +558,7 @@ struct kvtierd {
 
 	struct client *clients;
 	uint32_t nr_clients;
+	bool clients_gone; /* some wait to be freed */
 	struct tenant *tenants;
 	struct pool *pools;
 	uint32_t nr_pools;

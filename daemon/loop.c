@@ -187,6 +187,8 @@ void loop_run(struct kvtierd *d)
 		reap(d);
 		expire(d);
 		prefetch_run(d);
+		if (d->clients_gone)
+			clients_reap(d);
 	}
 }
 

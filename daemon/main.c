@@ -215,6 +215,7 @@ static void add_timers(struct kvtierd *d)
 	timer_add(d, &d->writeback, writeback_run);
 	timer_add(d, &d->scrub_timer, scrub_run);
 	timer_add(d, &d->idle_timer, idle);
+	timer_add(d, &d->attend_timer, attend_run);
 	if (sd_watchdog_ns())
 		timer_within(d, &d->watchdog, sd_watchdog_ns());
 	if (d->config.scrub_every_s)
@@ -250,8 +251,10 @@ static int set_up(struct kvtierd *d)
 static void tear_down(struct kvtierd *d)
 {
 	control_close(d);
+	attend_stop(d);
 	http_close(d);
 	job_stop(d);
+	clients_reap(d);
 	watch_stop(d->signal_watch);
 	loop_exit(d);
 }

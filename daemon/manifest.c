@@ -243,7 +243,7 @@ static void take_header(struct manifest *m, const struct header *h)
 
 int manifest_read(const char *path, struct manifest *m)
 {
-	struct header h;
+	struct header h = { 0 };
 	size_t bytes = 0, slots;
 	char *data;
 	int ret = read_file(path, &data, &bytes);

@@ -181,7 +181,7 @@ static void pass_range(struct plan *plan)
 
 static void measure_pace(struct plan *plan, uint64_t ranges, uint64_t now)
 {
-	uint64_t positions = ranges * (plan->nr / plan->nr_ranges + 1);
+	uint64_t positions = plan->nr_ranges ? ranges * (plan->nr / plan->nr_ranges + 1) : 0;
 	uint64_t pace = positions ? (now - plan->moved_ns) / positions : 0;
 
 	plan->pace_ns = plan->pace_ns ? (3 * plan->pace_ns + pace) / 4 : pace;

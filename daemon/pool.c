@@ -103,6 +103,17 @@ void pool_used(struct pool *p, uint64_t used[KVTIER_NR_TIERS])
 		used[t] = st.tier[t].used_bytes;
 }
 
+/* One that was removed, whose last checkpoint is still being written to its name. */
+static bool is_leaving(struct kvtierd *d, const struct tenant *t, const char *name)
+{
+	struct pool *p;
+
+	for (p = d->pools; p; p = p->next)
+		if (p->removed && p->checkpoint && p->tenant == t && !strcmp(p->t->name, name))
+			return true;
+	return false;
+}
+
 /* ---- make -------------------------------------------------------------------------------------- */
 
 static int check_sizes(const struct kvt_create *want, uint64_t block)
@@ -226,9 +237,9 @@ static int define(struct client *c, const struct kvt_create *want, struct table 
 	def->deadline_ms = want->io_deadline_ms ? want->io_deadline_ms : 30000;
 	def->module = c->d->module;
 	def->uid = c->uid;
-	strcpy(def->name, want->name);
-	strcpy(def->model, want->model);
-	strcpy(def->tenant, c->tenant->name);
+	memcpy(def->name, want->name, sizeof(def->name));
+	memcpy(def->model, want->model, sizeof(def->model));
+	memcpy(def->tenant, c->tenant->name, sizeof(def->tenant));
 	if (getrandom(&def->instance, sizeof(def->instance), 0) != sizeof(def->instance))
 		return -errno;
 	return choose_budgets(c, want, def);
@@ -330,6 +341,8 @@ int pool_create(struct client *c, const struct kvt_create *want, struct pool **p
 
 	if (ret)
 		return ret;
+	if (is_leaving(d, c->tenant, def.name))
+		return kvt_fail(-EBUSY, "pool %s is still being removed: try again", def.name);
 	if (by_name(d, c->tenant, def.name) || has_checkpoint(d, c->tenant, def.name))
 		return kvt_fail(-EEXIST, "there is a pool %s: attach it, or remove it first", def.name);
 	if (d->nr_pools >= d->config.max_pools)
@@ -418,7 +431,7 @@ void pool_destroy(struct pool *p)
 	pool_discard(p);
 }
 
-static void unlink_files(struct kvtierd *d, const struct tenant *t, const char *name)
+void pool_unlink_files(struct kvtierd *d, const struct tenant *t, const char *name)
 {
 	char path[512];
 	size_t n;
@@ -454,7 +467,7 @@ int pool_remove(struct client *c, const char *name)
 			manifest_free(&m);
 		}
 	}
-	unlink_files(c->d, c->tenant, name);
+	pool_unlink_files(c->d, c->tenant, name);
 	if (!p)
 		return 0;
 	p->removed = true;

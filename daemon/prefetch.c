@@ -59,8 +59,11 @@ static uint64_t clamp(uint64_t value, uint64_t least, uint64_t most)
 
 static uint64_t window(const struct kvtierd *d, const struct pool *p)
 {
-	uint64_t most = p->t->budget[KVTIER_TIER_DRAM] / 4;
+	uint64_t most = p->t->budget[KVTIER_TIER_DRAM];
 
+	/* What is brought in must not push out what was, before it is used. */
+	if (most < p->t->bytes)
+		most /= 4;
 	return clamp(2 * product(d), most < WINDOW_MIN ? most : WINDOW_MIN, most);
 }
 

@@ -27,7 +27,7 @@ static int notify_address(struct sockaddr_un *to, socklen_t *bytes)
 	if (!path || (*path != '/' && *path != '@') || strlen(path) >= sizeof(to->sun_path))
 		return -ENOENT;
 	to->sun_family = AF_UNIX;
-	strcpy(to->sun_path, path);
+	snprintf(to->sun_path, sizeof(to->sun_path), "%s", path);
 	*bytes = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path));
 	if (*path == '@')
 		to->sun_path[0] = 0;

@@ -141,7 +141,8 @@ static uint32_t coldest(struct pool *p)
 
 		p->random = p->random * 6364136223846793005ull + 1442695040888963407ull;
 		b = p->frames[(p->random >> 33) % p->nr_frames];
-		if (block_of(p, b)->where != W_RESIDENT || block_of(p, b)->pins || file_wanted(p, b))
+		if (block_of(p, b)->where != W_RESIDENT || block_of(p, b)->pins ||
+		    block_of(p, b)->busy || file_wanted(p, b))
 			continue;
 		if (best == NO_BLOCK || block_of(p, b)->heat < block_of(p, best)->heat)
 			best = b;

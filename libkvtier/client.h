@@ -7,6 +7,7 @@
  *	client_map.c	the mapping of a pool, and the userfaultfd that the daemon serves
  *	client_pool.c	create, attach, remove, destroy; the table of operations
  *	client_plan.c	plans
+ *	client_attend.c	queries for the attention service
  *	client_view.c	what an operator sees and sets
  *
  * Locking: client->lock guards the fields below it.  A plan's lock is taken alone.
@@ -52,6 +53,16 @@ struct kvt_plan {
 	bool cycle;
 };
 
+/* A ring of the attention service. */
+struct kvt_asked {
+	pthread_mutex_t lock; /* guards the fields below; held over a query */
+	struct kvt_attend_ring *ring; /* NULL: none yet */
+	size_t bytes;
+	int bell; /* ours to the daemon */
+	int answer; /* the daemon's to us */
+	uint64_t comings; /* of the connection that it came through */
+};
+
 struct kvt_shared {
 	struct kvt_kernel kernel; /* first: the API's handle; kernel.fd: device or memory file */
 	struct kvt_client *client;
@@ -67,6 +78,7 @@ struct kvt_shared {
 	int uffd;
 	uint16_t *pins; /* client->lock; per block, as asked for; NULL: none yet */
 	struct kvt_plan plan;
+	struct kvt_asked asked;
 };
 
 struct kvt_client {
@@ -80,6 +92,7 @@ struct kvt_client {
 	pthread_mutex_t lock; /* guards the fields below */
 	pthread_cond_t changed; /* of @link */
 	enum kvt_link link;
+	uint64_t comings; /* how often the link came up again */
 	bool stop;
 	int sock;
 	uint32_t last_id;
@@ -133,6 +146,10 @@ void kvt_map_bury(struct kvt_shared *s);
 
 /* client_pool.c: tell the daemon on @sock again what we have; 0 or a negative errno. */
 int kvt_shared_return(struct kvt_shared *s, int sock);
+
+/* client_attend.c */
+void kvt_asked_init(struct kvt_asked *asked);
+void kvt_asked_exit(struct kvt_asked *asked);
 
 /* client_plan.c */
 void kvt_plan_init(struct kvt_plan *plan);

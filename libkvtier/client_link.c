@@ -181,7 +181,7 @@ int kvt_link_connect(const char *path, struct kvt_hello *hello)
 	if (strlen(path) >= sizeof(to.sun_path))
 		return kvt_fail(-ENAMETOOLONG, "%s: the path of a socket has at most %zu bytes", path,
 				sizeof(to.sun_path) - 1);
-	strcpy(to.sun_path, path);
+	memcpy(to.sun_path, path, strlen(path));
 	sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	if (sock < 0)
 		return kvt_fail(-errno, "cannot make a socket: %s", strerror(errno));
@@ -256,6 +256,7 @@ static void lose_calls(struct kvt_client *c)
 static void set_link(struct kvt_client *c, enum kvt_link link, int sock)
 {
 	pthread_mutex_lock(&c->lock);
+	c->comings += link != c->link;
 	c->link = link;
 	c->sock = sock;
 	if (link != KVT_LINK_UP)

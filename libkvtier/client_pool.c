@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -201,6 +202,7 @@ static void tear_down(struct kvt_shared *s)
 {
 	kvt_unmap_shared(s);
 	kvt_plan_exit(&s->plan);
+	kvt_asked_exit(&s->asked);
 	if (s->event_fd >= 0)
 		close(s->event_fd);
 	if (s->kernel.fd >= 0)
@@ -287,10 +289,11 @@ static void adopt_opened(struct kvt_shared *s, const struct kvt_opened *o)
 }
 
 /* Ask for a pool, map it, and let the daemon serve its faults. */
-static int open_pool(struct kvt_client *c, struct kvt_ask *ask, const char *name, const char *model,
+static int open_pool(struct kvt_client *c, const struct kvt_ask *request, const char *name, const char *model,
 		     struct kvt_pool **pool)
 {
 	struct kvt_shared *s = calloc(1, sizeof(*s));
+	struct kvt_ask ask = *request;
 	struct kvt_opened opened;
 	int fds[KVT_MSG_FDS], ret;
 
@@ -302,12 +305,13 @@ static int open_pool(struct kvt_client *c, struct kvt_ask *ask, const char *name
 	s->client = c;
 	pthread_mutex_init(&s->kernel.lock, NULL);
 	kvt_plan_init(&s->plan);
-	strcpy(s->name, name);
-	strcpy(s->model, model);
-	ask->answer = &opened;
-	ask->room = sizeof(opened);
-	ask->fds = fds;
-	ret = kvt_client_ask(c, ask);
+	kvt_asked_init(&s->asked);
+	snprintf(s->name, sizeof(s->name), "%s", name);
+	snprintf(s->model, sizeof(s->model), "%s", model);
+	ask.answer = &opened;
+	ask.room = sizeof(opened);
+	ask.fds = fds;
+	ret = kvt_client_ask(c, &ask);
 	if (ret < 0)
 		goto fail;
 	s->kernel.fd = fds[0];
@@ -346,7 +350,7 @@ static int copy_text(char *to, size_t room, const char *text, const char *what)
 	if (strlen(text) >= room)
 		return kvt_fail(-EINVAL, "%s has at most %zu bytes", what, room - 1);
 	memset(to, 0, room);
-	strcpy(to, text);
+	memcpy(to, text, strlen(text));
 	return 0;
 }
 
@@ -446,8 +450,8 @@ int kvt_shared_return(struct kvt_shared *s, int sock)
 	struct kvt_opened opened;
 	int fds[KVT_MSG_FDS], ret;
 
-	strcpy(attach.name, s->name);
-	strcpy(attach.model, s->model);
+	memcpy(attach.name, s->name, sizeof(attach.name));
+	memcpy(attach.model, s->model, sizeof(attach.model));
 	ask.body = &attach;
 	ask.bytes = sizeof(attach);
 	ask.answer = &opened;

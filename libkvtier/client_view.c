@@ -51,7 +51,7 @@ static int ask_list(struct kvt_client *c, uint16_t type, void *entries, size_t e
 {
 	struct kvt_list *page = malloc(KVT_MSG_MAX);
 	uint32_t have = 0, nr = 0;
-	int ret;
+	int ret = 0;
 
 	if (!page)
 		return -ENOMEM;
@@ -106,7 +106,7 @@ int kvt_daemon_query(struct kvt_client *client, uint32_t id, uint64_t first, uin
 	for (at = 0; !ret && at < nr; at += now) {
 		struct kvt_query_msg msg;
 
-		now = nr - at < KVT_QUERY_MAX ? nr - at : KVT_QUERY_MAX;
+		now = nr - at < KVT_INFOS_MAX ? nr - at : KVT_INFOS_MAX;
 		msg = (struct kvt_query_msg){ .pool = id, .nr = now, .first = first + at };
 		ret = ask_fixed(client, KVT_MSG_QUERY, &msg, sizeof(msg), infos + at,
 				now * sizeof(*infos));
@@ -122,7 +122,7 @@ int kvt_daemon_set_quota(struct kvt_client *client, const char *tenant, uint32_t
 	if (strlen(tenant) >= sizeof(quota.tenant))
 		return kvt_fail(-EINVAL, "a tenant's name has at most %zu bytes",
 				sizeof(quota.tenant) - 1);
-	strcpy(quota.tenant, tenant);
+	memcpy(quota.tenant, tenant, strlen(tenant));
 	return ask_fixed(client, KVT_MSG_QUOTA, &quota, sizeof(quota), NULL, 0);
 }
 

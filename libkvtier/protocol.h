@@ -122,7 +122,7 @@ struct kvt_query_msg {
 	uint64_t first;
 };
 
-#define KVT_QUERY_MAX ((KVT_MSG_MAX - sizeof(struct kvt_msg)) / sizeof(struct kvtier_block_info))
+#define KVT_INFOS_MAX ((KVT_MSG_MAX - sizeof(struct kvt_msg)) / sizeof(struct kvtier_block_info))
 
 struct kvt_list {
 	uint32_t first; /* skip so many */
@@ -173,5 +173,68 @@ enum kvt_plan_mark {
 	KVT_PLAN_CYCLE = 1, /* it repeats */
 	KVT_PLAN_FLUSH = 2, /* that was all for now */
 };
+
+/*
+ * A ring of the attention service: a memory file that the daemon makes.  The client
+ * writes a query from data[] on, its lengths into the head, and rings; the daemon copies
+ * what it has to check, writes output and log-sum-exp behind the query, then done, and
+ * rings the other bell.  One query at a time; many rings work at once.
+ */
+struct kvt_remote_block {
+	uint64_t k_offset; /* in the pool, of the first row */
+	uint64_t v_offset; /* UINT64_MAX: values are part of the keys (MLA) */
+	uint64_t position;
+	uint32_t tokens;
+	uint32_t span;
+	uint32_t k_type;
+	uint32_t v_type;
+	uint32_t k_stride;
+	uint32_t v_stride;
+};
+
+struct kvt_attend_query {
+	uint64_t number; /* the client counts; done follows */
+	uint64_t q_position;
+	uint32_t flags;
+	uint32_t q_heads;
+	uint32_t kv_heads;
+	uint32_t k_dim;
+	uint32_t v_dim;
+	float scale;
+	float softcap;
+	uint32_t window;
+	uint32_t sinks;
+	uint32_t q_tokens;
+	uint32_t nr_blocks;
+	uint32_t zero;
+};
+
+struct kvt_attend_ring {
+	struct kvt_attend_query query; /* the client's */
+	uint64_t done __attribute__((aligned(64))); /* the daemon's */
+	int32_t error;
+	uint32_t zero;
+	/* blocks, then queries, output and log-sum-exp as floats, each aligned to 64 bytes */
+	char data[] __attribute__((aligned(64)));
+};
+
+#define KVT_ATTEND_RING_MAX (256ull << 20)
+
+/* Where the parts of a query lie in data[]. */
+struct kvt_attend_places {
+	uint64_t q, out, lse, bytes;
+};
+
+static inline struct kvt_attend_places kvt_attend_places(const struct kvt_attend_query *q)
+{
+	struct kvt_attend_places p;
+	uint64_t rows = (uint64_t)q->q_tokens * q->q_heads;
+
+	p.q = ((uint64_t)q->nr_blocks * sizeof(struct kvt_remote_block) + 63) & ~63ull;
+	p.out = (p.q + rows * q->k_dim * sizeof(float) + 63) & ~63ull;
+	p.lse = (p.out + rows * q->v_dim * sizeof(float) + 63) & ~63ull;
+	p.bytes = p.lse + rows * sizeof(float);
+	return p;
+}
 
 #endif

@@ -25,6 +25,7 @@
 #define KVTIER_DAEMON_H
 
 #include "kvtier.h"
+#include "kvtier_attend.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -141,6 +142,20 @@ int kvt_plan_publish(struct kvt_pool *pool, const struct kvt_plan_range *ranges,
 int kvt_plan_passed(struct kvt_pool *pool, uint64_t nr);
 int kvt_plan_wait(struct kvt_pool *pool, uint32_t timeout_ms);
 int kvt_plan_idle(struct kvt_pool *pool);
+
+/* ---- attention --------------------------------------------------------------------- */
+
+/*
+ * kvt_shared_attend() - kvt_attend(), computed by the daemon, next to the memory
+ *
+ * The blocks' rows must be in the pool, as this process maps it; it does not touch them.
+ * Of @params, epsilon, top_k, sink_logits and KVT_OUT_BF16, and of a sequence mask and
+ * mass, are not served (-EOPNOTSUPP).  A sequence of more than a quarter of the pool's
+ * DRAM is computed in parts that are merged, in the table's order.  Other errors: as
+ * kvt_attend(); -EBADMSG the daemon refuses the query; -ECONNRESET.
+ */
+int kvt_shared_attend(struct kvt_pool *pool, const struct kvt_attend_params *params,
+		      const struct kvt_attend_seq *seqs, uint32_t nr);
 
 /* ---- what an operator sees and sets ------------------------------------------------ */
 

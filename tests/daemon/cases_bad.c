@@ -375,7 +375,7 @@ static void thousand_pools(void)
 	struct kvt_client *c;
 	struct kvt_pool **p;
 	double begun, used;
-	char name[16];
+	char name[32];
 	int i;
 	struct rlimit limit;
 

@@ -96,7 +96,7 @@ static void views(void)
 	struct kvtier_stats st;
 	struct kvt_client *c;
 	struct kvt_pool *p;
-	char name[16];
+	char name[32];
 	int i, nr;
 
 	daemon_start("[tiers]\nnvme = 100G\n");
@@ -134,7 +134,365 @@ static void views(void)
 	kvt_client_close(c);
 }
 
+/* ---- attention -------------------------------------------------------------------------------- */
+
+#define HEADS 8
+#define KV_HEADS 2
+#define DIM 64
+#define RUN 64 /* tokens of a table's entry */
+
+static float chance(uint64_t *x)
+{
+	*x = *x * 6364136223846793005ull + 1442695040888963407ull;
+	return (float)((double)(*x >> 33) / (double)(1u << 31) * 2 - 1);
+}
+
+/* A table over a pool whose rows are of chance; a copy of them in @mirror. */
+static struct kvt_seq_block *make_table(struct kvt_pool *p, char *mirror, uint32_t nr, bool mirrored)
+{
+	struct kvt_seq_block *table = calloc(nr, sizeof(*table));
+	size_t row = KV_HEADS * DIM * sizeof(float);
+	uint32_t i;
+
+	CHECK(table, "calloc");
+	for (i = 0; i < nr; i++) {
+		char *base = mirrored ? mirror : kvt_pool_addr(p);
+
+		table[i].k = base + 2ull * i * RUN * row;
+		table[i].v = base + (2ull * i + 1) * RUN * row;
+		table[i].position = (uint64_t)i * RUN;
+		table[i].tokens = RUN;
+		table[i].k_stride = table[i].v_stride = (uint32_t)row;
+		table[i].k_type = table[i].v_type = KVT_F32;
+	}
+	return table;
+}
+
+static void attend_over(uint32_t nr, uint64_t frames, bool exact)
+{
+	struct kvt_attend_params params = KVT_ATTEND_PARAMS_INIT;
+	struct kvt_attend_seq seq = KVT_ATTEND_SEQ_INIT;
+	size_t bytes = 2ull * nr * RUN * KV_HEADS * DIM * sizeof(float), i;
+	static float q[HEADS * DIM], here[HEADS * DIM], there[HEADS * DIM], lse[2][HEADS];
+	float *mirror = malloc(bytes);
+	struct kvt_seq_block *table;
+	struct kvt_attend *attend;
+	struct kvt_client *c;
+	struct kvt_pool *p;
+	uint64_t x = 5;
+
+	CHECK(mirror, "malloc");
+	c = client();
+	p = pool(c, "attended", bytes, frames * BLOCK, 0);
+	for (i = 0; i < bytes / sizeof(float); i++)
+		mirror[i] = chance(&x);
+	memcpy(kvt_pool_addr(p), mirror, bytes);
+	for (i = 0; i < HEADS * DIM; i++)
+		q[i] = chance(&x);
+	params.q_heads = HEADS;
+	params.kv_heads = KV_HEADS;
+	params.k_dim = params.v_dim = DIM;
+	seq.q_tokens = 1;
+	seq.q_position = (uint64_t)nr * RUN;
+	seq.q = q;
+	seq.nr_blocks = nr;
+	OK(kvt_attend_create(NULL, &attend));
+	seq.blocks = table = make_table(p, (char *)mirror, nr, true);
+	seq.out = here;
+	seq.lse = lse[0];
+	OK(kvt_attend(attend, &params, &seq, 1));
+	free(table);
+	OK(kvt_demote(p, 0, bytes));
+	seq.blocks = table = make_table(p, NULL, nr, false);
+	seq.out = there;
+	seq.lse = lse[1];
+	OK(kvt_shared_attend(p, &params, &seq, 1));
+	for (i = 0; i < HEADS * DIM; i++)
+		CHECK(exact ? here[i] == there[i] :
+			      here[i] - there[i] < 1e-5f && there[i] - here[i] < 1e-5f,
+		      "element %zu: %g computed here, %g by the daemon", i, (double)here[i],
+		      (double)there[i]);
+	for (i = 0; i < HEADS; i++)
+		CHECK(lse[0][i] - lse[1][i] < 1e-4f && lse[1][i] - lse[0][i] < 1e-4f, "log-sum-exp %zu", i);
+	/* What is wrong is refused, and the next is served. */
+	table[0].k_stride = 1u << 30;
+	ERROR(kvt_shared_attend(p, &params, &seq, 1), -EBADMSG);
+	table[0].k_stride = table[0].v_stride;
+	table[0].k_type = 77;
+	ERROR(kvt_shared_attend(p, &params, &seq, 1), -EBADMSG);
+	table[0].k_type = KVT_F32;
+	params.top_k = 3;
+	ERROR(kvt_shared_attend(p, &params, &seq, 1), -EOPNOTSUPP);
+	params.top_k = 0;
+	daemon_kill(SIGKILL);
+	daemon_spawn();
+	OK(kvt_shared_attend(p, &params, &seq, 1));
+	CHECK(here[3] - there[3] < 1e-5f && there[3] - here[3] < 1e-5f, "after a restart");
+	free(table);
+	free(mirror);
+	kvt_attend_destroy(attend);
+	kvt_pool_destroy(p);
+	kvt_client_close(c);
+}
+
+/* ---- two engines and eight sessions --------------------------------------------------------------- */
+
+#define ENGINES 2
+#define SESSIONS 8
+#define ENGINE_BLOCKS 128u
+#define SESSION_BLOCKS 32u
+
+struct pace {
+	double step_s; /* median of the steps */
+	uint64_t wrong;
+	uint64_t steps;
+	uint64_t ready;
+};
+
+static int later(const void *a, const void *b)
+{
+	double d = *(const double *)a - *(const double *)b;
+
+	return d > 0 ? 1 : d < 0 ? -1 : 0;
+}
+
+static struct kvt_pool *sealed(struct kvt_client *c, const char *name, uint64_t blocks, uint64_t dram)
+{
+	struct kvt_shared_config config = KVT_SHARED_CONFIG_INIT;
+	struct kvt_pool *p;
+	uint64_t b;
+
+	config.name = name;
+	config.model = "test";
+	config.bytes = blocks * 4 * BLOCK;
+	config.block_bytes = 4 * BLOCK;
+	config.dram_bytes = dram;
+	OK(kvt_shared_create(c, &config, &p));
+	for (b = 0; b < blocks; b++)
+		fill_block(p, b, 1);
+	OK(kvt_seal(p, 0, blocks * 4 * BLOCK));
+	return p;
+}
+
+static void announce(struct kvt_pool *p, uint32_t flags)
+{
+	struct kvt_plan_range ranges[ENGINE_BLOCKS];
+	uint32_t b, nr = (uint32_t)blocks_of(p);
+
+	for (b = 0; b < nr; b++)
+		ranges[b] = (struct kvt_plan_range){ b * 4 * BLOCK, 4 * BLOCK };
+	OK(kvt_plan_publish(p, ranges, nr, flags));
+}
+
+static uint64_t read_all(struct kvt_pool *p)
+{
+	uint64_t b, i, wrong = 0;
+
+	for (b = 0; b < blocks_of(p); b++) {
+		const volatile uint64_t *w = (void *)((char *)kvt_pool_addr(p) + b * 4 * BLOCK);
+
+		/* Attention reads every byte; a look at each line is enough to have it there. */
+		for (i = 0; i < 4 * BLOCK / 8; i += 8)
+			wrong += w[i] != word_of(b, 1, i);
+		OK(kvt_plan_passed(p, 1));
+	}
+	return wrong;
+}
+
+/* All engines are measured at the same time. */
+static void meet(struct pace *paces)
+{
+	int i;
+
+	for (i = 0; i < ENGINES; i++)
+		while (!__atomic_load_n(&paces[i].ready, __ATOMIC_ACQUIRE))
+			pause_ms(1);
+}
+
+static void decode(int number, double seconds, struct pace *paces)
+{
+	struct pace *pace = &paces[number];
+	static double steps[10000];
+	struct kvt_client *c = client();
+	char name[32];
+	struct kvt_pool *p;
+	double end;
+
+	snprintf(name, sizeof(name), "engine-%d", number);
+	p = sealed(c, name, ENGINE_BLOCKS, 0);
+	announce(p, KVT_PLAN_REPEAT);
+	pace->wrong += read_all(p);
+	__atomic_store_n(&pace->ready, 1, __ATOMIC_RELEASE);
+	meet(paces);
+	for (end = now_s() + seconds; now_s() < end && pace->steps < 10000; pace->steps++) {
+		double t = now_s();
+
+		pace->wrong += read_all(p);
+		steps[pace->steps] = now_s() - t;
+	}
+	qsort(steps, pace->steps, sizeof(steps[0]), later);
+	pace->step_s = steps[pace->steps / 2];
+	kvt_pool_destroy(p);
+	kvt_client_close(c);
+	_exit(0);
+}
+
+/* Raw reads of @blocks blocks of 256 KiB through this daemon: what the disk gives now. */
+static double raw_s(struct kvt_client *c, struct kvt_pool *p)
+{
+	double t;
+
+	OK(kvt_demote(p, 0, kvt_pool_bytes(p)));
+	t = now_s();
+	OK(kvt_promote(p, 0, kvt_pool_bytes(p)));
+	(void)c;
+	return now_s() - t;
+}
+
+static void engines(void)
+{
+	struct pace *paces = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct kvt_pool *sessions[SESSIONS];
+	double token[5], raw[5], seconds = want_long ? 10 : 2;
+	struct kvt_client *c;
+	pid_t pids[ENGINES];
+	char name[32];
+	int i, status;
+
+	if (want_module)
+		skip("times of an emulated machine say nothing");
+	CHECK(paces != MAP_FAILED, "mmap: %m");
+	/* 2 x 32 MiB and 8 x 8 MiB over 32 MiB: four times as much as there is memory. */
+	daemon_start("[tiers]\ndram = 32M\n[idle]\nafter-ms = 200\ndrain-above = 0\n");
+	c = client();
+	for (i = 0; i < SESSIONS; i++) {
+		snprintf(name, sizeof(name), "session-%d", i);
+		sessions[i] = sealed(c, name, SESSION_BLOCKS, 0);
+		OK(kvt_plan_idle(sessions[i]));
+	}
+	for (i = 0; i < ENGINES; i++) {
+		pids[i] = fork();
+		if (!pids[i])
+			decode(i, seconds, paces);
+	}
+	meet(paces);
+	/* In between sessions have their turns: a token reads all of its session. */
+	for (i = 0; i < 5; i++) {
+		double t;
+
+		pause_ms(300);
+		raw[i] = raw_s(c, sessions[7]);
+		OK(kvt_plan_idle(sessions[7]));
+		OK(kvt_demote(sessions[i], 0, kvt_pool_bytes(sessions[i])));
+		t = now_s();
+		announce(sessions[i], 0);
+		CHECK(!read_all(sessions[i]), "session %d", i);
+		token[i] = now_s() - t;
+		OK(kvt_plan_idle(sessions[i]));
+	}
+	for (i = 0; i < ENGINES; i++) {
+		CHECK(waitpid(pids[i], &status, 0) == pids[i] && !status, "engine %d: %#x", i, status);
+		CHECK(!paces[i].wrong && paces[i].steps, "engine %d read wrong words", i);
+	}
+	qsort(token, 5, sizeof(token[0]), later);
+	qsort(raw, 5, sizeof(raw[0]), later);
+	figure("engines.step_ratio", paces[0].step_s / paces[1].step_s, "ratio");
+	figure("engines.step_ms", 500 * (paces[0].step_s + paces[1].step_s), "ms");
+	figure("engines.bandwidth_used", daemon_metric("kvtier_nvme_bandwidth_bytes") / 1e6, "MB/s");
+	figure("session.token_ms", 1000 * token[2], "ms");
+	figure("session.read_ms", 1000 * raw[2], "ms");
+	figure("session.token_vs_read", token[2] / raw[2], "ratio");
+	for (i = 0; i < SESSIONS; i++)
+		kvt_pool_destroy(sessions[i]);
+	kvt_client_close(c);
+}
+
+/* ---- restart -------------------------------------------------------------------------------------------- */
+
+/*
+ * From an engine's start to its first token: take the session back and attend to it, or
+ * compute the prompt again.  Recomputing is measured by its attention alone (the layers'
+ * products come on top of it), token by token in chunks, over the same rows.
+ */
+static void first_token(void)
+{
+	struct kvt_attend_params params = KVT_ATTEND_PARAMS_INIT;
+	struct kvt_attend_seq seq = KVT_ATTEND_SEQ_INIT;
+	const uint32_t nr = want_long ? 128 : 64, chunk = 64;
+	static float q[64 * HEADS * DIM], out[64 * HEADS * DIM];
+	size_t bytes = 2ull * nr * RUN * KV_HEADS * DIM * sizeof(float), i;
+	struct kvt_seq_block *table;
+	struct kvt_attend *attend;
+	double recompute, restart;
+	struct kvt_client *c;
+	struct kvt_pool *p;
+	uint64_t x = 9;
+
+	if (want_module)
+		skip("times of an emulated machine say nothing");
+	daemon_start(NULL);
+	c = client();
+	p = pool(c, "prompt", bytes, 0, KVT_SHARED_KEEP);
+	for (i = 0; i < bytes / sizeof(float); i++)
+		((float *)kvt_pool_addr(p))[i] = chance(&x);
+	for (i = 0; i < 64ul * HEADS * DIM; i++)
+		q[i] = chance(&x);
+	params.q_heads = HEADS;
+	params.kv_heads = KV_HEADS;
+	params.k_dim = params.v_dim = DIM;
+	params.flags = KVT_CAUSAL;
+	seq.q = q;
+	seq.out = out;
+	OK(kvt_attend_create(NULL, &attend));
+	seq.blocks = table = make_table(p, NULL, nr, false);
+	seq.q_tokens = chunk;
+	recompute = now_s();
+	for (i = 0; i < nr * RUN / chunk; i++) {
+		seq.q_position = i * chunk;
+		seq.nr_blocks = (uint32_t)(i + 1) * chunk / RUN;
+		OK(kvt_attend(attend, &params, &seq, 1));
+	}
+	recompute = now_s() - recompute;
+	OK(kvt_seal(p, 0, bytes));
+	OK(kvt_shared_checkpoint(p, NULL, 0));
+	free(table);
+	kvt_pool_destroy(p);
+	kvt_client_close(c);
+	daemon_kill(SIGKILL);
+	daemon_spawn();
+	restart = now_s();
+	c = client();
+	OK(kvt_shared_attach(c, "prompt", "test", &p));
+	seq.blocks = table = make_table(p, NULL, nr, false);
+	seq.q_tokens = 1;
+	seq.q_position = nr * RUN;
+	seq.nr_blocks = nr;
+	OK(kvt_attend(attend, &params, &seq, 1));
+	restart = now_s() - restart;
+	figure("restart.first_token_ms", 1000 * restart, "ms");
+	figure("restart.vs_recompute", recompute / restart, "ratio");
+	free(table);
+	kvt_attend_destroy(attend);
+	kvt_pool_destroy(p);
+	kvt_client_close(c);
+}
+
+static void attended(void)
+{
+	if (want_module)
+		skip("the attention service has not the module's pools");
+	daemon_start("[attend]\nthreads = 2\n");
+	attend_over(8, 16, true);
+	attend_over(64, 24, false);
+}
+
 const struct test_case service_cases[] = {
+	{ "attended", "the daemon computes attention over blocks that are not in memory", attended,
+	  false },
+	{ "engines", "two engines and eight idle sessions over a quarter of their memory", engines,
+	  false },
+	{ "first_token", "a session taken back is faster than its prompt computed again", first_token,
+	  false },
 	{ "wear", "a block earns its write", wear, false },
 	{ "rate", "write-back keeps its rate", rate, false },
 	{ "metrics", "counters over the socket", metrics, false },

@@ -324,6 +324,7 @@ struct kvt_pool *pool(struct kvt_client *c, const char *name, uint64_t bytes, ui
 {
 	struct kvt_shared_config config = KVT_SHARED_CONFIG_INIT;
 	struct kvt_pool *p;
+	int ret;
 
 	config.name = name;
 	config.model = "test";
@@ -331,7 +332,10 @@ struct kvt_pool *pool(struct kvt_client *c, const char *name, uint64_t bytes, ui
 	config.block_bytes = BLOCK;
 	config.dram_bytes = dram;
 	config.flags = flags;
-	OK(kvt_shared_create(c, &config, &p));
+	/* One of this name may be on its way out. */
+	for (ret = -EBUSY; ret == -EBUSY; pause_ms(1))
+		ret = kvt_shared_create(c, &config, &p);
+	OK(ret);
 	return p;
 }
 
