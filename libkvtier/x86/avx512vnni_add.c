@@ -21,16 +21,9 @@ struct weights {
 /* Four tokens' elements [i, i + COLUMN): four vectors, of dwords of four tokens. */
 static void pack_block(const struct vnni_tile *t, uint32_t token, uint32_t i, uint8_t *packed)
 {
-	const __m512i offset = _mm512_set1_epi8((char)0x80);
-	uint32_t bytes = t->dim - i < COLUMN ? t->dim - i : COLUMN, last = t->nr - 1, j;
 	__m512i r[4], ab[2], cd[2];
 
-	KVT_UNROLL
-	for (j = 0; j < 4; j++)
-		r[j] = _mm512_xor_si512(
-			vnni_load(t->base + (token + j < last ? token + j : last) * t->stride + i,
-				  bytes),
-			offset);
+	vnni_load_rows(t, token, i, 4, r);
 	ab[0] = _mm512_unpacklo_epi8(r[0], r[1]);
 	ab[1] = _mm512_unpackhi_epi8(r[0], r[1]);
 	cd[0] = _mm512_unpacklo_epi8(r[2], r[3]);

@@ -39,16 +39,10 @@ static void transpose(__m512i *r)
 /* 16 tokens' elements [i, i + COLUMN) into packed columns of KVT_TILE dwords. */
 static void pack_block(const struct vnni_tile *t, uint32_t token, uint32_t i, uint8_t *packed)
 {
-	const __m512i offset = _mm512_set1_epi8((char)0x80);
-	uint32_t bytes = t->dim - i < COLUMN ? t->dim - i : COLUMN, last = t->nr - 1, j;
+	uint32_t bytes = t->dim - i < COLUMN ? t->dim - i : COLUMN, j;
 	__m512i r[16];
 
-	KVT_UNROLL
-	for (j = 0; j < 16; j++)
-		r[j] = _mm512_xor_si512(
-			vnni_load(t->base + (token + j < last ? token + j : last) * t->stride + i,
-				  bytes),
-			offset);
+	vnni_load_rows(t, token, i, 16, r);
 	transpose(r);
 	packed += (size_t)i * KVT_TILE + 4 * (size_t)token;
 	KVT_UNROLL
