@@ -110,6 +110,13 @@ static inline __m512i vnni_dot(__m512i sum, __m512i bytes, __m512i by)
 	return sum;
 }
 
+/* The same by one dword for all lanes. */
+static inline __m512i vnni_dot_one(__m512i sum, __m512i bytes, const uint32_t *by)
+{
+	__asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(bytes), "m"(*by));
+	return sum;
+}
+
 /* 256 * high + low */
 static inline __m512i vnni_join(__m512i high, __m512i low)
 {

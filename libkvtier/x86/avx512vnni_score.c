@@ -68,7 +68,7 @@ static inline __attribute__((always_inline)) const uint8_t *
 multiply(int nr, const struct vnni_query *const *q, const uint8_t *packed, uint32_t from,
 	 uint32_t to, __m512i (*dot)[2], const uint8_t *ahead, uint32_t pace)
 {
-	__m512i high[4][2], low[4][2], k[2], x;
+	__m512i high[4][2], low[4][2], k[2];
 	uint32_t i;
 	int r;
 
@@ -81,12 +81,10 @@ multiply(int nr, const struct vnni_query *const *q, const uint8_t *packed, uint3
 		k[1] = _mm512_loadu_si512(packed + (size_t)i * 4 * KVT_TILE + 64);
 		KVT_UNROLL
 		for (r = 0; r < nr; r++) {
-			x = _mm512_set1_epi32((int)q[r]->high[i]);
-			high[r][0] = vnni_dot(high[r][0], k[0], x);
-			high[r][1] = vnni_dot(high[r][1], k[1], x);
-			x = _mm512_set1_epi32((int)q[r]->low[i]);
-			low[r][0] = vnni_dot(low[r][0], k[0], x);
-			low[r][1] = vnni_dot(low[r][1], k[1], x);
+			high[r][0] = vnni_dot_one(high[r][0], k[0], &q[r]->high[i]);
+			high[r][1] = vnni_dot_one(high[r][1], k[1], &q[r]->high[i]);
+			low[r][0] = vnni_dot_one(low[r][0], k[0], &q[r]->low[i]);
+			low[r][1] = vnni_dot_one(low[r][1], k[1], &q[r]->low[i]);
 		}
 	}
 	KVT_UNROLL
