@@ -124,8 +124,9 @@ INLINE void score(uint32_t type, const struct kvt_rows *keys, const char *querie
 
 /* @nd vectors of the outputs of @nr rows, from element @i on. */
 INLINE const uint8_t *add_block(uint32_t type, int nr, int nd, bool half,
-		      const struct kvt_rows *values, uint32_t i, const float *p, const float *shrink, float *o, uint32_t o_pad,
-		      const uint8_t *ahead, uint32_t pace)
+				const struct kvt_rows *values, uint32_t i, const float *p,
+				const float *shrink, float *o, uint32_t o_pad,
+				const uint8_t *ahead, uint32_t pace)
 {
 	vec acc[16], v[8], weight;
 	uint32_t t;
