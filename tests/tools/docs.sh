@@ -135,7 +135,7 @@ exit_statuses()
 formatted()
 {
 	builtin command -v mandoc >/dev/null || { skip "mandoc is not installed" || return; }
-	mandoc -T lint -W warning $man/*.1
+	mandoc -T lint -W warning $man/*.[1-8]
 }
 
 ktap_case commands "commands" commands
