@@ -456,7 +456,8 @@ int kvt_evict_node(struct kvt_pool *pool, enum kvtier_tier tier, int node)
 	for (;;) {
 		kvt_frames_drop_spare(pool, U64_MAX);
 		leaving = leave(pool, tier, node);
-		if (!leaving.left)
+		/* What was on its way there may have come to a block that was looked at before. */
+		if (!leaving.left && !leaving.gone && !atomic_read(&pool->in_hand[node]))
 			return 0;
 		tries = leaving.gone ? 0 : tries + 1;
 		if (tries == LEAVE_TRIES || msleep_interruptible(20))

@@ -29,6 +29,7 @@ static void pool_free(struct kref *ref)
 	kvt_event_exit(pool);
 	kvt_block_table_exit(pool);
 	kvt_memcg_put(pool->memcg);
+	kfree(pool->in_hand);
 	kfree(pool);
 }
 
@@ -136,6 +137,11 @@ static struct kvt_pool *pool_alloc(const struct kvtier_pool_create *arg)
 
 	if (!pool)
 		return NULL;
+	pool->in_hand = kcalloc(nr_node_ids, sizeof(*pool->in_hand), GFP_KERNEL_ACCOUNT);
+	if (!pool->in_hand) {
+		kfree(pool);
+		return NULL;
+	}
 	kref_init(&pool->ref);
 	spin_lock_init(&pool->lru_lock);
 	init_waitqueue_head(&pool->room);
