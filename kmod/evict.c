@@ -293,10 +293,12 @@ static bool is_saved(struct kvt_pool *pool, const struct kvt_block *block)
 	return READ_ONCE(block->frame) && unit != KVT_NO_UNIT && !kvt_tab_has(pool, unit);
 }
 
-/* In its slot alone, and could be read. */
+/* In its slot alone, which only blocks need, and could be read. */
 static bool is_away(struct kvt_pool *pool, const struct kvt_block *block)
 {
-	return !READ_ONCE(block->frame) && READ_ONCE(block->unit) != KVT_NO_UNIT &&
+	u32 unit = READ_ONCE(block->unit);
+
+	return !READ_ONCE(block->frame) && unit != KVT_NO_UNIT && !kvt_tab_has(pool, unit) &&
 	       !test_bit(KVT_BLOCK_BAD, &block->flags);
 }
 

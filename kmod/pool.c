@@ -366,7 +366,8 @@ static bool less_frames(struct kvt_pool *pool, enum kvtier_tier tier, u64 want)
 static int shrink(struct kvt_pool *pool, enum kvtier_tier tier, u64 budget)
 {
 	struct kvt_share *share = &pool->share[tier];
-	unsigned long until = jiffies + pool->deadline;
+	/* Frames may be held for a while; of slots the only obstacle is a block's owner. */
+	unsigned long until = jiffies + (tier == KVTIER_TIER_NVME ? HZ : pool->deadline);
 	u64 more;
 	bool any;
 
