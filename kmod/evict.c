@@ -293,10 +293,12 @@ static bool is_saved(struct kvt_pool *pool, const struct kvt_block *block)
 	return READ_ONCE(block->frame) && unit != KVT_NO_UNIT && !kvt_tab_has(pool, unit);
 }
 
-/* In its slot alone, and could be read. */
+/* In its slot alone, which only blocks need, and could be read. */
 static bool is_away(struct kvt_pool *pool, const struct kvt_block *block)
 {
-	return !READ_ONCE(block->frame) && READ_ONCE(block->unit) != KVT_NO_UNIT &&
+	u32 unit = READ_ONCE(block->unit);
+
+	return !READ_ONCE(block->frame) && unit != KVT_NO_UNIT && !kvt_tab_has(pool, unit) &&
 	       !test_bit(KVT_BLOCK_BAD, &block->flags);
 }
 
@@ -454,7 +456,8 @@ int kvt_evict_node(struct kvt_pool *pool, enum kvtier_tier tier, int node)
 	for (;;) {
 		kvt_frames_drop_spare(pool, U64_MAX);
 		leaving = leave(pool, tier, node);
-		if (!leaving.left)
+		/* What was on its way there may have come to a block that was looked at before. */
+		if (!leaving.left && !leaving.gone && !atomic_read(&pool->in_hand[node]))
 			return 0;
 		tries = leaving.gone ? 0 : tries + 1;
 		if (tries == LEAVE_TRIES || msleep_interruptible(20))

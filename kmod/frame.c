@@ -140,7 +140,7 @@ static struct kvt_frame *spare_take(struct kvt_pool *pool, enum kvtier_tier tier
 	return frame;
 }
 
-struct kvt_frame *kvt_frame_try(struct kvt_pool *pool, enum kvtier_tier tier)
+static struct kvt_frame *spare_or_new(struct kvt_pool *pool, enum kvtier_tier tier)
 {
 	struct kvt_share *share = &pool->share[tier];
 	struct kvt_frame *frame;
@@ -155,6 +155,15 @@ struct kvt_frame *kvt_frame_try(struct kvt_pool *pool, enum kvtier_tier tier)
 	frame = frame_new(pool, tier);
 	if (!frame)
 		kvt_uncharge(share);
+	return frame;
+}
+
+struct kvt_frame *kvt_frame_try(struct kvt_pool *pool, enum kvtier_tier tier)
+{
+	struct kvt_frame *frame = spare_or_new(pool, tier);
+
+	if (frame)
+		atomic_inc(&pool->in_hand[frame->node]);
 	return frame;
 }
 
@@ -185,6 +194,7 @@ void kvt_frame_put(struct kvt_pool *pool, struct kvt_frame *frame)
 {
 	bool spare = false;
 
+	atomic_dec(&pool->in_hand[frame->node]);
 	if (reusable(pool, frame)) {
 		frame->folio->mapping = NULL;
 		folio_clear_dirty(frame->folio);
@@ -204,6 +214,7 @@ void kvt_frame_forget(struct kvt_pool *pool, struct kvt_frame *frame)
 {
 	pr_err_ratelimited("pool%u: gave up %llu bytes on node %d: a device may still write there\n",
 			   pool->id, kvt_block_bytes(pool), frame->node);
+	atomic_dec(&pool->in_hand[frame->node]);
 	frame->folio->mapping = NULL;
 	frame->folio->private = NULL;
 	kmem_cache_free(frames, frame);
@@ -326,6 +337,7 @@ void kvt_frame_attach(struct kvt_pool *pool, u64 nr, struct kvt_block *block,
 	list_insert(pool, frame);
 	set_frame(pool, block, frame);
 	spin_unlock(&pool->lru_lock);
+	atomic_dec(&pool->in_hand[frame->node]); /* it is a block's, for all to see */
 }
 
 /* Another clone that has the frame. */
@@ -349,6 +361,7 @@ struct kvt_frame *kvt_frame_detach(struct kvt_pool *pool, u64 nr, struct kvt_blo
 	spin_lock(&pool->lru_lock);
 	set_frame(pool, block, NULL);
 	if (--frame->sharers == 0) {
+		atomic_inc(&pool->in_hand[frame->node]);
 		list_remove(pool, frame);
 	} else {
 		if (block->pins)
@@ -466,6 +479,8 @@ int kvt_frame_swap(struct kvt_pool *pool, struct kvt_frame *frame, struct kvt_fr
 	frame->lent = sharers > 1; /* of the new memory nobody else has a page */
 	frame->placed = ++share->placements;
 	list_insert(pool, frame);
+	atomic_inc(&pool->in_hand[to->node]);
+	atomic_dec(&pool->in_hand[frame->node]);
 	spin_unlock(&pool->lru_lock);
 	return 0;
 }

@@ -182,6 +182,7 @@ struct kvt_pool {
 	struct kvt_block **chunks; /* set once each, with cmpxchg */
 	struct kvt_share share[KVTIER_NR_TIERS];
 	spinlock_t lru_lock;
+	atomic_t *in_hand; /* per node: frames on the way to a block, or from one */
 	u64 nr_saved; /* blocks with a frame and a slot; lru_lock */
 	u64 slot_hand; /* where the search for one of them begins; racy */
 	atomic64_t nr_pinned; /* blocks with pins */

@@ -520,6 +520,8 @@ static int copy_frame(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
 		kvt_frame_forget(pool, own);
 	else
 		kvt_frame_put(pool, own);
+	if (ret > 0)
+		return -EAGAIN; /* a device kept the frame: another one, by other means */
 	return ret ? -EIO : 0;
 }
 

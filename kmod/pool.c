@@ -29,6 +29,7 @@ static void pool_free(struct kref *ref)
 	kvt_event_exit(pool);
 	kvt_block_table_exit(pool);
 	kvt_memcg_put(pool->memcg);
+	kfree(pool->in_hand);
 	kfree(pool);
 }
 
@@ -136,6 +137,11 @@ static struct kvt_pool *pool_alloc(const struct kvtier_pool_create *arg)
 
 	if (!pool)
 		return NULL;
+	pool->in_hand = kcalloc(nr_node_ids, sizeof(*pool->in_hand), GFP_KERNEL_ACCOUNT);
+	if (!pool->in_hand) {
+		kfree(pool);
+		return NULL;
+	}
 	kref_init(&pool->ref);
 	spin_lock_init(&pool->lru_lock);
 	init_waitqueue_head(&pool->room);
@@ -366,7 +372,8 @@ static bool less_frames(struct kvt_pool *pool, enum kvtier_tier tier, u64 want)
 static int shrink(struct kvt_pool *pool, enum kvtier_tier tier, u64 budget)
 {
 	struct kvt_share *share = &pool->share[tier];
-	unsigned long until = jiffies + pool->deadline;
+	/* Frames may be held for a while; of slots the only obstacle is a block's owner. */
+	unsigned long until = jiffies + (tier == KVTIER_TIER_NVME ? HZ : pool->deadline);
 	u64 more;
 	bool any;
 

@@ -117,11 +117,16 @@ unit()
 # of what the cases measure.
 sanitized=(env ASAN_OPTIONS=detect_leaks=1:quarantine_size_mb=8 UBSAN_OPTIONS=print_stacktrace=1)
 
-# The module's shorter suites, for the kernels that are not looked at most closely.
-fast=()
-for name in boot abi budget clone map nth protect store uring; do
-	fast+=(--suite "$name")
-done
+# in_vm NAME...: the arguments of tests/vm/run.sh for these suites.
+in_vm()
+{
+	printf -- '--suite %s ' "$@"
+}
+
+# The module's shorter suites, each time; on kernels that are asked for; with every check on.
+read -ra each_time < <(in_vm boot abi adopt clone frames protect stall store uring)
+read -ra shorter < <(in_vm boot abi budget clone map protect store uring)
+read -ra checked < <(in_vm boot nth abi clone protect store)
 
 case ${1:-} in
 build | unit) "$@" && exit 0 || exit 1 ;; # suites that are functions of this file
@@ -142,10 +147,11 @@ suite conformance-asan 900 "${sanitized[@]}" "$B/asan/conformance" --pager user 
 	--dir "$logs" --slow 4
 suite conformance-kernel 600 "$B/conformance" --pager kernel --dir "$logs"
 suite kbuild 3600 tests/vm/kbuild.sh
-suite vm-6.12 3600 tests/vm/run.sh --kernel 6.12
-suite vm-6.1 3600 tests/vm/run.sh --kernel 6.1 "${fast[@]}"
-suite vm-debug 7200 tests/vm/run.sh --kernel debug "${fast[@]}" # builds the kernel first
+suite vm-6.12 3600 tests/vm/run.sh --kernel 6.12 "${each_time[@]}"
 if [[ ${SUITES:-} ]]; then # for asking: they take long
+	on_request vm-6.1 3600 tests/vm/run.sh --kernel 6.1 "${shorter[@]}"
+	on_request vm-debug 7200 tests/vm/run.sh --kernel debug "${checked[@]}"
+	on_request vm-all 7200 tests/vm/run.sh --kernel 6.12
 	on_request vm-latest 7200 tests/vm/run.sh --kernel latest
 	on_request vm-errors 3600 tests/vm/run.sh --topology errors
 	on_request vm-icount 3600 tests/vm/run.sh --icount --suite boot --suite insn

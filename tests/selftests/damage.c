@@ -290,7 +290,7 @@ TEST_F(failing, write)
 	struct pool *pool = &self->pool;
 	struct kvtier_event event;
 
-	fill(pool, 0, 8, 2);
+	fill(pool, 0, DRAM, 2); /* nothing is to be read from here on */
 	ASSERT_EQ(0, dm_fail(&self->dm, true));
 	EXPECT_EQ(-EIO, op(pool, KVTIER_OP_WRITEBACK, 0, 4));
 	EXPECT_EQ(-EIO, op(pool, KVTIER_OP_DEMOTE, 4, 4));
@@ -300,12 +300,11 @@ TEST_F(failing, write)
 	ASSERT_TRUE(next_event(pool, KVTIER_EVENT_IO_ERROR, 20000, &event));
 	EXPECT_EQ(-EIO, event.error);
 	/* Memory is full of what cannot leave: a touch ends in time. */
-	fill(pool, 8, 8, 2);
 	EXPECT_EQ(SIGBUS, try_write(at(pool, 20)));
 	ASSERT_EQ(0, dm_fail(&self->dm, false));
-	EXPECT_EQ(0, op(pool, KVTIER_OP_DEMOTE, 0, 16));
-	EXPECT_EQ(0, check(pool, 0, 16, 2));
-	EXPECT_EQ(0, check(pool, 16, 16, 1));
+	EXPECT_EQ(0, op(pool, KVTIER_OP_DEMOTE, 0, DRAM));
+	EXPECT_EQ(0, check(pool, 0, DRAM, 2));
+	EXPECT_EQ(0, check(pool, DRAM, BLOCKS - DRAM, 1));
 }
 
 /* A clone whose source cannot be written, and a checkpoint. */

@@ -235,12 +235,15 @@
  *
  * Pool memory may be a buffer of system calls and devices.  A block whose pages
  * are held so (get_user_pages) does not move meanwhile: what would move it is
- * EBUSY.  Without KVTIER_POOL_PINNABLE every write is tracked, and a long-term pin
- * for writing (RDMA, vfio, CUDA, io_uring's registered buffers) is refused by the
- * call that asks for it.  With it they work, and every block that was mapped
- * writable counts as dirty; since stores are not seen, such a pool can neither seal
- * nor clone nor be cloned (EOPNOTSUPP).  The user pager cannot refuse such pins; do not use
- * them there.
+ * EBUSY.  Of clones that share a frame the last one to leave it gets that; the holder
+ * sees the content that it took hold of, whatever the clones become.
+ *
+ * Without KVTIER_POOL_PINNABLE every write is tracked, and a long-term pin for
+ * writing (RDMA, vfio, CUDA, io_uring's registered buffers) is refused by the call
+ * that asks for it.  With it they work, and every block that was mapped where it
+ * could be made writable counts as dirty; since stores are not seen, such a pool can
+ * neither seal nor clone nor be cloned (EOPNOTSUPP).  The user pager cannot refuse
+ * such pins; do not use them there.
  */
 
 /**
