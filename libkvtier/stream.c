@@ -29,9 +29,8 @@ static int check_config(const struct kvt_stream_config *c)
 	if (!c->attend || !c->pool)
 		return kvt_fail(-EINVAL, "a stream needs %s: kvt_stream_config.%s is NULL",
 				c->attend ? "a pool" : "threads", c->attend ? "pool" : "attend");
-	if (c->pool->pid != getpid())
-		return kvt_fail(-ECHILD, "the pool belongs to process %d, which forked this one",
-				c->pool->pid);
+	if (c->pool->pid != getpid() || c->attend->owner != getpid())
+		return kvt_fail(-ECHILD, "the pool or the threads belong to the parent process");
 	if (c->window_bytes && c->window_bytes < c->pool->block_bytes)
 		return kvt_fail(-EINVAL, "a window of %llu bytes holds no block of %u",
 				(unsigned long long)c->window_bytes, c->pool->block_bytes);
@@ -79,7 +78,8 @@ void kvt_stream_destroy(struct kvt_stream *s)
 {
 	if (!s)
 		return;
-	kvt_fetch_close(s->fetch);
+	if (s->pool->pid == getpid()) /* a child made by fork() has no pager */
+		kvt_fetch_close(s->fetch);
 	free_stream(s);
 }
 
