@@ -116,6 +116,47 @@ static int merge_part(struct job *j, float *total)
 	return ret;
 }
 
+/* To a sequence all damage is the same. */
+static int lost(int error)
+{
+	return kvt_fail(error == -ETIMEDOUT ? error : -EIO,
+			"a block of the sequence is lost (%s): drop the sequence or truncate it "
+			"before the block", kvt_strerror(error));
+}
+
+/*
+ * A touch of a lost block is a signal, so let the pager say first whether all can be had.
+ * Where memory is too small for them some are read twice: a stream does better.
+ */
+static int promote_class(struct job *j)
+{
+	struct kvt_cache *c = j->query->seq->cache;
+	struct kvtier_range *ranges = calloc(j->nr_blocks + 1, sizeof(*ranges));
+	uint32_t i, nr = 0;
+	int ret;
+
+	if (!ranges)
+		return kvt_fail(-ENOMEM, "no memory for attention over %u blocks", j->nr_blocks);
+	for (i = 0; i < j->nr_blocks; i++)
+		if (j->mask[i / 8] >> i % 8 & 1)
+			ranges[nr++] = (struct kvtier_range){ .offset = j->blocks[i].offset,
+							      .length = kvt_pool_block_bytes(c->pool) };
+	ret = nr ? kvt_range_op(c->pool, KVTIER_OP_PROMOTE, KVTIER_TIER_NONE, 0, ranges, nr) : 0;
+	for (i = 0; ret >= 0 && i < nr; i++)
+		if (ranges[i].result == -EIO || ranges[i].result == -ETIMEDOUT)
+			ret = lost(ranges[i].result);
+	free(ranges);
+	return ret < 0 ? ret : 0;
+}
+
+static int attend_in_place(struct job *j, const struct kvt_attend_params *params,
+			   const struct kvt_attend_seq *seq)
+{
+	int ret = j->query->seq->cache->has_nvme ? promote_class(j) : 0;
+
+	return ret ? ret : kvt_attend(j->attend, params, seq, 1);
+}
+
 static int attend_class(struct job *j, uint32_t ratio, float *total)
 {
 	const struct kvt_seq_query *q = j->query;
@@ -140,7 +181,9 @@ static int attend_class(struct job *j, uint32_t ratio, float *total)
 	if (q->seq->cache->stream)
 		ret = kvt_stream_attend(q->seq->cache->stream, &params, &seq, 1, &j->next, 1, NULL);
 	else
-		ret = kvt_attend(j->attend, &params, &seq, 1);
+		ret = attend_in_place(j, &params, &seq);
+	if (ret == -EILSEQ)
+		ret = lost(-EIO);
 	if (ret)
 		return ret;
 	for (i = 0; i < j->rows; i++)
