@@ -103,6 +103,8 @@ struct kvt_seq {
 };
 
 /* sequence_cache.c */
+/* Are so many free, or may become so?  Says so before anything is taken. */
+int kvt_blocks_check(struct kvt_cache *c, uint64_t nr);
 int kvt_blocks_take(struct kvt_cache *c, uint32_t *blocks, uint32_t nr);
 void kvt_blocks_give(struct kvt_cache *c, const uint32_t *blocks, uint32_t nr);
 

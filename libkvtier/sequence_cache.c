@@ -321,6 +321,23 @@ static bool take(struct kvt_cache *c, uint32_t *blocks, uint32_t nr)
 	return enough;
 }
 
+static int full(struct kvt_cache *c, uint64_t nr)
+{
+	return kvt_fail(-ENOSPC, "the pool is full: %llu more blocks are needed, %u of %llu are free; "
+				 "drop sequences, set a policy or make the pool larger",
+			(unsigned long long)nr, c->nr_free, (unsigned long long)c->stats.blocks);
+}
+
+int kvt_blocks_check(struct kvt_cache *c, uint64_t nr)
+{
+	bool enough;
+
+	pthread_mutex_lock(&c->lock);
+	enough = nr <= (uint64_t)c->nr_free + c->nr_limbo;
+	pthread_mutex_unlock(&c->lock);
+	return enough ? 0 : full(c, nr);
+}
+
 int kvt_blocks_take(struct kvt_cache *c, uint32_t *blocks, uint32_t nr)
 {
 	if (take(c, blocks, nr))
@@ -328,7 +345,5 @@ int kvt_blocks_take(struct kvt_cache *c, uint32_t *blocks, uint32_t nr)
 	retry_limbo(c);
 	if (take(c, blocks, nr))
 		return 0;
-	return kvt_fail(-ENOSPC, "the pool is full: %u more blocks are needed, %u of %llu are free; "
-				 "drop sequences, set a policy or make the pool larger",
-			nr, c->nr_free, (unsigned long long)c->stats.blocks);
+	return full(c, nr);
 }

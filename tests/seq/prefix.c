@@ -141,6 +141,9 @@ static void tenants(const char *dir)
 	CHECK_EQ(found(prefix, NULL, 1, 32), 0);
 	CHECK_EQ(found(prefix, "alic", 1, 32), 0);
 	CHECK_EQ(found(prefix, "alice", 1, 32), 32);
+	CHECK_EQ(kvt_prefix_evict(prefix, 100), 4); /* all that she had: she is forgotten */
+	CHECK_EQ(found(prefix, "alice", 1, 32), 0);
+	CHECK_EQ(offer(&p, prefix, "alice", 1, 32), 4);
 	memset(longest, 'x', sizeof(longest));
 	longest[sizeof(longest) - 1] = 0;
 	CHECK_ERR(found(prefix, longest, 1, 32), -EINVAL, "tenant");
