@@ -248,7 +248,7 @@ FORCE:
 # What is chosen at run time; the rest of the library runs on any CPU.
 ISA_avx2 := -mavx2 -mfma -mf16c
 ISA_avx512 := $(ISA_avx2) -mavx512f -mavx512bw -mavx512dq -mavx512vl
-ISA_avx512vnni := $(ISA_avx512) -mavx512vnni -mavx512vbmi
+ISA_avx512vnni := $(ISA_avx512) -mavx512vnni
 $(B)/obj/libkvtier/x86/%.o: EXTRA_CFLAGS = -Ilibkvtier $(ISA_$(firstword $(subst _, ,$(notdir $*))))
 $(B)/obj/tools/%.o: EXTRA_CFLAGS = -Ilibkvtier -Itools -DKVTIER_LIBDIR='"$(LIBDIR)/kvtier"'
 $(B)/obj/demo/%.o: EXTRA_CFLAGS = $(ENGINE_CFLAGS)

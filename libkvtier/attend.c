@@ -187,9 +187,11 @@ int kvt_attend_create(const struct kvt_attend_config *config, struct kvt_attend 
 {
 	static const struct kvt_attend_config defaults = KVT_ATTEND_CONFIG_INIT;
 	struct kvt_attend *a;
-	int ret = attend ? check_config(config ? config : &defaults)
-			 : kvt_fail(-EINVAL, "kvt_attend_create: attend is NULL");
+	int ret;
 
+	if (!attend)
+		return kvt_fail(-EINVAL, "kvt_attend_create: attend is NULL");
+	ret = check_config(config ? config : &defaults);
 	if (ret)
 		return ret;
 	a = calloc(1, sizeof(*a));

@@ -48,6 +48,7 @@ static void count_plan(const struct kvt_work *w, struct count *c)
 	uint32_t i;
 
 	memset(c, 0, sizeof(*c));
+	c->tokens = 1;
 	for (i = 0; i < w->nr_seqs; i++) {
 		c->leaves += leaves_of_seq(&w->seqs[i]);
 		c->blocks += w->seqs[i].nr_blocks;
@@ -88,11 +89,11 @@ static void choose_tile(struct kvt_work *w, struct count *c)
 static void choose_heads(const struct kvt_work *w, struct count *c, uint32_t threads)
 {
 	uint64_t wanted = threads > 1 ? (uint64_t)threads * TASKS_PER_THREAD : 1;
-	uint64_t cuts = (wanted + c->leaves - 1) / c->leaves;
+	uint32_t cuts = 1;
 
-	if (cuts > w->params.kv_heads)
-		cuts = w->params.kv_heads;
-	c->heads = (w->params.kv_heads + (uint32_t)cuts - 1) / (uint32_t)cuts;
+	while (cuts < w->params.kv_heads && cuts * c->leaves < wanted)
+		cuts++;
+	c->heads = 1 + (w->params.kv_heads - 1) / cuts;
 	c->tasks = c->leaves * ((w->params.kv_heads + c->heads - 1) / c->heads);
 }
 

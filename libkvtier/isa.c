@@ -12,9 +12,12 @@
 static const struct kvt_isa *const isas[] = {
 	&kvt_isa_c,
 #if defined(__x86_64__)
+#define NAMES "c, avx2, avx512, avx512vnni"
 	&kvt_isa_avx2,
 	&kvt_isa_avx512,
 	&kvt_isa_avx512vnni,
+#else
+#define NAMES "c"
 #endif
 };
 
@@ -22,11 +25,9 @@ static const struct kvt_isa *const isas[] = {
 
 static int named(const char *name, const struct kvt_isa **isa)
 {
-	char list[64] = "";
 	size_t i;
 
 	for (i = 0; i < NR_ISAS; i++) {
-		strcat(strcat(list, i ? ", " : ""), isas[i]->name);
 		if (strcmp(isas[i]->name, name))
 			continue;
 		if (!isas[i]->usable())
@@ -35,7 +36,7 @@ static int named(const char *name, const struct kvt_isa **isa)
 		*isa = isas[i];
 		return 0;
 	}
-	return kvt_fail(-EINVAL, "no instruction set is named \"%s\"; there are %s", name, list);
+	return kvt_fail(-EINVAL, "no instruction set is named \"%s\"; there are " NAMES, name);
 }
 
 static const struct kvt_isa *best(void)

@@ -31,7 +31,8 @@
 #define AT_HELD 4
 #define AT_MASK 7
 #define AT_STREAMED 8 /* counts for the window */
-#define AT_NAMED 16 /* in the newest lists */
+#define AT_NAMED 16 /* in the lists that are taken in now */
+#define AT_STALE 32 /* read ahead, coming, and no longer in any list */
 
 struct kvt_kernel_fetch {
 	struct kvt_fetch fetch; /* first: the reader's handle */
@@ -84,7 +85,7 @@ static void leave_window(struct kvt_kernel_fetch *f, uint32_t b)
 {
 	if (f->at[b] & AT_STREAMED)
 		f->nr_window--;
-	f->at[b] &= AT_NAMED;
+	f->at[b] &= AT_NAMED; /* all else is over */
 }
 
 /* ---- commands ---------------------------------------------------------------------- */
@@ -216,14 +217,14 @@ static void pinned(struct kvt_kernel_fetch *f, uint32_t b, int error)
 	if (error == -ENOSPC && try_again(f, b))
 		return;
 	deliver(f, b, error);
-	f->at[b] &= AT_NAMED;
+	f->at[b] = AT_NONE;
 }
 
 static void promoted(struct kvt_kernel_fetch *f, uint32_t b, int error)
 {
 	if ((f->at[b] & AT_MASK) != AT_AHEAD)
 		return; /* claimed while it came: the pin says more */
-	if (!error && (f->at[b] & AT_NAMED))
+	if (!error && !(f->at[b] & AT_STALE))
 		set_at(f, b, AT_UNCLAIMED);
 	else
 		forget_ahead(f, b);
@@ -293,11 +294,18 @@ static void take_list(struct kvt_kernel_fetch *f, const struct kvt_want *wants, 
 
 	for (i = 0; i < nr; i++) {
 		f->at[wants[i].block] |= AT_NAMED;
+		f->at[wants[i].block] &= (uint8_t)~AT_STALE;
 		if (i + 1 < nr && wants[i + 1].block == wants[i].block + 1)
 			continue;
 		see_residency(f, wants[first].block, i + 1 - first);
 		first = i + 1;
 	}
+}
+
+static void unname(struct kvt_kernel_fetch *f, const struct kvt_want *wants, uint32_t nr)
+{
+	while (nr--)
+		f->at[wants[nr].block] &= (uint8_t)~AT_NAMED;
 }
 
 static void forget_stale(struct kvt_kernel_fetch *f)
@@ -307,8 +315,12 @@ static void forget_stale(struct kvt_kernel_fetch *f)
 	while (i--) {
 		uint32_t b = f->unclaimed[i];
 
-		if (!(f->at[b] & AT_NAMED) && (f->at[b] & AT_MASK) == AT_UNCLAIMED)
+		if (f->at[b] & AT_NAMED)
+			continue;
+		if ((f->at[b] & AT_MASK) == AT_UNCLAIMED)
 			forget_ahead(f, b);
+		else
+			f->at[b] |= AT_STALE;
 	}
 }
 
@@ -327,11 +339,8 @@ static void want(struct kvt_fetch *fetch, const struct kvt_want *wants, uint32_t
 		 const struct kvt_want *ahead, uint32_t nr_ahead)
 {
 	struct kvt_kernel_fetch *f = fetch_of(fetch);
-	uint32_t i;
 
 	pthread_mutex_lock(&f->lock);
-	for (i = 0; i < f->nr_blocks; i++)
-		f->at[i] &= (uint8_t)~AT_NAMED;
 	if (nr_ahead)
 		memcpy(f->ahead, ahead, nr_ahead * sizeof(*ahead));
 	f->nr_ahead = nr_ahead;
@@ -341,6 +350,8 @@ static void want(struct kvt_fetch *fetch, const struct kvt_want *wants, uint32_t
 	queue_wants(f, wants, nr, false);
 	queue_wants(f, wants, nr, true);
 	forget_stale(f);
+	unname(f, wants, nr);
+	unname(f, ahead, nr_ahead);
 	pump(f);
 	pthread_cond_broadcast(&f->come);
 	pthread_mutex_unlock(&f->lock);

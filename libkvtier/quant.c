@@ -42,6 +42,7 @@ static int plane_init(struct plane *p, uint32_t type, uint32_t dim, uint32_t hea
 {
 	p->type = type;
 	p->head = kvt_row_bytes(type, dim);
+	p->stride = stride ? stride : heads * p->head;
 	if (type >= KVT_TYPES)
 		return kvt_fail(-EINVAL, "no element type has the number %u", type);
 	if (!p->head)
@@ -52,7 +53,6 @@ static int plane_init(struct plane *p, uint32_t type, uint32_t dim, uint32_t hea
 	if (!rows || !tokens)
 		return kvt_fail(-EINVAL, rows ? "no tokens: give 1 or more"
 					      : "the rows are NULL: give their address");
-	p->stride = stride ? stride : heads * p->head;
 	if (p->stride < heads * p->head)
 		return kvt_fail(-EINVAL, "a stride of %zu bytes: %u heads of %s take %zu", stride,
 				heads, kvt_types[type].name, heads * p->head);

@@ -29,9 +29,8 @@ static int check_config(const struct kvt_stream_config *c)
 	if (!c->attend || !c->pool)
 		return kvt_fail(-EINVAL, "a stream needs %s: kvt_stream_config.%s is NULL",
 				c->attend ? "a pool" : "threads", c->attend ? "pool" : "attend");
-	if (c->pool->pid != getpid())
-		return kvt_fail(-ECHILD, "the pool belongs to process %d, which forked this one",
-				c->pool->pid);
+	if (c->pool->pid != getpid() || c->attend->owner != getpid())
+		return kvt_fail(-ECHILD, "the pool or the threads belong to the parent process");
 	if (c->window_bytes && c->window_bytes < c->pool->block_bytes)
 		return kvt_fail(-EINVAL, "a window of %llu bytes holds no block of %u",
 				(unsigned long long)c->window_bytes, c->pool->block_bytes);
@@ -79,7 +78,8 @@ void kvt_stream_destroy(struct kvt_stream *s)
 {
 	if (!s)
 		return;
-	kvt_fetch_close(s->fetch);
+	if (s->pool->pid == getpid()) /* a child made by fork() has no pager */
+		kvt_fetch_close(s->fetch);
 	free_stream(s);
 }
 
@@ -208,19 +208,36 @@ static void attend_rest(struct kvt_stream *s, const struct kvt_attend_params *pa
 	free(failed);
 }
 
+static int check_call(const struct kvt_stream *s, const struct kvt_stream_table *next,
+		      uint32_t nr_next)
+{
+	uint32_t i;
+
+	if (s->attend->owner != getpid())
+		return kvt_fail(-ECHILD, "the threads of this stream belong to the parent process");
+	if (s->pool->pid != getpid())
+		return kvt_fail(-ECHILD, "the pool belongs to process %d, which forked this one",
+				s->pool->pid);
+	if (nr_next && !next)
+		return kvt_fail(-EINVAL, "%u tables come next, but next is NULL", nr_next);
+	for (i = 0; i < nr_next; i++)
+		if (next[i].nr_blocks && !next[i].blocks)
+			return kvt_fail(-EINVAL, "table %u of next: %u blocks, but blocks is NULL", i,
+					next[i].nr_blocks);
+	return 0;
+}
+
 int kvt_stream_attend(struct kvt_stream *s, const struct kvt_attend_params *params,
 		      const struct kvt_attend_seq *seqs, uint32_t nr,
 		      const struct kvt_stream_table *next, uint32_t nr_next, int *results)
 {
 	uint64_t start = kvt_stream_now();
-	int ret = kvt_attend_check(params, seqs, nr);
+	int ret = s ? kvt_attend_check(params, seqs, nr) :
+		      kvt_fail(-EINVAL, "kvt_stream_attend: stream is NULL");
 	int *failed;
 
-	if (!ret && s->attend->owner != getpid())
-		ret = kvt_fail(-ECHILD, "the threads of this stream belong to the parent process");
-	if (!ret && s->pool->pid != getpid())
-		ret = kvt_fail(-ECHILD, "the pool belongs to process %d, which forked this one",
-			       s->pool->pid);
+	if (!ret)
+		ret = check_call(s, next, nr_next);
 	if (ret)
 		return ret;
 	failed = calloc(nr, sizeof(*failed));

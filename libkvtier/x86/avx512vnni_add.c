@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
 /* Outputs of values of small integers. */
+#include <stddef.h>
+
 #include "x86/avx512vnni.h"
 
 #define WEIGHT_MOST (127 * 256)
@@ -71,6 +73,10 @@ static void weigh(const float *p, const float *scales, uint32_t nr, struct weigh
 	}
 	largest = _mm512_reduce_max_ps(most);
 	w->back = largest / WEIGHT_MOST + _mm512_reduce_add_ps(bad);
+	if (w->back != w->back) { /* NaN times any number will do */
+		memset(w, 0, offsetof(struct weights, back));
+		return;
+	}
 	times = _mm512_set1_ps(largest > 0x1p-100f ? WEIGHT_MOST / largest : 0);
 	KVT_UNROLL
 	for (i = 0; i < KVT_TILE / 16; i++) {

@@ -471,6 +471,8 @@ static int attend_bad_arguments(struct conf *c)
 	struct bed *t = bed(c, KVT_F16, 1);
 	struct kvt_stream_config config = KVT_STREAM_CONFIG_INIT;
 	struct kvt_stream_stats stats = { .size = 1 << 20 };
+	struct kvt_stream_table nothing = { .nr_blocks = 3 };
+	struct kvt_attend_seq seqs[2];
 	struct kvt_stream *stream;
 
 	CONF_RET(kvt_stream_create(&config, &stream), -EINVAL);
@@ -483,6 +485,11 @@ static int attend_bad_arguments(struct conf *c)
 	config.size--;
 	CONF_RET(kvt_stream_create(&config, &stream), -EINVAL);
 	CONF_RET(kvt_stream_stats(t->stream, &stats), -EINVAL);
+	sequences(t, t->tables, 0, t->out, seqs);
+	CONF_RET(kvt_stream_attend(NULL, &t->params, seqs, 2, NULL, 0, NULL), -EINVAL);
+	CONF_RET(kvt_stream_attend(t->stream, &t->params, NULL, 2, NULL, 0, NULL), -EINVAL);
+	CONF_RET(kvt_stream_attend(t->stream, &t->params, seqs, 2, NULL, 1, NULL), -EINVAL);
+	CONF_RET(kvt_stream_attend(t->stream, &t->params, seqs, 2, &nothing, 1, NULL), -EINVAL);
 	t->params.k_dim = 7;
 	CONF_RET(attend_layer(t, 0, NULL), -EINVAL);
 	t->params.k_dim = DIM;

@@ -45,12 +45,22 @@ engine_headers()
 	scripts/engine.sh 2>/dev/null | sed 's,$,/include,'
 }
 
+# The flags that the Makefile gives a file of libkvtier/x86.
+isa_flags()
+{
+	local name=${1##*/}
+
+	name=${name%%[_.]*}
+	make -pn help 2>/dev/null | sed -n "s/^ISA_$name := //p"
+}
+
 flags_for()
 {
 	echo -std=gnu11 -Iuapi -Ilibkvtier/include -Ilibkvtier -Itools -Wall -Wextra \
 		"-DKVTIER_LIBDIR=\"/usr/local/lib/kvtier\""
 	case $1 in
-	demo/*) [[ ! $headers ]] || echo -isystem "$headers" ;;
+	demo/* | tests/bench/attend_ggml.c) [[ ! $headers ]] || echo -isystem "$headers" ;;
+	libkvtier/x86/*) isa_flags "$1" ;;
 	esac
 }
 
@@ -61,7 +71,7 @@ clang_tidy()
 	command -v clang-tidy >/dev/null || { skip "clang-tidy is not installed" || return; }
 	headers=$(engine_headers)
 	for file in "${c_files[@]}"; do
-		[[ $headers || $file != demo/* ]] || continue
+		[[ $headers || ($file != demo/* && $file != tests/bench/attend_ggml.c) ]] || continue
 		# shellcheck disable=SC2046 # flags are words
 		clang-tidy --quiet "$file" -- $(flags_for "$file") 2>/dev/null || status=1
 	done

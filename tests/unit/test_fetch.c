@@ -42,8 +42,11 @@ static int set_up(void **state)
 	if (!t)
 		return -1;
 	strcpy(t->dir, "build/fetch-XXXXXX");
-	if (!mkdtemp(t->dir))
-		strcpy(t->dir, "/var/tmp");
+	if (!mkdtemp(t->dir)) {
+		strcpy(t->dir, "fetch-XXXXXX");
+		if (!mkdtemp(t->dir))
+			return -1;
+	}
 	config.pager = KVT_PAGER_USER;
 	config.bytes = (uint64_t)BLOCKS * BLOCK_BYTES;
 	config.block_bytes = BLOCK_BYTES;
