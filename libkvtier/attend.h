@@ -36,7 +36,7 @@
 #include "isa.h"
 #include "kvtier_attend.h"
 
-#define KVT_LEAF 256 /* rows; a multiple of KVT_TILE */
+#define KVT_LEAF 512 /* rows; a multiple of KVT_TILE */
 
 /* Rows [first, first + rows) of a block of a sequence. */
 struct kvt_leaf {
