@@ -256,7 +256,7 @@ struct kvt_seq_query {
  * of the positions that they stand for, and the summary of what was dropped if its policy
  * has one.  The policy is told of where the attention went (kvt_seq_note()).  Exact when
  * the sequence's policy is.  Errors: -EINVAL the parameters do not fit the cache; those of
- * kvt_attend(); outputs of queries before the failing one are written then.
+ * kvt_attend().  Outputs of queries before the failing one may be written then.
  */
 int kvt_seq_attend(struct kvt_attend *attend, const struct kvt_attend_params *params, uint32_t layer,
 		   const struct kvt_seq_query *queries, uint32_t nr);

@@ -328,6 +328,49 @@ static void attends(const char *dir)
 	free(q);
 }
 
+/* A ragged batch in one call has the bits of each alone, with a stream and without. */
+static void batched(const char *dir)
+{
+	static const uint32_t lengths[] = { 130, 7, 300, 64 };
+	float *k = random_floats(300 * WIDTH, 1), *v = random_floats(300 * WIDTH, 2);
+	float *q = random_floats(4 * Q_HEADS * DIM, 3);
+	float alone[4][Q_HEADS * DIM], out[4][Q_HEADS * DIM];
+	const void *a = alone, *b = out; /* the bits count */
+	struct kvt_attend *attend = attention();
+	struct kvt_seq_query queries[4];
+	struct kvt_stream *stream;
+	struct kvt_seq *seqs[4];
+	struct place p;
+	uint32_t i;
+
+	place_open(&p, dir, &plain);
+	for (i = 0; i < 4; i++) {
+		CHECK_EQ(kvt_seq_create(p.cache, &seqs[i]), 0);
+		fill(seqs[i], k, v, lengths[i]);
+		queries[i] = (struct kvt_seq_query){ .seq = seqs[i], .q_tokens = 1,
+						     .q_position = lengths[i] - 1,
+						     .q = q + (size_t)i * Q_HEADS * DIM };
+		ask(attend, seqs[i], queries[i].q, 0, alone[i]);
+		queries[i].out = out[i];
+	}
+	CHECK_EQ(kvt_seq_attend(attend, &params, 1, queries, 4), 0);
+	CHECK(!memcmp(a, b, sizeof(out)));
+	stream = stream_over(&p, attend);
+	memset(out, 0, sizeof(out));
+	CHECK_EQ(kvt_seq_attend(attend, &params, 1, queries, 4), 0);
+	CHECK(!memcmp(a, b, sizeof(out)));
+	CHECK_ERR(kvt_seq_attend(attend, &params, 2, queries, 4), -EINVAL, "no layer 2");
+	CHECK_EQ(kvt_cache_set_stream(p.cache, NULL), 0);
+	kvt_stream_destroy(stream);
+	for (i = 0; i < 4; i++)
+		kvt_seq_destroy(seqs[i]);
+	kvt_attend_destroy(attend);
+	place_close(&p);
+	free(k);
+	free(v);
+	free(q);
+}
+
 /* Values that are a part of the keys: the latent of absorbed projections. */
 static void latent(const char *dir)
 {
@@ -670,6 +713,7 @@ static const struct check_case cases[] = {
 	{ "refusals", "policies that cannot be kept are refused by name", refusals },
 	{ "victims", "each policy drops what it says", victims },
 	{ "attends", "attention over a sequence, in any tier, in one call", attends },
+	{ "batched", "a ragged batch in one call, the bits of each alone", batched },
 	{ "latent", "values that are a part of the keys (MLA)", latent },
 	{ "merges", "merged rows are means and weigh what they stand for", merges },
 	{ "summarises", "attention includes the summary of what was dropped", summarises },
