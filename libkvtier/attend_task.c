@@ -21,7 +21,7 @@ enum sight {
  * A tile at work.
  * @first:         its first row in the block
  * @keys, @values: of the head at hand
- * @key_lines, @value_lines: to fetch ahead while a head is computed
+ * @next_keys, @next_values: what to fetch meanwhile: this for the first head, then on
  */
 struct tile {
 	const struct kvt_work *w;
@@ -35,8 +35,8 @@ struct tile {
 	struct kvt_rows values;
 	uint32_t key_type;
 	uint32_t value_type;
-	uint32_t key_lines;
-	uint32_t value_lines;
+	struct kvt_ahead next_keys;
+	struct kvt_ahead next_values;
 };
 
 static uint64_t position_of(const struct kvt_work *w, uint32_t seq, uint32_t token)
@@ -68,24 +68,21 @@ static const uint8_t *head_of(const void *base, uint32_t stride, uint32_t row, u
 	return (const uint8_t *)base + (size_t)row * stride + head * kvt_row_bytes(type, dim);
 }
 
-/* Fetch one side of the next tile while @heads heads are computed. */
-static void look_ahead(struct kvt_ahead *a, const struct kvt_task *task, const void *base,
-		       uint32_t stride, uint32_t type, uint32_t dim, uint32_t first, uint32_t nr,
-		       uint32_t heads)
+/* One side of the next tile of a task, to be fetched while @heads heads are computed. */
+static struct kvt_ahead look_ahead(const struct kvt_task *task, const void *base, uint32_t stride,
+				   uint32_t type, uint32_t dim, uint32_t first, uint32_t nr,
+				   uint32_t heads)
 {
-	size_t width = task->heads * kvt_row_bytes(type, dim), lines;
+	size_t width = task->heads * kvt_row_bytes(type, dim), i;
+	struct kvt_ahead a = { head_of(base, stride, first, type, dim, task->head), 0 };
 
-	a->at = head_of(base, stride, first, type, dim, task->head);
-	a->rows = nr - 1;
-	if (stride - width < 64) { /* all of it, in one go */
-		width = (size_t)nr * stride;
-		a->rows = 0;
+	if (stride - width < 64) {
+		a.bytes = (size_t)nr * stride / heads;
+		return a;
 	}
-	a->width = width;
-	a->gap = stride - width;
-	a->end = a->at + width;
-	lines = (a->rows + 1) * (width / 64 + 1);
-	a->lines = (uint32_t)((lines + heads - 1) / heads);
+	for (i = 0; i < nr * width; i += 64) /* rows far apart: the pieces, at once */
+		__builtin_prefetch(a.at + i / width * stride + i % width, 0, 2);
+	return a;
 }
 
 static void look_ahead_tile(struct tile *t, const struct kvt_task *task, uint32_t seq,
@@ -96,14 +93,10 @@ static void look_ahead_tile(struct tile *t, const struct kvt_task *task, uint32_
 
 	if (sight_of(t->w, seq, b, first, nr) == NOTHING)
 		return;
-	look_ahead(&t->scratch->ahead_keys, task, b->k, b->k_stride, b->k_type, p->k_dim, first,
-		   nr, heads);
-	t->key_lines = t->scratch->ahead_keys.lines;
-	if (!b->v)
-		return;
-	look_ahead(&t->scratch->ahead_values, task, b->v, b->v_stride, b->v_type, p->v_dim, first,
-		   nr, heads);
-	t->value_lines = t->scratch->ahead_values.lines;
+	t->next_keys = look_ahead(task, b->k, b->k_stride, b->k_type, p->k_dim, first, nr, heads);
+	if (b->v)
+		t->next_values = look_ahead(task, b->v, b->v_stride, b->v_type, p->v_dim, first, nr,
+					    heads);
 }
 
 static uint32_t tile_rows(const struct kvt_leaf *leaf, uint32_t done)
@@ -117,8 +110,9 @@ static void look_after(struct tile *t, const struct kvt_task *task,
 {
 	const struct kvt_leaf *leaf = &t->w->leaves[task->leaf];
 
-	t->key_lines = 0;
-	t->value_lines = 0;
+	/* Nothing: what is at hand anyway. */
+	t->next_keys = (struct kvt_ahead){ (const void *)t->scratch->scores, 0 };
+	t->next_values = t->next_keys;
 	if (done < leaf->rows) {
 		look_ahead_tile(t, task, t->seq, t->block, leaf->first + done,
 				tile_rows(leaf, done), task->heads);
@@ -135,13 +129,13 @@ static void look_after(struct tile *t, const struct kvt_task *task,
 static void decode(const struct kvt_isa *isa, uint32_t *type, struct kvt_rows *rows, float *to,
 		   struct kvt_ahead *ahead)
 {
-	uint32_t pad = kvt_pad(rows->dim), lines = kvt_ahead_lines(ahead, rows->nr), i;
+	uint32_t pad = kvt_pad(rows->dim), pace = kvt_ahead_pace(ahead, rows->nr), i;
 
 	for (i = 0; i < rows->nr; i++) {
 		isa->decode[*type](rows->base + i * rows->stride, rows->dim, to + (size_t)i * pad);
-		kvt_ahead_step(ahead, lines);
+		kvt_ahead_fetch(ahead, pace);
 	}
-	ahead->lines = 0;
+	ahead->bytes = 0;
 	rows->base = (const void *)to;
 	rows->stride = pad * sizeof(float);
 	*type = KVT_F32;
@@ -159,8 +153,10 @@ static void open_head(struct tile *t, uint32_t head, uint32_t rows)
 	const struct kvt_seq_block *b = t->block;
 	const struct kvt_isa *isa = t->w->isa;
 
-	t->scratch->ahead_keys.lines = t->key_lines;
-	t->scratch->ahead_values.lines = t->value_lines;
+	t->scratch->ahead_keys = t->next_keys;
+	t->scratch->ahead_values = t->next_values;
+	t->next_keys.at += t->next_keys.bytes;
+	t->next_values.at += t->next_values.bytes;
 	t->key_type = b->k_type;
 	t->keys = (struct kvt_rows){ head_of(b->k, b->k_stride, t->first, b->k_type, p->k_dim, head),
 				     b->k_stride, t->nr, p->k_dim };
@@ -235,12 +231,12 @@ static void tile_rows_run(const struct tile *t, uint32_t row, uint32_t nr, const
 	const struct kvt_work *w = t->w;
 	float *s = t->scratch->scores, shrink[KVT_ROWS];
 	struct kvt_ahead *ahead = &t->scratch->ahead_values;
-	uint32_t lines = kvt_ahead_lines(ahead, 4 * nr), i; /* a part of them for the softmax */
+	uint32_t pace = kvt_ahead_pace(ahead, 4 * nr), i; /* a part of it for the softmax */
 
 	w->isa->score[t->key_type](&t->keys, queries, w->query_bytes, nr, s, t->scratch);
-	ahead->lines -= ahead->lines / 4;
+	ahead->bytes -= ahead->bytes / 4;
 	for (i = 0; i < nr; i++, s += KVT_TILE) {
-		kvt_ahead_step(ahead, lines);
+		kvt_ahead_fetch(ahead, pace);
 		w->isa->cap(s, w->params.scale, w->params.softcap);
 		hide(s, t->nr, KVT_TILE);
 		if (t->sight == ALL)

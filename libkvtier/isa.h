@@ -23,20 +23,13 @@ static inline uint32_t kvt_pad(uint32_t dim)
 }
 
 /*
- * struct kvt_ahead - memory that will be wanted next, to be fetched bit by bit
- * @at, @end: the rest of the current row
- * @gap:      from the end of a row to the start of the next
- * @width:    bytes of a row
- * @rows:     rows after this one
- * @lines:    cache lines to fetch while a tile of one head is computed
+ * struct kvt_ahead - memory that will be wanted next, fetched a little at a time
+ * @at:    the next of it; can always be fetched
+ * @bytes: to fetch while a tile of one head is computed
  */
 struct kvt_ahead {
 	const uint8_t *at;
-	const uint8_t *end;
-	size_t gap;
-	size_t width;
-	uint32_t rows;
-	uint32_t lines;
+	size_t bytes;
 };
 
 /* Rows of keys or values of one head: at most KVT_TILE of them. */
@@ -106,29 +99,30 @@ extern const struct kvt_isa kvt_isa_avx512vnni;
  */
 int kvt_isa_find(const char *name, const struct kvt_isa **isa);
 
-/* Lines to fetch at each of @steps steps. */
-static inline uint32_t kvt_ahead_lines(const struct kvt_ahead *a, uint32_t steps)
+/* How far to go at each of @steps steps. */
+static inline uint32_t kvt_ahead_pace(const struct kvt_ahead *a, uint32_t steps)
 {
-	return (a->lines + steps - 1) / steps;
+	return (uint32_t)((a->bytes + steps - 1) / steps);
 }
 
-/* A step: to be taken often, as only so many lines can be under way. */
-static inline void kvt_ahead_step(struct kvt_ahead *a, uint32_t lines)
+static inline void kvt_ahead_fetch(struct kvt_ahead *a, uint32_t pace)
 {
-	const uint8_t *at = a->at;
+	const uint8_t *at = a->at, *end = at + pace;
 
-	for (; lines; lines--) {
-		if (at >= a->end) {
-			if (!a->rows)
-				break;
-			a->rows--;
-			at = a->end + a->gap;
-			a->end = at + a->width;
-		}
+	for (; at < end; at += 64)
 		__builtin_prefetch(at, 0, 2);
-		at += 64;
-	}
-	a->at = at;
+	a->at = end;
+}
+
+/* A step of an inner loop: no branch, and as many lines as the loop itself uses up, a constant. */
+static inline __attribute__((always_inline)) const uint8_t *
+kvt_ahead_step(const uint8_t *at, uint32_t pace, uint32_t lines)
+{
+	uint32_t i;
+
+	for (i = 0; i < lines; i++)
+		__builtin_prefetch(at + 64 * i, 0, 2);
+	return at + pace;
 }
 
 /* Loops over a few vectors, which have to be in registers. */

@@ -45,21 +45,21 @@ static float dot(const float *a, const float *b, uint32_t dim)
 static void score(const struct kvt_rows *keys, const char *queries, uint32_t bytes, uint32_t nr,
 		  float *s, struct kvt_scratch *scratch)
 {
-	uint32_t lines = kvt_ahead_lines(&scratch->ahead_keys, keys->nr), r, t;
+	uint32_t pace = kvt_ahead_pace(&scratch->ahead_keys, keys->nr), r, t;
 
 	for (t = 0; t < keys->nr; t++) {
 		for (r = 0; r < nr; r++)
 			s[r * KVT_TILE + t] = dot((const void *)(queries + (size_t)r * bytes),
 						  (const void *)(keys->base + t * keys->stride),
 						  keys->dim);
-		kvt_ahead_step(&scratch->ahead_keys, lines);
+		kvt_ahead_fetch(&scratch->ahead_keys, pace);
 	}
 }
 
 static void add(const struct kvt_rows *values, const float *p, const float *shrink, uint32_t nr,
 		float *o, uint32_t o_pad, struct kvt_scratch *scratch)
 {
-	uint32_t lines = kvt_ahead_lines(&scratch->ahead_values, values->nr * nr), r, t, i;
+	uint32_t pace = kvt_ahead_pace(&scratch->ahead_values, values->nr * nr), r, t, i;
 
 	for (r = 0; r < nr; r++, o += o_pad, p += KVT_TILE) {
 		for (i = 0; i < values->dim; i++)
@@ -69,7 +69,7 @@ static void add(const struct kvt_rows *values, const float *p, const float *shri
 
 			for (i = 0; i < values->dim; i++)
 				o[i] += p[t] * v[i];
-			kvt_ahead_step(&scratch->ahead_values, lines);
+			kvt_ahead_fetch(&scratch->ahead_values, pace);
 		}
 	}
 }

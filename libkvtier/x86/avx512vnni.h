@@ -77,12 +77,43 @@ static inline __m512i vnni_load(const void *p, uint32_t bytes)
 }
 
 /*
+ * Elements [i, i + COLUMN) of @nr rows from @first on, offset by 128.  Past the end of
+ * the tile it is the last row again, past the end of a row 128.
+ */
+static inline __attribute__((always_inline)) void
+vnni_load_rows(const struct vnni_tile *t, uint32_t first, uint32_t i, uint32_t nr, __m512i *r)
+{
+	const __m512i offset = _mm512_set1_epi8((char)0x80);
+	const uint8_t *at = t->base + first * t->stride + i;
+	uint32_t bytes = t->dim - i, j;
+
+	if (first + nr <= t->nr && bytes >= COLUMN) {
+		KVT_UNROLL
+		for (j = 0; j < nr; j++)
+			r[j] = _mm512_xor_si512(_mm512_loadu_si512(at + j * t->stride), offset);
+		return;
+	}
+	KVT_UNROLL
+	for (j = 0; j < nr; j++) {
+		r[j] = _mm512_xor_si512(vnni_load(at, bytes), offset);
+		at += first + j + 1 < t->nr ? t->stride : 0;
+	}
+}
+
+/*
  * sum + four products in each lane.  Not the intrinsic: compilers move the sums from
  * register to register around it.
  */
 static inline __m512i vnni_dot(__m512i sum, __m512i bytes, __m512i by)
 {
 	__asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(bytes), "v"(by));
+	return sum;
+}
+
+/* The same by one dword for all lanes. */
+static inline __m512i vnni_dot_one(__m512i sum, __m512i bytes, const uint32_t *by)
+{
+	__asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(bytes), "m"(*by));
 	return sum;
 }
 

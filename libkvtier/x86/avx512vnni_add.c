@@ -21,16 +21,9 @@ struct weights {
 /* Four tokens' elements [i, i + COLUMN): four vectors, of dwords of four tokens. */
 static void pack_block(const struct vnni_tile *t, uint32_t token, uint32_t i, uint8_t *packed)
 {
-	const __m512i offset = _mm512_set1_epi8((char)0x80);
-	uint32_t bytes = t->dim - i < COLUMN ? t->dim - i : COLUMN, last = t->nr - 1, j;
 	__m512i r[4], ab[2], cd[2];
 
-	KVT_UNROLL
-	for (j = 0; j < 4; j++)
-		r[j] = _mm512_xor_si512(
-			vnni_load(t->base + (token + j < last ? token + j : last) * t->stride + i,
-				  bytes),
-			offset);
+	vnni_load_rows(t, token, i, 4, r);
 	ab[0] = _mm512_unpacklo_epi8(r[0], r[1]);
 	ab[1] = _mm512_unpackhi_epi8(r[0], r[1]);
 	cd[0] = _mm512_unpacklo_epi8(r[2], r[3]);
@@ -45,12 +38,12 @@ static void pack_block(const struct vnni_tile *t, uint32_t token, uint32_t i, ui
 static void pack(const struct vnni_tile *t, uint8_t *packed, struct kvt_ahead *ahead)
 {
 	uint32_t blocks = (t->nr + 3) / 4 * ((t->dim + COLUMN - 1) / COLUMN);
-	uint32_t lines = kvt_ahead_lines(ahead, 2 * blocks), token, i; /* half of them here */
+	uint32_t pace = kvt_ahead_pace(ahead, 2 * blocks), token, i; /* half of it here */
 
 	for (i = 0; i < t->dim; i += COLUMN)
 		for (token = 0; token < t->nr; token += 4) {
 			pack_block(t, token, i, packed + (size_t)i * KVT_TILE + 64 * (size_t)token);
-			kvt_ahead_step(ahead, lines);
+			kvt_ahead_fetch(ahead, pace);
 		}
 }
 
@@ -137,10 +130,10 @@ static void finish(const struct weights *first, const struct weights *second, co
 }
 
 /* A column of the outputs of @nr rows; @first and @second: its groups' weights. */
-static inline __attribute__((always_inline)) void
+static inline __attribute__((always_inline)) const uint8_t *
 add_column(int nr, bool two, const struct weights *const *first, const struct weights *const *second,
 	   const uint8_t *packed, uint32_t fours, const float *shrink, float *o, uint32_t o_pad,
-	   uint32_t left, struct kvt_ahead *ahead, uint32_t lines)
+	   uint32_t left, const uint8_t *ahead, uint32_t pace)
 {
 	__m512i high[2][4], low[2][4], v[4], x;
 	uint32_t i;
@@ -169,11 +162,12 @@ add_column(int nr, bool two, const struct weights *const *first, const struct we
 			for (j = 0; j < 4; j++)
 				low[r][j] = vnni_dot(low[r][j], v[j], x);
 		}
-		kvt_ahead_step(ahead, lines);
+		ahead = kvt_ahead_step(ahead, pace, 2);
 	}
 	KVT_UNROLL
 	for (r = 0; r < nr; r++)
 		finish(first[r], second[r], high[r], low[r], shrink[r], o + (size_t)r * o_pad, left);
+	return ahead;
 }
 
 /* All columns of @nr rows. */
@@ -184,7 +178,8 @@ add_rows(const struct vnni_tile *t, int nr, const float *p, const float *shrink,
 	struct weights w[2][KVT_DIM_MAX / KVT_GROUP];
 	const struct weights *first[2], *second[2];
 	uint32_t fours = (t->nr + 3) / 4, columns = (t->dim + COLUMN - 1) / COLUMN, g, i;
-	uint32_t lines = kvt_ahead_lines(ahead, 2 * fours * columns);
+	uint32_t pace = kvt_ahead_pace(ahead, 2 * fours * columns);
+	const uint8_t *at = ahead->at;
 	bool two = t->groups > 1;
 	int r;
 
@@ -200,19 +195,20 @@ add_rows(const struct vnni_tile *t, int nr, const float *p, const float *shrink,
 			second[r] = &w[r][g + 1 < t->groups ? g + 1 : g];
 		}
 		if (two)
-			add_column(nr, true, first, second, packed + (size_t)i * KVT_TILE,
-				   fours, shrink, o + i, o_pad, t->dim - i, ahead, lines);
+			at = add_column(nr, true, first, second, packed + (size_t)i * KVT_TILE,
+				   fours, shrink, o + i, o_pad, t->dim - i, at, pace);
 		else
-			add_column(nr, false, first, second, packed + (size_t)i * KVT_TILE,
-				   fours, shrink, o + i, o_pad, t->dim - i, ahead, lines);
+			at = add_column(nr, false, first, second, packed + (size_t)i * KVT_TILE,
+				   fours, shrink, o + i, o_pad, t->dim - i, at, pace);
 	}
+	ahead->at = at;
 }
 
 void vnni_add(uint32_t type, const struct kvt_rows *values, const float *p, const float *shrink,
 	      uint32_t nr, float *o, uint32_t o_pad, struct kvt_scratch *scratch)
 {
 	struct vnni_tile t = vnni_open(type, values, scratch);
-	struct kvt_ahead none = { 0 }, *ahead = &scratch->ahead_values;
+	struct kvt_ahead none = { (const void *)p, 0 }, *ahead = &scratch->ahead_values;
 	uint32_t r;
 
 	pack(&t, scratch->packed, ahead);

@@ -39,16 +39,10 @@ static void transpose(__m512i *r)
 /* 16 tokens' elements [i, i + COLUMN) into packed columns of KVT_TILE dwords. */
 static void pack_block(const struct vnni_tile *t, uint32_t token, uint32_t i, uint8_t *packed)
 {
-	const __m512i offset = _mm512_set1_epi8((char)0x80);
-	uint32_t bytes = t->dim - i < COLUMN ? t->dim - i : COLUMN, last = t->nr - 1, j;
+	uint32_t bytes = t->dim - i < COLUMN ? t->dim - i : COLUMN, j;
 	__m512i r[16];
 
-	KVT_UNROLL
-	for (j = 0; j < 16; j++)
-		r[j] = _mm512_xor_si512(
-			vnni_load(t->base + (token + j < last ? token + j : last) * t->stride + i,
-				  bytes),
-			offset);
+	vnni_load_rows(t, token, i, 16, r);
 	transpose(r);
 	packed += (size_t)i * KVT_TILE + 4 * (size_t)token;
 	KVT_UNROLL
@@ -60,21 +54,21 @@ static void pack_block(const struct vnni_tile *t, uint32_t token, uint32_t i, ui
 static void pack(const struct vnni_tile *t, uint8_t *packed, struct kvt_ahead *ahead)
 {
 	uint32_t blocks = (t->nr + 15) / 16 * ((t->dim + COLUMN - 1) / COLUMN);
-	uint32_t lines = kvt_ahead_lines(ahead, 2 * blocks), token, i; /* half of them here */
+	uint32_t pace = kvt_ahead_pace(ahead, 2 * blocks), token, i; /* half of it here */
 
 	for (token = 0; token < t->nr; token += 16)
 		for (i = 0; i < t->dim; i += COLUMN) {
 			pack_block(t, token, i, packed);
-			kvt_ahead_step(ahead, lines);
+			kvt_ahead_fetch(ahead, pace);
 		}
 }
 
 /* Elements [from, to) of @nr query rows with 32 tokens, exactly. */
-static inline __attribute__((always_inline)) void
+static inline __attribute__((always_inline)) const uint8_t *
 multiply(int nr, const struct vnni_query *const *q, const uint8_t *packed, uint32_t from,
-	 uint32_t to, __m512i (*dot)[2], struct kvt_ahead *ahead, uint32_t lines)
+	 uint32_t to, __m512i (*dot)[2], const uint8_t *ahead, uint32_t pace)
 {
-	__m512i high[4][2], low[4][2], k[2], x;
+	__m512i high[4][2], low[4][2], k[2];
 	uint32_t i;
 	int r;
 
@@ -82,18 +76,15 @@ multiply(int nr, const struct vnni_query *const *q, const uint8_t *packed, uint3
 	for (r = 0; r < nr; r++)
 		high[r][0] = high[r][1] = low[r][0] = low[r][1] = _mm512_setzero_si512();
 	for (i = from / 4; i < to / 4; i++) {
-		if (i % 4 == 0)
-			kvt_ahead_step(ahead, lines);
+		ahead = kvt_ahead_step(ahead, pace, 1);
 		k[0] = _mm512_loadu_si512(packed + (size_t)i * 4 * KVT_TILE);
 		k[1] = _mm512_loadu_si512(packed + (size_t)i * 4 * KVT_TILE + 64);
 		KVT_UNROLL
 		for (r = 0; r < nr; r++) {
-			x = _mm512_set1_epi32((int)q[r]->high[i]);
-			high[r][0] = vnni_dot(high[r][0], k[0], x);
-			high[r][1] = vnni_dot(high[r][1], k[1], x);
-			x = _mm512_set1_epi32((int)q[r]->low[i]);
-			low[r][0] = vnni_dot(low[r][0], k[0], x);
-			low[r][1] = vnni_dot(low[r][1], k[1], x);
+			high[r][0] = vnni_dot_one(high[r][0], k[0], &q[r]->high[i]);
+			high[r][1] = vnni_dot_one(high[r][1], k[1], &q[r]->high[i]);
+			low[r][0] = vnni_dot_one(low[r][0], k[0], &q[r]->low[i]);
+			low[r][1] = vnni_dot_one(low[r][1], k[1], &q[r]->low[i]);
 		}
 	}
 	KVT_UNROLL
@@ -101,13 +92,14 @@ multiply(int nr, const struct vnni_query *const *q, const uint8_t *packed, uint3
 		dot[r][0] = vnni_join(high[r][0], low[r][0]);
 		dot[r][1] = vnni_join(high[r][1], low[r][1]);
 	}
+	return ahead;
 }
 
 /* @nr query rows with 32 tokens from @token on. */
-static inline __attribute__((always_inline)) void
+static inline __attribute__((always_inline)) const uint8_t *
 score_block(const struct vnni_tile *t, int nr, const struct vnni_query *const *q,
-	    const uint8_t *packed, uint32_t token, float *s, struct kvt_ahead *ahead,
-	    uint32_t lines)
+	    const uint8_t *packed, uint32_t token, float *s, const uint8_t *ahead,
+	    uint32_t pace)
 {
 	__m512 sum[4][2], scale[2];
 	__m512i dot[4][2], off;
@@ -120,8 +112,7 @@ score_block(const struct vnni_tile *t, int nr, const struct vnni_query *const *q
 	for (g = 0; g < t->groups; g++) {
 		from = g * t->group;
 		to = from + t->group < t->dim ? from + t->group : t->dim;
-		multiply(nr, q, packed + 4 * (size_t)token, from, to, dot, ahead,
-			 lines);
+		ahead = multiply(nr, q, packed + 4 * (size_t)token, from, to, dot, ahead, pace);
 		scale[0] = _mm512_loadu_ps(t->scales + g * KVT_TILE + token);
 		scale[1] = _mm512_loadu_ps(t->scales + g * KVT_TILE + token + 16);
 		KVT_UNROLL
@@ -143,14 +134,15 @@ score_block(const struct vnni_tile *t, int nr, const struct vnni_query *const *q
 		_mm512_storeu_ps(s + r * KVT_TILE + token + 16,
 				 _mm512_mul_ps(sum[r][1], _mm512_set1_ps(q[r]->scale)));
 	}
+	return ahead;
 }
 
 static inline __attribute__((always_inline)) void
 score_rows(const struct vnni_tile *t, int nr, const char *queries, uint32_t query_bytes,
 	   const uint8_t *packed, float *s, struct kvt_ahead *ahead)
 {
-	uint32_t steps = (t->nr + 31) / 32 * ((t->dim + 15) / 16), token;
-	uint32_t lines = kvt_ahead_lines(ahead, 2 * steps);
+	uint32_t pace = kvt_ahead_pace(ahead, 2 * ((t->nr + 31) / 32 * (t->dim / 4))), token;
+	const uint8_t *at = ahead->at;
 	const struct vnni_query *q[4];
 	int r;
 
@@ -158,14 +150,15 @@ score_rows(const struct vnni_tile *t, int nr, const char *queries, uint32_t quer
 	for (r = 0; r < nr; r++)
 		q[r] = vnni_query_of(queries + (size_t)r * query_bytes, t->dim);
 	for (token = 0; token < t->nr; token += 32)
-		score_block(t, nr, q, packed, token, s, ahead, lines);
+		at = score_block(t, nr, q, packed, token, s, at, pace);
+	ahead->at = at;
 }
 
 void vnni_score(uint32_t type, const struct kvt_rows *keys, const char *queries,
 		uint32_t query_bytes, uint32_t nr, float *s, struct kvt_scratch *scratch)
 {
 	struct vnni_tile t = vnni_open(type, keys, scratch);
-	struct kvt_ahead none = { 0 }, *ahead = &scratch->ahead_keys;
+	struct kvt_ahead none = { (const void *)s, 0 }, *ahead = &scratch->ahead_keys;
 	uint32_t r;
 
 	pack(&t, scratch->packed, ahead);

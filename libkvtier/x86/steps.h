@@ -14,6 +14,12 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+/* Bytes of an element, for what a step uses up. */
+INLINE uint32_t width_of(uint32_t type)
+{
+	return type == KVT_F32 ? 4 : 2;
+}
+
 /* @dim elements from @p on as a vector: VL, or 8. */
 INLINE vec take(uint32_t type, const uint8_t *p, uint32_t i, bool half)
 {
@@ -50,9 +56,9 @@ INLINE void score_vector(uint32_t type, int nr, int nt, const uint8_t *const *to
 }
 
 /* @nr query rows with @nt tokens from @first on; @nr * @nt is NR_ACC. */
-INLINE void score_block(uint32_t type, int nr, int nt, const struct kvt_rows *keys, uint32_t first,
+INLINE const uint8_t *score_block(uint32_t type, int nr, int nt, const struct kvt_rows *keys, uint32_t first,
 			const char *queries, uint32_t query_bytes, float *s,
-			struct kvt_ahead *ahead, uint32_t lines)
+			const uint8_t *ahead, uint32_t pace)
 {
 	const uint8_t *token[NR_ACC];
 	float sums[NR_ACC] __attribute__((aligned(64)));
@@ -69,7 +75,7 @@ INLINE void score_block(uint32_t type, int nr, int nt, const struct kvt_rows *ke
 		acc[t] = vec_zero();
 	for (i = 0; i + VL <= keys->dim; i += VL) {
 		score_vector(type, nr, nt, token, queries, query_bytes, i, false, acc);
-		kvt_ahead_step(ahead, lines);
+		ahead = kvt_ahead_step(ahead, pace, (uint32_t)nt * VL * width_of(type) / 64);
 	}
 	if (i < keys->dim)
 		score_vector(type, nr, nt, token, queries, query_bytes, i, true, acc);
@@ -77,6 +83,7 @@ INLINE void score_block(uint32_t type, int nr, int nt, const struct kvt_rows *ke
 	KVT_UNROLL
 	for (r = 0; r < nr; r++)
 		memcpy(s + r * KVT_TILE + first, sums + r * nt, (size_t)nt * sizeof(*s));
+	return ahead;
 }
 
 INLINE void score_rows(uint32_t type, int nr, const struct kvt_rows *keys, const char *queries,
@@ -84,17 +91,19 @@ INLINE void score_rows(uint32_t type, int nr, const struct kvt_rows *keys, const
 {
 	const uint32_t step = NR_ACC / nr;
 	uint32_t steps = (keys->nr + step - 1) / step * ((keys->dim + VL - 1) / VL), t;
-	uint32_t lines = kvt_ahead_lines(ahead, steps);
+	uint32_t pace = kvt_ahead_pace(ahead, steps);
+	const uint8_t *at = ahead->at;
 
 	for (t = 0; t < keys->nr; t += step)
-		score_block(type, nr, step, keys, t, queries, query_bytes, s, ahead, lines);
+		at = score_block(type, nr, step, keys, t, queries, query_bytes, s, at, pace);
+	ahead->at = at;
 }
 
 /* Four query rows at a time, as they share what is loaded; then the rest. */
 INLINE void score(uint32_t type, const struct kvt_rows *keys, const char *queries,
 		  uint32_t query_bytes, uint32_t nr, float *s, struct kvt_scratch *scratch)
 {
-	struct kvt_ahead none = { 0 }, *ahead = &scratch->ahead_keys;
+	struct kvt_ahead none = { (const void *)s, 0 }, *ahead = &scratch->ahead_keys;
 	uint32_t r;
 
 	for (r = 0; r < nr; ahead = &none) {
@@ -114,9 +123,9 @@ INLINE void score(uint32_t type, const struct kvt_rows *keys, const char *querie
 }
 
 /* @nd vectors of the outputs of @nr rows, from element @i on. */
-INLINE void add_block(uint32_t type, int nr, int nd, bool half, const struct kvt_rows *values,
+INLINE const uint8_t *add_block(uint32_t type, int nr, int nd, bool half, const struct kvt_rows *values,
 		      uint32_t i, const float *p, const float *shrink, float *o, uint32_t o_pad,
-		      struct kvt_ahead *ahead, uint32_t lines)
+		      const uint8_t *ahead, uint32_t pace)
 {
 	vec acc[16], v[8], weight;
 	uint32_t t;
@@ -144,7 +153,8 @@ INLINE void add_block(uint32_t type, int nr, int nd, bool half, const struct kvt
 			for (d = 0; d < nd; d++)
 				acc[r * nd + d] = vec_fma(weight, v[d], acc[r * nd + d]);
 		}
-		kvt_ahead_step(ahead, lines);
+		ahead = kvt_ahead_step(ahead, pace,
+				       ((uint32_t)nd * VL * width_of(type) + 63) / 64);
 	}
 	KVT_UNROLL
 	for (r = 0; r < nr; r++) {
@@ -158,6 +168,7 @@ INLINE void add_block(uint32_t type, int nr, int nd, bool half, const struct kvt
 				vec_store(at, acc[r * nd + d]);
 		}
 	}
+	return ahead;
 }
 
 INLINE void add_rows(uint32_t type, int nr, const struct kvt_rows *values, const float *p,
@@ -165,20 +176,22 @@ INLINE void add_rows(uint32_t type, int nr, const struct kvt_rows *values, const
 {
 	const uint32_t nd = nr == 1 ? 2 * STEP_DIMS : STEP_DIMS;
 	uint32_t sweeps = (values->dim + nd * VL - 1) / (nd * VL), i = 0;
-	uint32_t lines = kvt_ahead_lines(ahead, sweeps * values->nr);
+	uint32_t pace = kvt_ahead_pace(ahead, sweeps * values->nr);
+	const uint8_t *at = ahead->at;
 
 	for (; i + nd * VL <= values->dim; i += nd * VL)
-		add_block(type, nr, nd, false, values, i, p, shrink, o, o_pad, ahead, lines);
+		at = add_block(type, nr, nd, false, values, i, p, shrink, o, o_pad, at, pace);
 	for (; i + VL <= values->dim; i += VL)
-		add_block(type, nr, 1, false, values, i, p, shrink, o, o_pad, ahead, lines);
+		at = add_block(type, nr, 1, false, values, i, p, shrink, o, o_pad, at, pace);
 	if (i < values->dim)
-		add_block(type, nr, 1, true, values, i, p, shrink, o, o_pad, ahead, lines);
+		at = add_block(type, nr, 1, true, values, i, p, shrink, o, o_pad, at, pace);
+	ahead->at = at;
 }
 
 INLINE void add(uint32_t type, const struct kvt_rows *values, const float *p, const float *shrink,
 		uint32_t nr, float *o, uint32_t o_pad, struct kvt_scratch *scratch)
 {
-	struct kvt_ahead none = { 0 }, *ahead = &scratch->ahead_values;
+	struct kvt_ahead none = { (const void *)p, 0 }, *ahead = &scratch->ahead_values;
 	uint32_t r;
 
 	for (r = 0; r + 4 <= nr; r += 4, ahead = &none)
