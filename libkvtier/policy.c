@@ -202,14 +202,30 @@ static void drop(struct kvt_seq *seq, struct kvt_piece *p)
 	kvt_piece_remove(seq, p);
 }
 
+/* When a whole cold extent more has become old. */
+static void compress_old(struct kvt_seq *seq)
+{
+	struct kvt_policy_state *state = seq->policy;
+	uint64_t tokens = kvt_seq_tokens(seq), end;
+
+	if (tokens <= state->policy.hot)
+		return;
+	end = tokens - state->policy.hot;
+	if (end < state->compressed) /* it was truncated */
+		state->compressed = 0;
+	if (end < state->compressed + seq->cache->layouts[KVT_COLDER].tokens && state->compressed)
+		return;
+	state->compressed = end;
+	/* Without room for the smaller copy the larger one stays. */
+	kvt_seq_compress(seq, end);
+}
+
 void kvt_policy_enforce(struct kvt_seq *seq)
 {
 	struct kvt_piece *p;
 
-	if (seq->policy && seq->policy->policy.hot &&
-	    kvt_seq_tokens(seq) > seq->policy->policy.hot)
-		/* Without room for the smaller copy the larger one stays. */
-		kvt_seq_compress(seq, kvt_seq_tokens(seq) - seq->policy->policy.hot);
+	if (seq->policy && seq->policy->policy.hot)
+		compress_old(seq);
 	while (seq->policy && too_many(seq)) {
 		if ((seq->policy->policy.flags & KVT_POLICY_MERGE) && kvt_policy_merge(seq) == 1)
 			continue;

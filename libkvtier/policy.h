@@ -21,6 +21,7 @@ struct kvt_summary {
 struct kvt_policy_state {
 	struct kvt_policy policy;
 	struct kvt_summary *summary; /* NULL: not wanted */
+	uint64_t compressed; /* up to here there is nothing to compress */
 };
 
 bool kvt_piece_droppable(const struct kvt_seq *seq, const struct kvt_piece *p);

@@ -62,7 +62,8 @@ void kvt_prefix_destroy(struct kvt_prefix *p)
 	free(p);
 }
 
-int kvt_prefix_root(struct kvt_prefix *p, const char *tenant, struct kvt_prefix_node **root)
+int kvt_prefix_root(struct kvt_prefix *p, const char *tenant, bool make,
+		    struct kvt_prefix_node **root)
 {
 	struct kvt_prefix_node *node;
 
@@ -73,7 +74,7 @@ int kvt_prefix_root(struct kvt_prefix *p, const char *tenant, struct kvt_prefix_
 	for (node = p->roots; node; node = node->next)
 		if (!strcmp(node->tenant, tenant))
 			break;
-	if (!node) {
+	if (!node && make) {
 		node = calloc(1, sizeof(*node));
 		if (node)
 			node->tenant = strdup(tenant);
@@ -85,6 +86,8 @@ int kvt_prefix_root(struct kvt_prefix *p, const char *tenant, struct kvt_prefix_
 		node->next = p->roots;
 		p->roots = node;
 	}
+	if (node)
+		node->visit = p->visit; /* it stays while this call is at it */
 	*root = node;
 	return 0;
 }
@@ -177,6 +180,20 @@ int kvt_prefix_add(struct kvt_prefix *p, struct kvt_prefix_node *parent, const u
 	return 0;
 }
 
+/* A tenant of whom nothing is left is forgotten. */
+static void drop_root(struct kvt_prefix *p, struct kvt_prefix_node *root)
+{
+	struct kvt_prefix_node **link = &p->roots;
+
+	if (root->parent || root->children || root->visit == p->visit)
+		return;
+	while (*link != root)
+		link = &(*link)->next;
+	*link = root->next;
+	free(root->tenant);
+	free(root);
+}
+
 void kvt_prefix_unlink(struct kvt_prefix *p, struct kvt_prefix_node *node)
 {
 	struct kvt_prefix_node **link = &p->buckets[bucket_of(p, node->parent, node->tokens[0])];
@@ -187,6 +204,7 @@ void kvt_prefix_unlink(struct kvt_prefix *p, struct kvt_prefix_node *node)
 	node->parent->children--;
 	p->stats.extents--;
 	kvt_extent_put(p->cache, node->extent);
+	drop_root(p, node->parent);
 	free(node);
 }
 
@@ -258,7 +276,7 @@ int kvt_prefix_insert(struct kvt_prefix *p, const char *tenant, const uint32_t *
 					  "prefix is left to share");
 	pthread_mutex_lock(&p->lock);
 	p->visit++;
-	ret = kvt_prefix_root(p, tenant, &root);
+	ret = kvt_prefix_root(p, tenant, true, &root);
 	if (!ret)
 		ret = insert(p, root, tokens, nr, seq);
 	pthread_mutex_unlock(&p->lock);
@@ -323,8 +341,8 @@ int64_t kvt_prefix_match(struct kvt_prefix *p, const char *tenant, const uint32_
 		return ret;
 	pthread_mutex_lock(&p->lock);
 	p->visit++;
-	ret = kvt_prefix_root(p, tenant, &root);
-	if (!ret)
+	ret = kvt_prefix_root(p, tenant, false, &root);
+	if (!ret && root)
 		ret = match(p, root, tokens, nr, s);
 	if (ret >= 0)
 		count(p, nr, ret);

@@ -51,7 +51,9 @@ struct kvt_prefix {
 };
 
 /* prefix.c */
-int kvt_prefix_root(struct kvt_prefix *p, const char *tenant, struct kvt_prefix_node **root);
+/* Of @tenant; NULL in @*root: there is none, and @make is false. */
+int kvt_prefix_root(struct kvt_prefix *p, const char *tenant, bool make,
+		    struct kvt_prefix_node **root);
 int kvt_prefix_add(struct kvt_prefix *p, struct kvt_prefix_node *parent, const uint32_t *tokens,
 		   uint32_t nr, struct kvt_extent *extent, struct kvt_prefix_node **node);
 void kvt_prefix_unlink(struct kvt_prefix *p, struct kvt_prefix_node *node);

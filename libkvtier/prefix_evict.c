@@ -115,13 +115,13 @@ bool kvt_prefix_evict_one(struct kvt_prefix *p)
 
 	if (!node)
 		return false;
-	parent = node->parent;
+	parent = node->parent->parent ? node->parent : NULL; /* a root may be gone after this */
 	p->inflation = node->worth;
 	kvt_prefix_unleaf(p, node);
 	kvt_prefix_unlink(p, node);
 	p->stats.evicted++;
 	/* A slot of the heap has just become free. */
-	if (!parent->children && parent->parent)
+	if (parent && !parent->children)
 		kvt_prefix_leaf(p, parent);
 	return true;
 }

@@ -81,7 +81,7 @@ static int load_root(struct kvt_prefix *p, struct kvt_bytes *b, struct kvt_prefi
 	if (nr > KVT_TENANT_MAX)
 		return kvt_fail(-EILSEQ, "the manifest is inconsistent: a tenant's name is too long");
 	kvt_get(b, tenant, nr);
-	return b->error ? b->error : kvt_prefix_root(p, tenant, node);
+	return b->error ? b->error : kvt_prefix_root(p, tenant, true, node);
 }
 
 static int load_node(struct kvt_prefix *p, struct kvt_bytes *b, struct kvt_prefix_node *parent,

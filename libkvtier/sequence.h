@@ -73,6 +73,7 @@ struct kvt_cache {
 	struct kvt_layout layouts[KVT_NR_LAYOUTS];
 	uint32_t groups; /* blocks of an extent */
 	uint8_t id[KVT_ID_BYTES]; /* random: names this cache in streams */
+	bool has_nvme; /* the pool has such a tier: a block may be lost */
 	struct kvt_stream *stream; /* attention reads ahead by it; NULL: none */
 
 	pthread_mutex_t save_lock; /* before @lock; guards marks and slots of extents */
@@ -102,6 +103,8 @@ struct kvt_seq {
 };
 
 /* sequence_cache.c */
+/* Are so many free, or may become so?  Says so before anything is taken. */
+int kvt_blocks_check(struct kvt_cache *c, uint64_t nr);
 int kvt_blocks_take(struct kvt_cache *c, uint32_t *blocks, uint32_t nr);
 void kvt_blocks_give(struct kvt_cache *c, const uint32_t *blocks, uint32_t nr);
 

@@ -87,6 +87,14 @@ static uint64_t covered(const struct kvt_seq *seq)
 	return (uint64_t)last->position + last->span;
 }
 
+/* That have to be added for tokens up to @end. */
+static uint64_t extents_for(const struct kvt_seq *seq, uint64_t end)
+{
+	uint32_t tokens = seq->cache->layouts[KVT_HOT].tokens;
+
+	return (end + tokens - 1) / tokens - (covered(seq) + tokens - 1) / tokens;
+}
+
 /* On failure the sequence is as before; *@nr_before is what kvt_seq_unreserve() wants. */
 int kvt_seq_reserve(struct kvt_seq *seq, uint32_t layer, uint32_t tokens, uint32_t *nr_before)
 {
@@ -98,6 +106,8 @@ int kvt_seq_reserve(struct kvt_seq *seq, uint32_t layer, uint32_t tokens, uint32
 	*nr_before = seq->nr_pieces;
 	if (end > UINT32_MAX)
 		return kvt_fail(-EFBIG, "a sequence has at most %u tokens", UINT32_MAX);
+	if (end > covered(seq))
+		ret = kvt_blocks_check(seq->cache, extents_for(seq, end) * seq->cache->groups);
 	for (; !ret && p && p < seq->pieces + seq->nr_pieces && p->position < end; p++)
 		if (p->position + (uint64_t)p->span > first)
 			ret = make_writable(seq, p);

@@ -116,6 +116,48 @@ static int merge_part(struct job *j, float *total)
 	return ret;
 }
 
+/* To a sequence all damage is the same. */
+static int lost(int error)
+{
+	return kvt_fail(error == -ETIMEDOUT ? error : -EIO,
+			"a block of the sequence is lost (%s): drop the sequence or truncate it "
+			"before the block", kvt_strerror(error));
+}
+
+/*
+ * A touch of a lost block is a signal, so let the pager say first whether all can be had.
+ * Where memory is too small for them some are read twice: a stream does better.
+ */
+static int promote_blocks(struct kvt_cache *c, const struct kvt_seq_block *blocks,
+			  const uint8_t *mask, uint32_t nr_blocks)
+{
+	struct kvtier_range *ranges = calloc(nr_blocks + 1, sizeof(*ranges));
+	uint32_t i, nr = 0;
+	int ret;
+
+	if (!ranges)
+		return kvt_fail(-ENOMEM, "no memory for attention over %u blocks", nr_blocks);
+	for (i = 0; i < nr_blocks; i++)
+		if (!mask || (mask[i / 8] >> i % 8 & 1))
+			ranges[nr++] = (struct kvtier_range){ .offset = blocks[i].offset,
+							      .length = kvt_pool_block_bytes(c->pool) };
+	ret = nr ? kvt_range_op(c->pool, KVTIER_OP_PROMOTE, KVTIER_TIER_NONE, 0, ranges, nr) : 0;
+	for (i = 0; ret >= 0 && i < nr; i++)
+		if (ranges[i].result == -EIO || ranges[i].result == -ETIMEDOUT)
+			ret = lost(ranges[i].result);
+	free(ranges);
+	return ret < 0 ? ret : 0;
+}
+
+static int attend_in_place(struct job *j, const struct kvt_attend_params *params,
+			   const struct kvt_attend_seq *seq)
+{
+	struct kvt_cache *c = j->query->seq->cache;
+	int ret = c->has_nvme ? promote_blocks(c, j->blocks, j->mask, j->nr_blocks) : 0;
+
+	return ret ? ret : kvt_attend(j->attend, params, seq, 1);
+}
+
 static int attend_class(struct job *j, uint32_t ratio, float *total)
 {
 	const struct kvt_seq_query *q = j->query;
@@ -140,7 +182,9 @@ static int attend_class(struct job *j, uint32_t ratio, float *total)
 	if (q->seq->cache->stream)
 		ret = kvt_stream_attend(q->seq->cache->stream, &params, &seq, 1, &j->next, 1, NULL);
 	else
-		ret = kvt_attend(j->attend, &params, &seq, 1);
+		ret = attend_in_place(j, &params, &seq);
+	if (ret == -EILSEQ)
+		ret = lost(-EIO);
 	if (ret)
 		return ret;
 	for (i = 0; i < j->rows; i++)
@@ -268,6 +312,99 @@ static int attend_one(struct kvt_attend *attend, const struct kvt_attend_params 
 	return ret;
 }
 
+/* Exact rows alone, all of them wanted: nothing to weigh, and nobody to tell. */
+static bool all_plain(const struct kvt_seq_query *queries, uint32_t nr)
+{
+	uint32_t i;
+
+	for (i = 0; i < nr; i++)
+		if (queries[i].seq->policy || queries[i].cold_blocks ||
+		    queries[i].seq->cache != queries[0].seq->cache)
+			return false;
+	return true;
+}
+
+/* The tables of all sequences, one after the other, and where each begins. */
+struct batch {
+	struct kvt_seq_block *blocks, *next_blocks;
+	struct kvt_attend_seq *seqs;
+	struct kvt_stream_table *next;
+	uint32_t nr_blocks;
+};
+
+static int alloc_batch(struct batch *b, uint32_t layer, const struct kvt_seq_query *queries,
+		       uint32_t nr)
+{
+	uint32_t i;
+	int blocks;
+
+	for (i = 0; i < nr; i++) {
+		blocks = kvt_seq_view(queries[i].seq, layer, NULL, 0);
+		if (blocks < 0)
+			return blocks;
+		b->nr_blocks += (uint32_t)blocks;
+	}
+	b->blocks = calloc((size_t)b->nr_blocks + 1, sizeof(*b->blocks));
+	b->next_blocks = calloc((size_t)b->nr_blocks + 1, sizeof(*b->next_blocks));
+	b->seqs = calloc(nr, sizeof(*b->seqs));
+	b->next = calloc(nr, sizeof(*b->next));
+	if (!b->blocks || !b->next_blocks || !b->seqs || !b->next)
+		return kvt_fail(-ENOMEM, "no memory for attention over %u blocks", b->nr_blocks);
+	return 0;
+}
+
+static void free_batch(struct batch *b)
+{
+	free(b->blocks);
+	free(b->next_blocks);
+	free(b->seqs);
+	free(b->next);
+}
+
+static void fill_batch(struct batch *b, uint32_t layer, const struct kvt_seq_query *queries,
+		       uint32_t nr)
+{
+	uint32_t layers = queries->seq->cache->geometry.layers, at = 0, i;
+
+	for (i = 0; i < nr; i++) {
+		const struct kvt_seq_query *q = &queries[i];
+		uint32_t own = (uint32_t)kvt_seq_view(q->seq, layer, b->blocks + at,
+						      b->nr_blocks - at);
+		uint32_t next = (uint32_t)kvt_seq_view(q->seq, (layer + 1) % layers,
+						       b->next_blocks + at, own);
+
+		b->seqs[i] = (struct kvt_attend_seq){ .size = sizeof(b->seqs[i]),
+						      .q_tokens = q->q_tokens,
+						      .q_position = q->q_position, .q = q->q,
+						      .out = q->out, .lse = q->lse,
+						      .blocks = b->blocks + at, .nr_blocks = own };
+		b->next[i].blocks = b->next_blocks + at;
+		b->next[i].nr_blocks = next < own ? next : own;
+		at += own;
+	}
+}
+
+/* All sequences at once: the threads have more to share, and a stream more to read ahead. */
+static int attend_batch(struct kvt_attend *attend, const struct kvt_attend_params *params,
+			uint32_t layer, const struct kvt_seq_query *queries, uint32_t nr)
+{
+	struct kvt_cache *c = queries->seq->cache;
+	struct batch b = { 0 };
+	int ret = alloc_batch(&b, layer, queries, nr);
+
+	if (!ret)
+		fill_batch(&b, layer, queries, nr);
+	if (!ret && c->stream) {
+		ret = kvt_stream_attend(c->stream, params, b.seqs, nr, b.next, nr, NULL);
+	} else if (!ret) {
+		ret = c->has_nvme ? promote_blocks(c, b.blocks, NULL, b.nr_blocks) : 0;
+		if (!ret)
+			ret = kvt_attend(attend, params, b.seqs, nr);
+	}
+	free_batch(&b);
+	return ret == -EILSEQ ? lost(-EIO) : ret;
+}
+
 static int check_query(const struct kvt_attend *attend, const struct kvt_attend_params *params,
 		       const struct kvt_seq_query *q)
 {
@@ -309,6 +446,8 @@ int kvt_seq_attend(struct kvt_attend *attend, const struct kvt_attend_params *pa
 
 	for (i = 0; !ret && i < nr; i++)
 		ret = check_query(attend, params, &queries[i]);
+	if (!ret && nr > 1 && all_plain(queries, nr))
+		return attend_batch(attend, params, layer, queries, nr);
 	for (i = 0; !ret && i < nr; i++)
 		ret = attend_one(attend, params, layer, &queries[i]);
 	return ret;

@@ -152,6 +152,15 @@ static int init_layouts(struct kvt_cache *c)
 	return 0;
 }
 
+static int look_at_tiers(struct kvt_cache *c)
+{
+	struct kvtier_stats stats = { .size = sizeof(stats) };
+	int ret = kvt_stats(c->pool, &stats);
+
+	c->has_nvme = stats.tier[KVTIER_TIER_NVME].budget_bytes > 0;
+	return ret;
+}
+
 static int init_blocks(struct kvt_cache *c)
 {
 	uint64_t nr = kvt_pool_bytes(c->pool) / kvt_pool_block_bytes(c->pool);
@@ -191,6 +200,8 @@ int kvt_cache_create(struct kvt_pool *pool, const struct kvt_geometry *geometry,
 	ret = init_layouts(c);
 	if (!ret)
 		ret = init_blocks(c);
+	if (!ret)
+		ret = look_at_tiers(c);
 	if (!ret && getrandom(c->id, sizeof(c->id), 0) != (ssize_t)sizeof(c->id))
 		ret = kvt_fail(-EIO, "getrandom() gave no random bytes");
 	if (ret) {
@@ -225,9 +236,7 @@ const struct kvt_geometry *kvt_cache_geometry(const struct kvt_cache *c)
 
 void kvt_cache_set_seal_lag(struct kvt_cache *c, uint32_t tokens)
 {
-	pthread_mutex_lock(&c->lock);
-	c->seal_lag = tokens;
-	pthread_mutex_unlock(&c->lock);
+	__atomic_store_n(&c->seal_lag, tokens, __ATOMIC_RELAXED);
 }
 
 void kvt_cache_stats(struct kvt_cache *c, struct kvt_cache_stats *stats)
@@ -312,6 +321,23 @@ static bool take(struct kvt_cache *c, uint32_t *blocks, uint32_t nr)
 	return enough;
 }
 
+static int full(struct kvt_cache *c, uint64_t nr)
+{
+	return kvt_fail(-ENOSPC, "the pool is full: %llu more blocks are needed, %u of %llu are free; "
+				 "drop sequences, set a policy or make the pool larger",
+			(unsigned long long)nr, c->nr_free, (unsigned long long)c->stats.blocks);
+}
+
+int kvt_blocks_check(struct kvt_cache *c, uint64_t nr)
+{
+	bool enough;
+
+	pthread_mutex_lock(&c->lock);
+	enough = nr <= (uint64_t)c->nr_free + c->nr_limbo;
+	pthread_mutex_unlock(&c->lock);
+	return enough ? 0 : full(c, nr);
+}
+
 int kvt_blocks_take(struct kvt_cache *c, uint32_t *blocks, uint32_t nr)
 {
 	if (take(c, blocks, nr))
@@ -319,7 +345,5 @@ int kvt_blocks_take(struct kvt_cache *c, uint32_t *blocks, uint32_t nr)
 	retry_limbo(c);
 	if (take(c, blocks, nr))
 		return 0;
-	return kvt_fail(-ENOSPC, "the pool is full: %u more blocks are needed, %u of %llu are free; "
-				 "drop sequences, set a policy or make the pool larger",
-			nr, c->nr_free, (unsigned long long)c->stats.blocks);
+	return full(c, nr);
 }

@@ -107,11 +107,12 @@ int kvt_extent_seal(struct kvt_cache *c, struct kvt_extent *e)
 void kvt_seq_seal_full(struct kvt_seq *seq)
 {
 	uint64_t tokens = kvt_seq_tokens(seq);
+	uint32_t lag = __atomic_load_n(&seq->cache->seal_lag, __ATOMIC_RELAXED);
 	const struct kvt_piece *p;
 
 	for (; seq->nr_sealed < seq->nr_pieces; seq->nr_sealed++) {
 		p = &seq->pieces[seq->nr_sealed];
-		if (p->position + (uint64_t)p->rows + seq->cache->seal_lag > tokens)
+		if (p->position + (uint64_t)p->rows + lag > tokens)
 			return;
 		seal(seq->cache, p->extent);
 	}

@@ -200,7 +200,8 @@ int kvt_seq_sketch(struct kvt_seq *seq, uint32_t rank)
 		s = sketch_extent(c, seq->pieces[i].extent, rank, &ret);
 		pthread_mutex_lock(&c->lock);
 		if (s && !seq->pieces[i].extent->sketch) {
-			seq->pieces[i].extent->sketch = s;
+			/* Whoever sees it sees all of it. */
+			__atomic_store_n(&seq->pieces[i].extent->sketch, s, __ATOMIC_RELEASE);
 			s = NULL;
 			made++;
 		}
@@ -285,7 +286,8 @@ int kvt_sketch_select(const struct kvt_seq *seq, const struct kvt_attend_params 
 	if (!ranks)
 		return kvt_fail(-ENOMEM, "no memory to choose blocks");
 	for (i = 0; i < nr; i++) {
-		struct kvt_sketch *s = seq->pieces[i].extent->sketch;
+		struct kvt_sketch *s = __atomic_load_n(&seq->pieces[i].extent->sketch,
+						       __ATOMIC_ACQUIRE);
 
 		if (!s || !on_nvme(c, blocks[i].offset))
 			continue;

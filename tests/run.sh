@@ -135,7 +135,7 @@ esac
 mkdir -p "$logs" || exit 1
 suite build 900 "$0" build
 suite uapi 120 tests/uapi/run.sh
-suite lint 600 tests/lint/run.sh
+suite lint 1200 tests/lint/run.sh
 suite unit 120 "$0" unit "$B"
 suite unit-clang 120 "$0" unit "$B/clang"
 suite unit-asan 120 "${sanitized[@]}" "$0" unit "$B/asan"

@@ -256,7 +256,7 @@ struct kvt_seq_query {
  * of the positions that they stand for, and the summary of what was dropped if its policy
  * has one.  The policy is told of where the attention went (kvt_seq_note()).  Exact when
  * the sequence's policy is.  Errors: -EINVAL the parameters do not fit the cache; those of
- * kvt_attend(); outputs of queries before the failing one are written then.
+ * kvt_attend().  Outputs of queries before the failing one may be written then.
  */
 int kvt_seq_attend(struct kvt_attend *attend, const struct kvt_attend_params *params, uint32_t layer,
 		   const struct kvt_seq_query *queries, uint32_t nr);
@@ -389,7 +389,7 @@ enum kvt_draft_state {
 /*
  * kvt_draft_create() - put two sequences, alone in their caches, under one budget
  *
- * Sets the DRAM budgets of both pools; the sequences stay the caller's and have to
+ * Sets the DRAM budgets of both pools and the draft's policy; the sequences stay the caller's and have to
  * outlive it.  Errors: -EINVAL a field is out of range, or both are in one cache; -ENOSPC
  * a pool cannot shrink so far.
  */
@@ -445,7 +445,8 @@ int kvt_seq_import(struct kvt_cache *cache, int fd, uint32_t flags, int timeout_
  *
  * An approximation.  As many whole extents at a time as fill one of the cold types; what
  * others refer to as well stays as it is.  Returns how many tokens; errors: -EINVAL the
- * geometry has no cold types; -ENOSPC no room for the copy; -EIO.  struct kvt_policy has
+ * geometry has no cold types; -ENOSPC no room for the copy; -EIO.  What was done before an
+ * error stays done.  struct kvt_policy has
  * @hot to have it done by the way.
  */
 int64_t kvt_seq_compress(struct kvt_seq *seq, uint64_t end);

@@ -328,6 +328,100 @@ static void attends(const char *dir)
 	free(q);
 }
 
+/* A ragged batch in one call has the bits of each alone, with a stream and without. */
+static void batched(const char *dir)
+{
+	static const uint32_t lengths[] = { 130, 7, 300, 64 };
+	float *k = random_floats(300 * WIDTH, 1), *v = random_floats(300 * WIDTH, 2);
+	float *q = random_floats(4 * Q_HEADS * DIM, 3);
+	float alone[4][Q_HEADS * DIM], out[4][Q_HEADS * DIM];
+	const void *a = alone, *b = out; /* the bits count */
+	struct kvt_attend *attend = attention();
+	struct kvt_seq_query queries[4];
+	struct kvt_stream *stream;
+	struct kvt_seq *seqs[4];
+	struct place p;
+	uint32_t i;
+
+	place_open(&p, dir, &plain);
+	for (i = 0; i < 4; i++) {
+		CHECK_EQ(kvt_seq_create(p.cache, &seqs[i]), 0);
+		fill(seqs[i], k, v, lengths[i]);
+		queries[i] = (struct kvt_seq_query){ .seq = seqs[i], .q_tokens = 1,
+						     .q_position = lengths[i] - 1,
+						     .q = q + (size_t)i * Q_HEADS * DIM };
+		ask(attend, seqs[i], queries[i].q, 0, alone[i]);
+		queries[i].out = out[i];
+	}
+	CHECK_EQ(kvt_seq_attend(attend, &params, 1, queries, 4), 0);
+	CHECK(!memcmp(a, b, sizeof(out)));
+	stream = stream_over(&p, attend);
+	memset(out, 0, sizeof(out));
+	CHECK_EQ(kvt_seq_attend(attend, &params, 1, queries, 4), 0);
+	CHECK(!memcmp(a, b, sizeof(out)));
+	CHECK_ERR(kvt_seq_attend(attend, &params, 2, queries, 4), -EINVAL, "no layer 2");
+	CHECK_EQ(kvt_cache_set_stream(p.cache, NULL), 0);
+	kvt_stream_destroy(stream);
+	for (i = 0; i < 4; i++)
+		kvt_seq_destroy(seqs[i]);
+	kvt_attend_destroy(attend);
+	place_close(&p);
+	free(k);
+	free(v);
+	free(q);
+}
+
+/* Values that are a part of the keys: the latent of absorbed projections. */
+static void latent(const char *dir)
+{
+	struct kvt_attend_params p = KVT_ATTEND_PARAMS_INIT;
+	float *k = random_floats(100 * 24, 1), *q = random_floats(Q_HEADS * 24, 3);
+	struct kvt_geometry g = KVT_GEOMETRY_INIT;
+	float out[Q_HEADS * 16], score[100], sum, want;
+	struct kvt_attend *attend = attention();
+	struct kvt_seq_query query;
+	struct kvt_cache *cache;
+	struct kvt_seq *seq;
+	struct place place;
+	uint32_t h, t, i;
+
+	place_open(&place, dir, &(struct place_config){ .blocks = 16, .dram = 16 });
+	kvt_cache_destroy(place.cache); /* one that place_open() does not know */
+	g.layers = 1;
+	g.kv_heads = 1;
+	g.k_dim = 24; /* 16 latent, 8 rotated */
+	g.block_tokens = 16;
+	CHECK_EQ(kvt_cache_create(place.pool, &g, &cache), 0);
+	CHECK_EQ(kvt_seq_create(cache, &seq), 0);
+	CHECK_EQ(kvt_seq_append_float(seq, 0, 100, k, NULL), 0);
+	p.flags = KVT_CAUSAL;
+	p.q_heads = Q_HEADS;
+	p.kv_heads = 1;
+	p.k_dim = 24;
+	p.v_dim = 16;
+	query = (struct kvt_seq_query){ .seq = seq, .q_tokens = 1, .q_position = 99, .q = q,
+					.out = out };
+	CHECK_EQ(kvt_seq_attend(attend, &p, 0, &query, 1), 0);
+	for (h = 0; h < Q_HEADS; h++) {
+		for (sum = 0, t = 0; t < 100; t++) {
+			for (score[t] = 0, i = 0; i < 24; i++)
+				score[t] += q[h * 24 + i] * k[t * 24 + i];
+			sum += score[t] = expf(score[t] / sqrtf(24));
+		}
+		for (i = 0; i < 16; i++) {
+			for (want = 0, t = 0; t < 100; t++)
+				want += score[t] / sum * k[t * 24 + i];
+			CHECK(fabsf(out[h * 16 + i] - want) < 1e-4f);
+		}
+	}
+	kvt_seq_destroy(seq);
+	kvt_cache_destroy(cache);
+	kvt_pool_destroy(place.pool);
+	kvt_attend_destroy(attend);
+	free(k);
+	free(q);
+}
+
 /* Pairs of rows become their means, which weigh twice; the rest is exact. */
 static void merges(const char *dir)
 {
@@ -619,6 +713,8 @@ static const struct check_case cases[] = {
 	{ "refusals", "policies that cannot be kept are refused by name", refusals },
 	{ "victims", "each policy drops what it says", victims },
 	{ "attends", "attention over a sequence, in any tier, in one call", attends },
+	{ "batched", "a ragged batch in one call, the bits of each alone", batched },
+	{ "latent", "values that are a part of the keys (MLA)", latent },
 	{ "merges", "merged rows are means and weigh what they stand for", merges },
 	{ "summarises", "attention includes the summary of what was dropped", summarises },
 	{ "compresses", "old tokens in int8, fp8 and int4, attended to and rolled back into",

@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include <err.h>
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -140,6 +141,9 @@ static void tenants(const char *dir)
 	CHECK_EQ(found(prefix, NULL, 1, 32), 0);
 	CHECK_EQ(found(prefix, "alic", 1, 32), 0);
 	CHECK_EQ(found(prefix, "alice", 1, 32), 32);
+	CHECK_EQ(kvt_prefix_evict(prefix, 100), 4); /* all that she had: she is forgotten */
+	CHECK_EQ(found(prefix, "alice", 1, 32), 0);
+	CHECK_EQ(offer(&p, prefix, "alice", 1, 32), 4);
 	memset(longest, 'x', sizeof(longest));
 	longest[sizeof(longest) - 1] = 0;
 	CHECK_ERR(found(prefix, longest, 1, 32), -EINVAL, "tenant");
@@ -207,6 +211,76 @@ static void dropped(const char *dir)
 	kvt_seq_destroy(fork);
 	kvt_seq_destroy(seq);
 	kvt_prefix_destroy(prefix);
+	place_close(&p);
+}
+
+#define WORKERS 4
+#define ROUNDS 60
+
+struct worker {
+	struct place *place;
+	struct kvt_prefix *prefix;
+	uint32_t number;
+	uint32_t wrong;
+};
+
+/* Requests of five stories, each with an end of its own: match, compute, offer, fork, dedup. */
+static void *work(void *arg)
+{
+	struct worker *w = arg;
+	uint32_t round, tokens[TOKENS], i;
+
+	for (round = 0; round < ROUNDS; round++) {
+		uint32_t story = (round * 7 + w->number) % 5, own = 100 + w->number;
+		struct kvt_seq *seq, *fork;
+		int64_t found;
+
+		tokens_of(tokens, story, 40);
+		for (i = 40; i < TOKENS; i++)
+			tokens[i] = own * 1000 + i;
+		found = kvt_prefix_match(w->prefix, "t", tokens, TOKENS, &seq);
+		if (found < 0) {
+			w->wrong++;
+			continue;
+		}
+		if (found < 40)
+			story_append(seq, story, (uint32_t)found, 40 - (uint32_t)found);
+		if (found < TOKENS)
+			story_append(seq, own, found > 40 ? (uint32_t)found : 40,
+				     TOKENS - (found > 40 ? (uint32_t)found : 40));
+		w->wrong += kvt_prefix_insert(w->prefix, "t", tokens, TOKENS, seq) < 0;
+		w->wrong += kvt_seq_dedup(seq) < 0;
+		w->wrong += kvt_seq_fork(seq, &fork) != 0 || kvt_seq_truncate(fork, 30) != 0;
+		story_append(fork, own, 30, 5);
+		w->wrong += story_check(seq, story, 0, 40) || story_check(seq, own, 40, 24) ||
+			    story_check(fork, story, 0, 30) || story_check(fork, own, 30, 5);
+		if (round % 16 == 15)
+			kvt_prefix_evict(w->prefix, 3);
+		kvt_seq_destroy(fork);
+		kvt_seq_destroy(seq);
+	}
+	return NULL;
+}
+
+static void threads(const char *dir)
+{
+	struct worker workers[WORKERS];
+	pthread_t ids[WORKERS];
+	struct place p;
+	uint32_t i;
+
+	place_open(&p, dir, &plain);
+	for (i = 0; i < WORKERS; i++) {
+		workers[i] = (struct worker){ .place = &p, .number = i };
+		workers[i].prefix = i ? workers[0].prefix : tree(&p, 40);
+	}
+	for (i = 0; i < WORKERS; i++)
+		CHECK_EQ(pthread_create(&ids[i], NULL, work, &workers[i]), 0);
+	for (i = 0; i < WORKERS; i++) {
+		pthread_join(ids[i], NULL);
+		CHECK_EQ(workers[i].wrong, 0);
+	}
+	kvt_prefix_destroy(workers[0].prefix);
 	place_close(&p);
 }
 
@@ -343,6 +417,7 @@ static const struct check_case cases[] = {
 	{ "tenants", "nobody is served another tenant's keys and values", tenants },
 	{ "evicts", "what is worth least goes first", evicts },
 	{ "dropped", "a sequence without its beginning is no prefix", dropped },
+	{ "threads", "several threads, one tree, one cache", threads },
 	{ "restarted", "tree and sequences survive a restart", restarted },
 	{ "manifest_refusals", "a wrong, cut or damaged manifest is refused", manifest_refusals },
 };

@@ -374,6 +374,35 @@ static void damage(const char *path)
 	close(fd);
 }
 
+/* Attention fails, and says so; with a stream too. */
+static void attend_lost(const struct place *p, struct kvt_seq *seq)
+{
+	struct kvt_attend_params params = KVT_ATTEND_PARAMS_INIT;
+	struct kvt_attend_config config = KVT_ATTEND_CONFIG_INIT;
+	struct kvt_stream_config stream_config = KVT_STREAM_CONFIG_INIT;
+	float q[16] = { 1 }, out[16] = { 7 };
+	struct kvt_seq_query query = { .seq = seq, .q_tokens = 1, .q_position = 39, .q = q,
+				       .out = out };
+	struct kvt_attend *attend;
+	struct kvt_stream *stream;
+
+	config.threads = 2;
+	CHECK_EQ(kvt_attend_create(&config, &attend), 0);
+	params.flags = KVT_CAUSAL;
+	params.q_heads = params.kv_heads = 2;
+	params.k_dim = params.v_dim = 8;
+	CHECK_EQ(kvt_seq_attend(attend, &params, 0, &query, 1), -EIO);
+	stream_config.attend = attend;
+	stream_config.pool = p->pool;
+	CHECK_EQ(kvt_stream_create(&stream_config, &stream), 0);
+	CHECK_EQ(kvt_cache_set_stream(p->cache, stream), 0);
+	CHECK_EQ(kvt_seq_attend(attend, &params, 0, &query, 1), -EIO);
+	CHECK_EQ(kvt_cache_set_stream(p->cache, NULL), 0);
+	CHECK(out[0] == 7);
+	kvt_stream_destroy(stream);
+	kvt_attend_destroy(attend);
+}
+
 static void lost_block(const char *dir)
 {
 	static const float rows[64];
@@ -390,6 +419,7 @@ static void lost_block(const char *dir)
 	CHECK_ERR(kvt_seq_read_float(seq, 0, 3, 1, out, out), -EIO, "lost");
 	CHECK_ERR(kvt_seq_append_float(seq, KVT_ALL_LAYERS, 1, rows, rows), -EIO, "lost");
 	CHECK_EQ(kvt_seq_tokens(seq), 40);
+	attend_lost(&p, seq);
 	CHECK_EQ(kvt_seq_truncate(seq, 32), 0); /* the remedy that the message names */
 	story_append(seq, 2, 32, 8);
 	CHECK_EQ(story_check(seq, 2, 32, 8), 0);

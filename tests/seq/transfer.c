@@ -17,7 +17,7 @@
 #include "check.h"
 #include "model.h"
 
-#define TIMEOUT_MS 20000
+#define TIMEOUT_MS 60000
 
 static const struct place_config small = { .blocks = 32, .dram = 8, .nvme = 64, .block_tokens = 4 };
 static const struct place_config large = { .blocks = 400, .dram = 16, .nvme = 800, .layers = 4,
