@@ -83,8 +83,11 @@ UNIT_SRC := $(sort $(wildcard tests/unit/test_*.c))
 SEQ_SRC := $(sort $(wildcard tests/seq/*.c))
 DAEMON_TEST_SRC := $(sort $(wildcard tests/daemon/*.c))
 VM_SRC := $(sort $(wildcard tests/vm/*.c))
-ALL_SRC := $(LIB_SRC) $(TOOL_SRC) $(DAEMON_SRC) $(DAEMON_TEST_SRC) $(PRELOAD_SRC) $(DEMO_SRC) $(CONFORMANCE_SRC) \
-	$(BENCH_SRC) $(ATTEND_SRC) $(DECODE_SRC) $(UNIT_SRC) $(SEQ_SRC) $(VM_SRC)
+EXAMPLE_SRC := $(sort $(wildcard examples/*.c))
+DECODER_SRC := $(sort $(wildcard examples/decode/*.c))
+ALL_SRC := $(LIB_SRC) $(TOOL_SRC) $(DAEMON_SRC) $(DAEMON_TEST_SRC) $(PRELOAD_SRC) $(DEMO_SRC) \
+	$(CONFORMANCE_SRC) $(BENCH_SRC) $(ATTEND_SRC) $(DECODE_SRC) $(UNIT_SRC) $(SEQ_SRC) \
+	$(VM_SRC) $(EXAMPLE_SRC) $(DECODER_SRC)
 
 HEADERS := $(sort $(wildcard libkvtier/include/*.h))
 LIB_FILES := $(B)/libkvtier.so.$(SOVERSION) $(B)/libkvtier.so $(B)/libkvtier.a $(B)/kvtier.pc
@@ -96,9 +99,10 @@ SEQ_MAIN := $(shell grep -ls '^int main\b' $(SEQ_SRC) /dev/null)
 SEQ_BIN := $(patsubst tests/seq/%.c,$(B)/tests/seq/%,$(SEQ_MAIN))
 DAEMON_TEST_MAIN := $(shell grep -ls '^int main\b' $(DAEMON_TEST_SRC) /dev/null)
 DAEMON_TEST_BIN := $(patsubst tests/daemon/%.c,$(B)/tests/daemon/%,$(DAEMON_TEST_MAIN))
+EXAMPLE_BIN := $(patsubst examples/%.c,$(B)/examples/%,$(EXAMPLE_SRC)) $(B)/examples/decode
 VM_BIN := $(patsubst tests/vm/%.c,$(B)/tests/vm/%,$(VM_SRC))
 
-.PHONY: all lib tools daemon demo-programs tests demo test bench install uninstall clean help deps
+.PHONY: all lib tools daemon examples demo-programs tests demo test bench install uninstall clean help deps
 .PHONY: bench-attend bench-decode
 .PHONY: vm vm-demo modules install-module uninstall-module dkms
 .DEFAULT_GOAL := all
@@ -113,9 +117,11 @@ tools: deps $(B)/kvtier $(B)/libkvtier-preload.so ## build the kvtier command an
 
 daemon: deps $(B)/kvtierd ## build kvtierd
 
+examples: deps $(EXAMPLE_BIN) ## build the example programs of the library
+
 demo-programs: deps $(DEMO_BIN) ## build what the demo runs; fetches the pinned engine once
 
-tests: all $(B)/conformance $(BENCH_BIN) $(UNIT_BIN) $(SEQ_BIN) $(DAEMON_TEST_BIN) $(VM_BIN) ## build the test and benchmark programs
+tests: all examples $(B)/conformance $(BENCH_BIN) $(UNIT_BIN) $(SEQ_BIN) $(DAEMON_TEST_BIN) $(VM_BIN) ## build the test and benchmark programs
 
 demo: ## set up and show an unmodified llama.cpp with a quarter of the memory; MODEL= CTX=
 	scripts/setup.sh build demo
@@ -322,7 +328,17 @@ $(B)/bench-decode: $(call objects,$(DECODE_SRC)) $(B)/libkvtier.so
 SEQ_PARTS = $(call objects,$(filter-out $(SEQ_MAIN),$(SEQ_SRC)))
 $(SEQ_BIN): $(B)/tests/seq/%: $(B)/obj/tests/seq/%.o $(SEQ_PARTS) $(B)/libkvtier.so
 	$(Q_LD)mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) -L$(B) -lkvtier \
-		-pthread -Wl,-rpath,'$$ORIGIN/../..'
+		-pthread -lm -Wl,-rpath,'$$ORIGIN/../..'
+
+# Examples are built like a user's program: the headers and the shared object.
+$(patsubst %,$(B)/examples/%,$(basename $(notdir $(EXAMPLE_SRC)))): $(B)/examples/%: \
+		$(B)/obj/examples/%.o $(B)/libkvtier.so
+	$(Q_LD)mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $< -L$(B) -lkvtier -pthread -lm \
+		-Wl,-rpath,'$$ORIGIN/..'
+
+$(B)/examples/decode: $(call objects,$(DECODER_SRC)) $(B)/libkvtier.so
+	$(Q_LD)mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) -L$(B) -lkvtier \
+		-pthread -lm -Wl,-rpath,'$$ORIGIN/..'
 
 # Clients of the daemon, which know the protocol too; what they share is in files without main().
 DAEMON_TEST_PARTS = $(call objects,$(filter-out $(DAEMON_TEST_MAIN),$(DAEMON_TEST_SRC)))

@@ -288,7 +288,7 @@ struct table {
 	uint32_t note_bytes; /* of the checkpoint; its note and slots are in the manifest */
 	uint64_t checkpoint_s; /* CLOCK_REALTIME; 0: none */
 	char name[KVT_POOL_NAME_BYTES];
-	char model[KVT_MODEL_BYTES];
+	char model[KVT_MODEL_NAME_BYTES];
 	char tenant[32];
 	struct block blocks[];
 };

@@ -28,6 +28,7 @@
 
 #define BLOCK_MAX (64 << 20)
 #define QUEUE_MAX 1024
+#define HUGE_BYTES (2L << 20)
 
 struct options {
 	const char *file;
@@ -229,9 +230,12 @@ static int probe_read(const struct options *o)
 	if (r.fd < 0)
 		err(1, "cannot read %s with O_DIRECT", o->file);
 	r.nr_blocks = file_blocks(r.fd, o);
-	r.buffers = aligned_alloc(4096, o->queue * o->block);
+	r.buffers = aligned_alloc(HUGE_BYTES, (o->queue * o->block + HUGE_BYTES - 1) & -HUGE_BYTES);
 	if (!r.buffers)
 		err(1, "cannot allocate %ld buffers", o->queue);
+	/* The fewer pages a read has, the less it costs: nobody reads faster than so. */
+	madvise(r.buffers, o->queue * o->block, MADV_HUGEPAGE);
+	memset(r.buffers, 1, o->queue * o->block);
 	ret = io_uring_queue_init(o->queue, &r.ring, 0);
 	if (ret)
 		errx(1, "io_uring is not available: %s", strerror(-ret));
@@ -312,7 +316,7 @@ static double dram_rate(const uint64_t *words, size_t nr, int threads, double se
 static int probe_dram(const struct options *o)
 {
 	cJSON *json = cJSON_CreateObject();
-	uint64_t *words = aligned_alloc(2UL << 20, o->bytes & -(2L << 20));
+	uint64_t *words = aligned_alloc(HUGE_BYTES, o->bytes & -HUGE_BYTES);
 	size_t nr = (o->bytes & -(2L << 20)) / sizeof(*words);
 
 	if (!words)

@@ -122,11 +122,26 @@ int kvt_work_run(struct kvt_attend *attend, struct kvt_work *w, struct kvt_sourc
 	return ret;
 }
 
+static int attend_plain(void *ctx, const struct kvt_attend_params *params,
+			const struct kvt_attend_seq *seqs, uint32_t nr)
+{
+	struct kvt_attend *attend = ctx;
+	struct kvt_source_plain plain;
+	struct kvt_work w;
+	int ret;
+
+	kvt_source_plain_init(&plain);
+	pthread_mutex_lock(&attend->lock);
+	ret = kvt_work_init(&w, attend, params, seqs, nr);
+	if (!ret)
+		ret = kvt_work_run(attend, &w, &plain.source);
+	pthread_mutex_unlock(&attend->lock);
+	return ret;
+}
+
 int kvt_attend(struct kvt_attend *attend, const struct kvt_attend_params *params,
 	       const struct kvt_attend_seq *seqs, uint32_t nr)
 {
-	struct kvt_source_plain plain;
-	struct kvt_work w;
 	int ret;
 
 	if (!attend)
@@ -138,13 +153,9 @@ int kvt_attend(struct kvt_attend *attend, const struct kvt_attend_params *params
 	ret = kvt_attend_check(params, seqs, nr);
 	if (ret)
 		return ret;
-	kvt_source_plain_init(&plain);
-	pthread_mutex_lock(&attend->lock);
-	ret = kvt_work_init(&w, attend, params, seqs, nr);
-	if (!ret)
-		ret = kvt_work_run(attend, &w, &plain.source);
-	pthread_mutex_unlock(&attend->lock);
-	return ret;
+	if (kvt_attend_skips(params))
+		return kvt_attend_skipping(params, seqs, nr, attend_plain, attend);
+	return attend_plain(attend, params, seqs, nr);
 }
 
 static int check_config(const struct kvt_attend_config *c)

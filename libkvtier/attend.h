@@ -36,7 +36,7 @@
 #include "isa.h"
 #include "kvtier_attend.h"
 
-#define KVT_LEAF 256 /* rows; a multiple of KVT_TILE */
+#define KVT_LEAF 512 /* rows; a multiple of KVT_TILE */
 
 /* Rows [first, first + rows) of a block of a sequence. */
 struct kvt_leaf {
@@ -185,6 +185,20 @@ static inline size_t kvt_work_partial(const struct kvt_work *w, uint32_t leaf, u
 	return w->partial_row[seq] +
 	       ((size_t)(leaf - w->seq_leaf[seq]) * w->params.kv_heads + head) *
 		       kvt_work_rows(w, seq);
+}
+
+/*
+ * attend_skip.c: attend with epsilon or top_k, in calls of @attend that have neither, but
+ * masks.  Nothing of it depends on where blocks are, so neither do the bits.
+ */
+typedef int (*kvt_attend_fn)(void *ctx, const struct kvt_attend_params *params,
+			     const struct kvt_attend_seq *seqs, uint32_t nr);
+int kvt_attend_skipping(const struct kvt_attend_params *params, const struct kvt_attend_seq *seqs,
+			uint32_t nr, kvt_attend_fn attend, void *ctx);
+
+static inline bool kvt_attend_skips(const struct kvt_attend_params *params)
+{
+	return params->epsilon > 0 || params->top_k;
 }
 
 /* attend_check.c: is all as kvtier_attend.h wants it? */

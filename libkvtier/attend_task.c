@@ -234,10 +234,13 @@ static void tile_rows_run(const struct tile *t, uint32_t row, uint32_t nr, const
 {
 	const struct kvt_work *w = t->w;
 	float *s = t->scratch->scores, shrink[KVT_ROWS];
-	uint32_t i;
+	struct kvt_ahead *ahead = &t->scratch->ahead_values;
+	uint32_t lines = kvt_ahead_lines(ahead, 4 * nr), i; /* a part of them for the softmax */
 
 	w->isa->score[t->key_type](&t->keys, queries, w->query_bytes, nr, s, t->scratch);
+	ahead->lines -= ahead->lines / 4;
 	for (i = 0; i < nr; i++, s += KVT_TILE) {
+		kvt_ahead_step(ahead, lines);
 		w->isa->cap(s, w->params.scale, w->params.softcap);
 		hide(s, t->nr, KVT_TILE);
 		if (t->sight == ALL)

@@ -9,14 +9,13 @@
 
 static __thread char detail[512];
 
-int kvt_fail(int error, const char *fmt, ...)
+void kvt_error_record(const char *fmt, ...)
 {
 	va_list args;
 
 	va_start(args, fmt);
 	vsnprintf(detail, sizeof(detail), fmt, args);
 	va_end(args);
-	return error;
 }
 
 const char *kvt_error_detail(void)

@@ -7,6 +7,7 @@
  *	kernel_device.c	open the device, what the host offers, why it refuses a pool
  *	kernel_range.c	range operations, clones and queries
  *	kernel_keep.c	checkpoint, adopt, release, and the key that they need
+ *	kernel_fetch.c	readers that say what they will read, through io_uring
  *	kernel_stat.c	counters, events, and the file for `kvtier stat`
  *	pager_kernel.c	create and destroy, and the table of operations
  *
@@ -57,6 +58,9 @@ int kvt_kernel_range_op(struct kvt_pool *pool, uint32_t op, uint32_t tier, uint3
 			struct kvtier_range *ranges, uint32_t nr);
 int kvt_kernel_clone(struct kvt_pool *dst, uint64_t dst_offset, struct kvt_pool *src,
 		     uint64_t src_offset, uint64_t length);
+/* From a pool of which there is a descriptor alone. */
+int kvt_kernel_clone_from(struct kvt_pool *dst, uint64_t dst_offset, int src_fd, uint64_t src_offset,
+			  uint64_t length);
 int kvt_kernel_query(struct kvt_pool *pool, uint64_t first, uint32_t nr,
 		     struct kvtier_block_info *infos);
 
@@ -67,6 +71,9 @@ int kvt_kernel_adopt(struct kvt_pool *pool, const struct kvtier_slot *slots, uin
 int kvt_kernel_key(struct kvt_pool *pool, struct kvt_key *key);
 int kvt_kernel_set_key(struct kvt_pool *pool, const struct kvt_key *key);
 int kvt_kernel_release(struct kvt_pool *pool, const struct kvt_key *key);
+
+/* kernel_fetch.c */
+int kvt_kernel_fetch_open(struct kvt_pool *pool, uint32_t window, struct kvt_fetch **fetch);
 
 /* kernel_stat.c */
 int kvt_kernel_stats(struct kvt_pool *pool, struct kvtier_stats *stats);

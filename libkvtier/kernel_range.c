@@ -73,21 +73,18 @@ int kvt_kernel_range_op(struct kvt_pool *pool, uint32_t op, uint32_t tier, uint3
 	return done;
 }
 
-int kvt_kernel_clone(struct kvt_pool *dst, uint64_t dst_offset, struct kvt_pool *src,
-		     uint64_t src_offset, uint64_t length)
+int kvt_kernel_clone_from(struct kvt_pool *dst, uint64_t dst_offset, int src_fd, uint64_t src_offset,
+			  uint64_t length)
 {
 	struct kvtier_clone arg = {
 		.size = sizeof(arg),
-		.src_fd = kvt_kernel_of(src)->fd,
+		.src_fd = src_fd,
 		.src_offset = src_offset,
 		.dst_offset = dst_offset,
 		.length = length,
 	};
 	int ret, fd = kvt_kernel_of(dst)->fd;
 
-	if (dst->block_shift != src->block_shift)
-		return kvt_fail(-EXDEV, "a clone needs pools of one block size: %u KiB and %u KiB",
-				dst->block_bytes >> 10, src->block_bytes >> 10);
 	/* After a signal it must go on, not begin anew: the target is in use already. */
 	while ((ret = kvt_kernel_try(fd, KVTIER_IOC_CLONE, &arg)) == -EINTR) {
 		arg.src_offset += arg.done;
@@ -97,6 +94,15 @@ int kvt_kernel_clone(struct kvt_pool *dst, uint64_t dst_offset, struct kvt_pool 
 			return 0;
 	}
 	return ret ? kvt_fail(ret, "the module refuses the clone: %s", kvt_strerror(ret)) : 0;
+}
+
+int kvt_kernel_clone(struct kvt_pool *dst, uint64_t dst_offset, struct kvt_pool *src,
+		     uint64_t src_offset, uint64_t length)
+{
+	if (dst->block_shift != src->block_shift)
+		return kvt_fail(-EXDEV, "a clone needs pools of one block size: %u KiB and %u KiB",
+				dst->block_bytes >> 10, src->block_bytes >> 10);
+	return kvt_kernel_clone_from(dst, dst_offset, kvt_kernel_of(src)->fd, src_offset, length);
 }
 
 int kvt_kernel_query(struct kvt_pool *pool, uint64_t first, uint32_t nr,

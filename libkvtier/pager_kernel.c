@@ -119,6 +119,7 @@ const struct kvt_pager_ops kvt_pager_kernel = {
 	.event_read = kvt_kernel_event_read,
 	.checkpoint = kvt_kernel_checkpoint,
 	.adopt = kvt_kernel_adopt,
+	.fetch_open = kvt_kernel_fetch_open,
 	.key = kvt_kernel_key,
 	.set_key = kvt_kernel_set_key,
 	.release = kvt_kernel_release,

@@ -67,6 +67,7 @@ static void handle_cqe(struct kvt_user *u, const struct io_uring_cqe *cqe)
 /* A finished transfer leaves room for the next, which need not wait for our checks. */
 static void keep_device_busy(struct kvt_user *u)
 {
+	kvt_user_fetches(u);
 	kvt_user_prefetch(u);
 	if (io_uring_sq_ready(&u->ring))
 		io_uring_submit(&u->ring);
@@ -90,7 +91,7 @@ static void reap(struct kvt_user *u)
 
 static void sleep_until_event(struct kvt_user *u)
 {
-	bool retry = u->nr_waits || u->active;
+	bool retry = u->nr_waits || u->active || u->fetch_blocked;
 	struct __kernel_timespec ts = { .tv_nsec = retry ? RETRY_NS : IDLE_NS };
 	struct io_uring_cqe *cqe;
 
@@ -131,6 +132,7 @@ static void *pager_thread(void *arg)
 		reap(u);
 		kvt_user_take_commands(u);
 		kvt_user_run_commands(u);
+		kvt_user_fetches(u);
 		kvt_user_serve(u);
 		kvt_user_balance(u);
 		kvt_user_prefetch(u);
@@ -362,4 +364,5 @@ const struct kvt_pager_ops kvt_pager_user = {
 	.event_read = kvt_user_event_read,
 	.checkpoint = kvt_user_checkpoint,
 	.adopt = kvt_user_adopt,
+	.fetch_open = kvt_user_fetch_open,
 };

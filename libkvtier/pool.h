@@ -7,6 +7,8 @@
 
 #include "kvtier.h"
 
+struct kvt_fetch;
+
 struct kvt_pager_ops {
 	const char *name;
 	/* @config is complete and checked; fills in addr, bytes and block_bytes. */
@@ -25,6 +27,8 @@ struct kvt_pager_ops {
 	int (*checkpoint)(struct kvt_pool *pool, uint64_t offset, uint64_t length,
 			  struct kvtier_slot *slots);
 	int (*adopt)(struct kvt_pool *pool, const struct kvtier_slot *slots, uint32_t nr);
+	/* Readers that say what they will read: fetch.h. */
+	int (*fetch_open)(struct kvt_pool *pool, uint32_t window, struct kvt_fetch **fetch);
 	/* NULL, all three, where the right to a file stands for the key. */
 	int (*key)(struct kvt_pool *pool, struct kvt_key *key);
 	int (*set_key)(struct kvt_pool *pool, const struct kvt_key *key);

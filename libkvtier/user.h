@@ -12,6 +12,7 @@
  *			its frame
  *	user_prefetch.c	promote what the order says comes next
  *	user_command.c	the same steps on request of the pool API
+ *	user_fetch.c	... and for readers that say what they will read
  *	pager_user.c	the loop that calls them; create and destroy
  *
  * Locking: everything below is touched by the pager thread alone, except what
@@ -54,6 +55,7 @@ enum kvt_where {
 #define KVT_B_TRIP (1u << 5) /* stays unmapped until touched, to show progress */
 #define KVT_B_RETURN (1u << 6) /* to be mapped again once it is written */
 #define KVT_B_STALLED (1u << 7) /* its I/O passed the deadline and was given up */
+#define KVT_B_LEASE (1u << 8) /* stays unmapped for a reader who takes it from its frame */
 
 struct kvt_block {
 	uint64_t generation;
@@ -66,6 +68,7 @@ struct kvt_block {
 	uint16_t flags;
 	uint16_t pins;
 	uint16_t busy; /* commands at work on it */
+	uint16_t holds; /* readers (user_fetch.c): its frame stays where it is */
 	uint8_t where;
 	uint8_t tier; /* of its frame: KVTIER_TIER_DRAM or _CXL */
 };
@@ -127,6 +130,7 @@ struct kvt_user {
 	uint32_t again_credit; /* what blocks read twice have cost lately */
 	uint32_t reuse_hold; /* cycles until the reuse window may shrink again */
 	bool held_back; /* the window, not the device, limited prefetch */
+	bool fetch_blocked; /* a fetch waits for a frame */
 
 	uint8_t victim_tier; /* only blocks of this tier may go; KVTIER_TIER_NONE: any */
 	uint32_t sweep; /* where the search among blocks off the ring goes on */
@@ -155,6 +159,7 @@ struct kvt_user {
 	int event_fd;
 
 	struct kvt_command *active; /* the pager thread's own list */
+	struct kvt_user_fetch *fetches; /* as well */
 };
 
 static inline struct kvt_user *kvt_user_of(struct kvt_pool *pool)
@@ -218,6 +223,7 @@ void kvt_user_dirty(struct kvt_user *u, uint32_t b);
 
 /* user_demote.c */
 int kvt_user_evict(struct kvt_user *u, uint32_t b);
+void kvt_user_hint(struct kvt_user *u, uint32_t b);
 bool kvt_user_evict_one(struct kvt_user *u, bool desperate);
 bool kvt_user_evict_from(struct kvt_user *u, uint8_t tier);
 void kvt_user_balance(struct kvt_user *u);
@@ -256,6 +262,11 @@ int kvt_user_stats(struct kvt_pool *pool, struct kvtier_stats *stats);
 int kvt_user_checkpoint(struct kvt_pool *pool, uint64_t offset, uint64_t length,
 			struct kvtier_slot *slots);
 int kvt_user_adopt(struct kvt_pool *pool, const struct kvtier_slot *slots, uint32_t nr);
+
+/* user_fetch.c */
+struct kvt_fetch;
+void kvt_user_fetches(struct kvt_user *u);
+int kvt_user_fetch_open(struct kvt_pool *pool, uint32_t window, struct kvt_fetch **fetch);
 
 /* user_stat.c */
 void kvt_user_stat_open(struct kvt_user *u, const char *name);

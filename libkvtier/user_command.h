@@ -37,6 +37,7 @@ struct kvt_command {
 	struct kvtier_stats *stats;
 	struct kvtier_slot *slots; /* checkpoint */
 	const struct kvtier_slot *adopted;
+	struct kvt_user_fetch *fetch;
 };
 
 /* Hand @c to the pager thread and wait until it is finished; returns its result. */

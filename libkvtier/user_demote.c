@@ -52,7 +52,7 @@ void kvt_user_drop(struct kvt_user *u, uint32_t b)
 	blk->place = KVT_PLACE_NONE;
 	blk->tier = KVTIER_TIER_NONE;
 	blk->where = KVT_COLD;
-	blk->flags &= ~(KVT_B_HINT | KVT_B_TRIP);
+	blk->flags &= ~(KVT_B_HINT | KVT_B_TRIP | KVT_B_LEASE);
 	kvt_user_unahead(u, b, false);
 	u->stats.demoted++;
 }
@@ -145,8 +145,11 @@ void kvt_user_write_done(struct kvt_user *u, uint32_t b, int res)
 int kvt_user_evict(struct kvt_user *u, uint32_t b)
 {
 	struct kvt_block *blk = kvt_block(u, b);
-	int ret = blk->where == KVT_MAPPED ? kvt_user_unmap(u, b) : 0;
+	int ret;
 
+	if (blk->holds)
+		return -EBUSY;
+	ret = blk->where == KVT_MAPPED ? kvt_user_unmap(u, b) : 0;
 	if (ret || blk->where == KVT_COLD)
 		return ret;
 	if (blk->flags & KVT_B_DIRTY)
@@ -180,7 +183,7 @@ static bool evictable(struct kvt_user *u, uint32_t b, bool clean_only, bool spar
 	const struct kvt_block *blk = kvt_block(u, b);
 	bool write;
 
-	if (!kvt_resident(blk) || blk->pins || blk->busy || blk->held_until_ns > u->now_ns)
+	if (!kvt_resident(blk) || blk->pins || blk->busy || blk->holds || blk->held_until_ns > u->now_ns)
 		return false;
 	if (u->victim_tier != KVTIER_TIER_NONE && blk->tier != u->victim_tier)
 		return false;
@@ -191,6 +194,17 @@ static bool evictable(struct kvt_user *u, uint32_t b, bool clean_only, bool spar
 			return false;
 	}
 	return !kvt_user_wanted(u, b, &write);
+}
+
+/* Its next use is the furthest: let it go first. */
+void kvt_user_hint(struct kvt_user *u, uint32_t b)
+{
+	struct kvt_block *blk = kvt_block(u, b);
+
+	if (!kvt_resident(blk) || (blk->flags & KVT_B_HINT) || u->nr_hints == u->nr_blocks)
+		return;
+	blk->flags |= KVT_B_HINT;
+	u->hints[(u->hint_first + u->nr_hints++) % u->nr_blocks] = b;
 }
 
 static uint32_t hinted_victim(struct kvt_user *u, bool clean_only)
@@ -311,6 +325,8 @@ void kvt_user_balance(struct kvt_user *u)
 	uint32_t want = kvt_user_reserve(u);
 	int i;
 
+	if (u->fetches) /* their frames come free all the time */
+		return;
 	for (i = 0; i < 8; i++) {
 		if (kvt_user_room(u) + u->writes >= want || !kvt_user_evict_one(u, false))
 			return;

@@ -46,7 +46,7 @@ static int copy_in(struct kvt_user *u, uint32_t b, bool protect)
 	return ret;
 }
 
-/* staged -> mapped; wakes who waits.  -EBUSY: a device still holds the frame. */
+/* staged -> mapped; wakes who waits.  -EBUSY: a device or a reader still holds the frame. */
 int kvt_user_map(struct kvt_user *u, uint32_t b, bool for_write)
 {
 	struct kvt_block *blk = kvt_block(u, b);
@@ -54,6 +54,8 @@ int kvt_user_map(struct kvt_user *u, uint32_t b, bool for_write)
 	int ret;
 
 	assert(blk->where == KVT_STAGED);
+	if (blk->holds)
+		return -EBUSY;
 	if (for_write && !(blk->flags & (KVT_B_SEALED | KVT_B_DIRTY)))
 		kvt_user_dirty(u, b);
 	protect = (blk->flags & KVT_B_SEALED) || !(blk->flags & KVT_B_DIRTY);
@@ -63,7 +65,7 @@ int kvt_user_map(struct kvt_user *u, uint32_t b, bool for_write)
 	kvt_arena_mapped(&u->arena[blk->tier], blk->place);
 	blk->place = KVT_PLACE_NONE;
 	blk->where = KVT_MAPPED;
-	blk->flags &= ~(KVT_B_TRIP | KVT_B_PROTECTED);
+	blk->flags &= ~(KVT_B_TRIP | KVT_B_LEASE | KVT_B_PROTECTED);
 	if (protect)
 		blk->flags |= KVT_B_PROTECTED;
 	kvt_user_wake_block(u, b);
@@ -104,11 +106,15 @@ int kvt_user_unmap(struct kvt_user *u, uint32_t b)
 {
 	struct kvt_block *blk = kvt_block(u, b);
 	struct kvt_arena *a = &u->arena[blk->tier];
-	uint32_t place = kvt_arena_unmap_place(a);
-	char *frame = kvt_place_addr(a, place);
+	uint32_t place;
+	char *frame;
 	int ret;
 
 	assert(blk->where == KVT_MAPPED);
+	if (blk->holds)
+		return -EBUSY;
+	place = kvt_arena_unmap_place(a);
+	frame = kvt_place_addr(a, place);
 	ret = u->uffd.can_move ?
 		      kvt_uffd_move(&u->uffd, frame, kvt_block_addr(u, b), u->pool.block_bytes) :
 		      copy_out(u, b, frame);

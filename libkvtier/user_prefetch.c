@@ -200,9 +200,10 @@ static bool promote_ahead(struct kvt_user *u, uint32_t b)
 	return true;
 }
 
+/* While readers say what they will read there is nothing to guess. */
 void kvt_user_prefetch(struct kvt_user *u)
 {
-	if ((u->flags & KVT_NO_PREDICT) || !u->order.count)
+	if ((u->flags & KVT_NO_PREDICT) || !u->order.count || u->fetches)
 		return;
 	u->held_back = false;
 	while (u->reads < reads_max(u) && kvt_user_io_room(u)) {

@@ -82,7 +82,7 @@ void kvt_user_bad(struct kvt_user *u, uint32_t b, int error)
 		drop_frame(u, blk);
 	blk->where = KVT_BAD;
 	blk->error = error;
-	blk->flags &= ~KVT_B_TRIP;
+	blk->flags &= ~(KVT_B_TRIP | KVT_B_LEASE);
 	kvt_user_unahead(u, b, false);
 	u->stats.tier[KVTIER_TIER_NVME].io_errors++;
 	kvt_user_event(u, KVTIER_EVENT_BAD_BLOCK, b, error);
@@ -139,6 +139,6 @@ void kvt_user_read_done(struct kvt_user *u, uint32_t b, int res)
 	u->stats.tier[blk->tier].bytes_in += u->pool.block_bytes;
 	if (kvt_user_wanted(u, b, &write))
 		kvt_user_map(u, b, write);
-	else if (!(blk->flags & KVT_B_TRIP))
+	else if (!(blk->flags & (KVT_B_TRIP | KVT_B_LEASE)))
 		kvt_user_map(u, b, false);
 }

@@ -46,6 +46,8 @@ static int change_tier(struct kvt_user *u, uint32_t b, uint8_t tier)
 
 	if (blk->tier == tier)
 		return 0;
+	if (blk->holds)
+		return -EBUSY;
 	if (!take_place(u, tier, &place))
 		return -EAGAIN;
 	ret = blk->where == KVT_MAPPED ? kvt_user_unmap(u, b) : 0;
@@ -173,7 +175,7 @@ static int clean_start(struct kvt_user *u, uint32_t b)
 		return -ENODEV;
 	if (!kvt_resident(blk) || !(blk->flags & KVT_B_DIRTY))
 		return 0;
-	if (!kvt_user_may_write(u))
+	if (blk->holds || !kvt_user_may_write(u))
 		return -EAGAIN;
 	ret = mapped ? kvt_user_unmap(u, b) : 0;
 	if (ret)
@@ -250,7 +252,7 @@ int kvt_user_discard_block(struct kvt_user *u, uint32_t b)
 
 	if (blk->pins || (blk->where == KVT_BAD && (blk->flags & KVT_B_STALLED)))
 		return -EBUSY;
-	if (kvt_moving(blk))
+	if (kvt_moving(blk) || blk->holds)
 		return -EAGAIN;
 	if (blk->where == KVT_MAPPED) {
 		ret = kvt_user_unmap(u, b);
@@ -322,13 +324,8 @@ static int unpin_start(struct kvt_user *u, struct kvt_command *c, uint32_t b)
 
 static int cold_start(struct kvt_user *u, struct kvt_command *c, uint32_t b)
 {
-	struct kvt_block *blk = kvt_block(u, b);
-
 	(void)c;
-	if (!kvt_resident(blk) || (blk->flags & KVT_B_HINT) || u->nr_hints == u->nr_blocks)
-		return 0;
-	blk->flags |= KVT_B_HINT;
-	u->hints[(u->hint_first + u->nr_hints++) % u->nr_blocks] = b;
+	kvt_user_hint(u, b);
 	return 0;
 }
 

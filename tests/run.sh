@@ -152,6 +152,9 @@ if [[ ${SUITES:-} ]]; then # for asking: they take long
 	on_request vm-controls 3600 tests/vm/controls.sh
 	on_request vm-million 14400 tests/vm/run.sh --topology numa --suite boot --suite million
 fi
+suite seq 600 tests/seq/run.sh "$B"
+suite seq-asan 600 "${sanitized[@]}" OPS=8000 SESSIONS=2 tests/seq/run.sh "$B/asan"
+suite examples 600 tests/seq/examples.sh "$B"
 suite daemon 300 "$B/tests/daemon/suite" --dir "$logs" --slow 2
 suite daemon-asan 600 "${sanitized[@]}" "$B/asan/tests/daemon/suite" --dir "$logs" --slow 6 --rounds 3
 suite daemon-docs 120 tests/daemon/run.sh

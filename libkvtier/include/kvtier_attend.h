@@ -210,8 +210,12 @@ uint32_t kvt_attend_threads(const struct kvt_attend *attend);
  *             and to the first @sinks of the sequence; 0: to all.  Wants KVT_CAUSAL.
  * @sink_logits: [q_heads]: a score that takes part in the softmax but has no value;
  *             NULL: none
- * @epsilon:   0, or blocks may be left out whose share is provably smaller: [0, 1)
- * @top_k:     0, or how many blocks are attended to: those whose keys promise most
+ * @epsilon:   0, or how much of the attention of a query token and head may be left out,
+ *             [0, 1): blocks whose bounds prove that together they have no more are not
+ *             read.  An output is off by at most epsilon times the largest distance of
+ *             two values
+ * @top_k:     0, or how many blocks a key/value head attends to: those whose bounds
+ *             promise most, beside blocks without bounds.  Not with @epsilon
  */
 struct kvt_attend_params {
 	uint32_t size;
@@ -232,6 +236,31 @@ struct kvt_attend_params {
 #define KVT_ATTEND_PARAMS_INIT { .size = sizeof(struct kvt_attend_params) }
 
 /*
+ * struct kvt_skipped - what was left out of a sequence's attention
+ * @share:  provably no query token and head has lost more of its attention than this
+ * @blocks: that no head has read
+ * @pairs:  of a block and a key/value head; those of @blocks are among them
+ * @bytes:  of keys and values that were not read
+ */
+struct kvt_skipped {
+	double share;
+	uint32_t blocks;
+	uint32_t pairs;
+	uint64_t bytes;
+};
+
+/*
+ * kvt_key_bounds() - the smallest and the largest of each element of a block's keys
+ * @bounds: set to [kv_heads][2][k_dim]: the smallest, then the largest
+ *
+ * Cheap to keep in memory while the block itself is elsewhere: 2 rows instead of all.  To be
+ * made anew whenever rows are added or changed.  A block with a NaN has infinite bounds.
+ * Errors: -EINVAL; -ENOMEM.
+ */
+int kvt_key_bounds(uint32_t kv_heads, uint32_t k_dim, const struct kvt_seq_block *block,
+		   float *bounds);
+
+/*
  * struct kvt_attend_seq - one sequence of a batch
  * @size:       sizeof(struct kvt_attend_seq)
  * @q_tokens:   1 to KVT_QUERY_MAX
@@ -245,6 +274,9 @@ struct kvt_attend_params {
  * @mask_stride: bytes from a key/value head's mask to the next; 0: one for all heads
  * @mass:       [nr_blocks], set to each block's share of the attention, the mean over
  *              query tokens and heads; NULL: not wanted
+ * @bounds:     [nr_blocks], for epsilon and top_k: what kvt_key_bounds() made of each block,
+ *              NULL for one that is to be read.  NULL: no block has bounds
+ * @skipped:    set to what epsilon or top_k left out; NULL: not wanted
  *
  * Where nothing is attended to, the output is 0 and the log-sum-exp -infinity (or the
  * sink logit).
@@ -263,6 +295,8 @@ struct kvt_attend_seq {
 	uint32_t mask_stride;
 	const uint8_t *mask;
 	float *mass;
+	const float *const *bounds;
+	struct kvt_skipped *skipped;
 };
 
 #define KVT_ATTEND_SEQ_INIT { .size = sizeof(struct kvt_attend_seq) }

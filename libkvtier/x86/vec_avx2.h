@@ -25,12 +25,6 @@ typedef __m256 vec;
 #define vec_fnma _mm256_fnmadd_ps
 #define vec_max _mm256_max_ps /* of a NaN and a number: the second */
 #define vec_min _mm256_min_ps
-/* A row of 8 floats is a whole vector: these are for the end of longer ones. */
-#define vec_load_half vec_load
-#define vec_store_half vec_store
-#define vec_f16_half vec_f16
-#define vec_bf16_half vec_bf16
-
 static inline vec vec_round(vec x)
 {
 	return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -59,6 +53,27 @@ static inline vec vec_bf16(const void *p)
 {
 	return _mm256_castsi256_ps(
 		_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(p)), 16));
+}
+
+/* Half a vector of AVX-512 is a whole one here; rows never end in less. */
+static inline vec vec_load_half(const float *p)
+{
+	return vec_load(p);
+}
+
+static inline void vec_store_half(float *p, vec x)
+{
+	vec_store(p, x);
+}
+
+static inline vec vec_f16_half(const void *p)
+{
+	return vec_f16(p);
+}
+
+static inline vec vec_bf16_half(const void *p)
+{
+	return vec_bf16(p);
 }
 
 static inline float vec_sum(vec x)

@@ -42,7 +42,7 @@ static double ours(struct bench *b)
 				       .v_type = b->cache.type,
 				       .k_stride = (uint32_t)b->cache.stride,
 				       .v_stride = (uint32_t)b->cache.stride };
-	float rest[OUT_FLOATS];
+	static float rest[OUT_FLOATS];
 	double start = now();
 	uint32_t i;
 

@@ -85,6 +85,7 @@ extern const struct conf_case conf_process_cases[];
 extern const struct conf_case conf_syscall_cases[];
 extern const struct conf_case conf_cxl_cases[];
 extern const struct conf_case conf_argument_cases[];
+extern const struct conf_case conf_attend_cases[];
 
 /*
  * Each ends the case unless it holds.  The comparisons are inline so that

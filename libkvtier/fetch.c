@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: MIT
+#include <errno.h>
+
+#include "error.h"
+#include "fetch.h"
+#include "pool.h"
+
+/* Reads under way that keep a fast device busy, and as much again in readers' hands. */
+#define WINDOW_BYTES (16u << 20)
+#define WINDOW_MIN 2
+
+uint32_t kvt_fetch_window(uint32_t frames, uint32_t block_bytes)
+{
+	uint32_t window = WINDOW_BYTES / block_bytes;
+
+	if (window > frames / 4)
+		window = frames / 4;
+	if (window > KVT_FETCH_WINDOW_MAX)
+		window = KVT_FETCH_WINDOW_MAX;
+	return window < WINDOW_MIN ? WINDOW_MIN : window;
+}
+
+int kvt_fetch_open(struct kvt_pool *pool, uint32_t window, struct kvt_fetch **fetch)
+{
+	if (window > KVT_FETCH_WINDOW_MAX)
+		return kvt_fail(-EINVAL, "a window of %u blocks: at most %u", window,
+				KVT_FETCH_WINDOW_MAX);
+	return pool->ops->fetch_open(pool, window, fetch);
+}
+
+void kvt_fetch_close(struct kvt_fetch *f)
+{
+	if (f)
+		f->ops->close(f);
+}
