@@ -45,6 +45,16 @@ uint64_t plan_next_use(const struct pool *p, uint32_t b)
 	return least;
 }
 
+uint64_t plan_pace(const struct pool *p)
+{
+	const struct attachment *a;
+
+	for (a = p->attachments; a; a = a->next)
+		if (a->plan && !a->plan->dead && a->plan->nr)
+			return a->plan->pace_ns;
+	return 0;
+}
+
 uint32_t plan_block_at(const struct plan *plan, uint32_t distance)
 {
 	uint64_t at = (uint64_t)plan->pos + distance;
