@@ -21,6 +21,8 @@
 /* One buffer for all: a message is dealt with before the next is read. */
 static char message[KVT_MSG_MAX + 1] __attribute__((aligned(8)));
 
+static void drop_attachment(struct attachment *a);
+
 static void free_client(struct client *c)
 {
 	if (c->prev)
@@ -34,13 +36,18 @@ static void free_client(struct client *c)
 
 void client_close(struct client *c, const char *why)
 {
+	struct attachment *a, *next;
+
 	if (c->gone)
 		return;
 	c->gone = true;
 	log_line(LOG_DEBUG, "client_gone", "pid=%d tenant=%s reason=\"%s\"", c->pid, c->tenant->name,
 		 why);
-	while (c->attachments)
-		attachment_free(c->attachments);
+	for (a = c->attachments; a; a = next) {
+		next = a->next_of_client;
+		drop_attachment(a);
+	}
+	c->attachments = NULL;
 	watch_stop(c->watch);
 	close(c->sock);
 	c->d->nr_clients--;
@@ -294,23 +301,15 @@ struct attachment *attachment_new(struct client *c, struct pool *p)
 	return a;
 }
 
-static void unlink_attachment(struct attachment *a)
-{
-	struct attachment **at;
-
-	for (at = &a->pool->attachments; *at != a; at = &(*at)->next)
-		;
-	*at = a->next;
-	for (at = &a->client->attachments; *at != a; at = &(*at)->next_of_client)
-		;
-	*at = a->next_of_client;
-}
-
-void attachment_free(struct attachment *a)
+/* One that its client's list has no more. */
+static void drop_attachment(struct attachment *a)
 {
 	struct pool *p = a->pool;
+	struct attachment **at;
 
-	unlink_attachment(a);
+	for (at = &p->attachments; *at != a; at = &(*at)->next)
+		;
+	*at = a->next;
 	file_cancel_commands(p, a->client);
 	file_unpin_all(a);
 	file_drop_waits(a);
@@ -324,4 +323,14 @@ void attachment_free(struct attachment *a)
 	free(a);
 	if (!--p->clients)
 		pool_unused(p);
+}
+
+void attachment_free(struct attachment *a)
+{
+	struct attachment **at;
+
+	for (at = &a->client->attachments; *at != a; at = &(*at)->next_of_client)
+		;
+	*at = a->next_of_client;
+	drop_attachment(a);
 }

@@ -95,6 +95,17 @@ static int room(const struct pool *p)
 	return tenant_room(p->d, p->tenant, KVTIER_TIER_DRAM, p->block_bytes);
 }
 
+/* What is @distance ahead in one pool's plan is so far ahead in another's, by their paces. */
+static uint64_t translate(const struct pool *p, uint64_t distance, const struct pool *to)
+{
+	uint64_t mine = plan_pace(p), other = plan_pace(to);
+
+	if (p == to || !distance || !mine || !other)
+		return p == to ? distance : 0;
+	distance = distance * mine / other;
+	return distance ? distance : 1;
+}
+
 /*
  * Memory for @b, making room if need be by what is used later than in @next_use
  * positions.  -EAGAIN: not now.
@@ -105,7 +116,7 @@ int file_take_frame(struct pool *p, uint32_t b, uint64_t next_use)
 
 	for (tries = 0; (why = room(p)); tries++) {
 		struct pool *from = why == -ENOBUFS ? p : file_victim_pool(p, why);
-		uint32_t victim = from ? file_victim(from, from == p ? next_use : 0) : NO_BLOCK;
+		uint32_t victim = from ? file_victim(from, translate(p, next_use, from)) : NO_BLOCK;
 
 		if (why != -ENOBUFS && !next_use)
 			p->tenant->waits++;

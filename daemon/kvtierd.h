@@ -288,7 +288,7 @@ struct table {
 	uint32_t note_bytes; /* of the checkpoint; its note and slots are in the manifest */
 	uint64_t checkpoint_s; /* CLOCK_REALTIME; 0: none */
 	char name[KVT_POOL_NAME_BYTES];
-	char model[KVT_MODEL_BYTES];
+	char model[KVT_MODEL_NAME_BYTES];
 	char tenant[32];
 	struct block blocks[];
 };
@@ -480,6 +480,8 @@ int plan_ring_make(struct attachment *a, uint64_t entries, int fds[2]);
 void plan_free(struct plan *plan);
 /* Positions until the block is used; UINT64_MAX: no plan names it. */
 uint64_t plan_next_use(const struct pool *p, uint32_t b);
+/* Time that a position of the pool's plan takes, ns; 0: not known. */
+uint64_t plan_pace(const struct pool *p);
 uint64_t plan_left(const struct plan *plan);
 /* The block at a distance from the cursor; NO_BLOCK: the plan ends before. */
 uint32_t plan_block_at(const struct plan *plan, uint32_t distance);

@@ -42,7 +42,7 @@ struct header {
 	uint32_t zero;
 	uint64_t written_s;
 	char name[KVT_POOL_NAME_BYTES];
-	char model[KVT_MODEL_BYTES];
+	char model[KVT_MODEL_NAME_BYTES];
 	char tenant[32];
 	struct kvt_key key;
 };

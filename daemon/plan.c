@@ -45,6 +45,16 @@ uint64_t plan_next_use(const struct pool *p, uint32_t b)
 	return least;
 }
 
+uint64_t plan_pace(const struct pool *p)
+{
+	const struct attachment *a;
+
+	for (a = p->attachments; a; a = a->next)
+		if (a->plan && !a->plan->dead && a->plan->nr)
+			return a->plan->pace_ns;
+	return 0;
+}
+
 uint32_t plan_block_at(const struct plan *plan, uint32_t distance)
 {
 	uint64_t at = (uint64_t)plan->pos + distance;
@@ -181,9 +191,12 @@ static void pass_range(struct plan *plan)
 
 static void measure_pace(struct plan *plan, uint64_t ranges, uint64_t now)
 {
-	uint64_t positions = plan->nr_ranges ? ranges * (plan->nr / plan->nr_ranges + 1) : 0;
-	uint64_t pace = positions ? (now - plan->moved_ns) / positions : 0;
+	uint64_t each = plan->nr_ranges ? plan->nr / plan->nr_ranges + 1 : 1;
+	uint64_t pace;
 
+	if (!ranges)
+		return;
+	pace = (now - plan->moved_ns) / (ranges * each);
 	plan->pace_ns = plan->pace_ns ? (3 * plan->pace_ns + pace) / 4 : pace;
 	plan->moved_ns = now;
 }
@@ -194,7 +207,7 @@ static void follow_cursor(struct plan *plan)
 	uint64_t delta = passed - plan->seen, i;
 
 	if (!plan->nr_ranges || passed <= plan->seen)
-		return;
+		return; /* what goes back says nothing */
 	if (delta > plan->nr_ranges)
 		delta = plan->nr_ranges; /* a lap is as far as it can be told */
 	plan->seen = passed;

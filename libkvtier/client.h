@@ -68,7 +68,7 @@ struct kvt_shared {
 	struct kvt_client *client;
 	struct kvt_shared *next; /* client->lock */
 	char name[KVT_POOL_NAME_BYTES];
-	char model[KVT_MODEL_BYTES];
+	char model[KVT_MODEL_NAME_BYTES];
 	uint64_t instance;
 	uint32_t id;
 	bool module;

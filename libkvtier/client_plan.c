@@ -105,6 +105,8 @@ static void put_plan(struct kvt_plan *plan, const struct kvt_plan_entry *entries
 {
 	uint64_t i;
 
+	if (nr && !entries)
+		return;
 	if (!(flags & KVT_PLAN_APPEND)) {
 		plan->passed = 0;
 		__atomic_store_n(&plan->ring->passed, 0, __ATOMIC_RELEASE);

@@ -350,7 +350,7 @@ static int copy_text(char *to, size_t room, const char *text, const char *what)
 	if (strlen(text) >= room)
 		return kvt_fail(-EINVAL, "%s has at most %zu bytes", what, room - 1);
 	memset(to, 0, room);
-	memcpy(to, text, strlen(text));
+	snprintf(to, room, "%s", text);
 	return 0;
 }
 

@@ -69,12 +69,12 @@ struct kvt_create {
 	uint64_t block_bytes;
 	uint64_t budget[KVTIER_NR_TIERS];
 	char name[KVT_POOL_NAME_BYTES];
-	char model[KVT_MODEL_BYTES];
+	char model[KVT_MODEL_NAME_BYTES];
 };
 
 struct kvt_attach {
 	char name[KVT_POOL_NAME_BYTES];
-	char model[KVT_MODEL_BYTES];
+	char model[KVT_MODEL_NAME_BYTES];
 };
 
 /*

@@ -15,6 +15,7 @@
  *	sequence_float.c	rows as floats
  *	sequence_compress.c	old extents in smaller types
  *	sequence_place.c	seal, demote, promote
+ *	sequence_plan.c		tell kvtierd what attention reads next
  *	sequence_dedup.c	identical extents become one
  *
  * An extent that one sequence alone refers to and that is not sealed is written in
@@ -85,6 +86,11 @@ struct kvt_cache {
 	uint32_t seal_lag;
 	struct kvt_extent **index; /* buckets of extents by their content */
 	struct kvt_cache_stats stats;
+	pthread_t planner; /* the thread that plans, once there is one */
+	bool has_planner;
+
+	uint64_t planned; /* the planner's: signature of the plan; 0: none */
+	uint32_t plan_layer; /* ... and the layer that comes next in it */
 };
 
 struct kvt_policy_state;
@@ -101,6 +107,10 @@ struct kvt_seq {
 	uint32_t nr_path;
 	uint32_t length[]; /* tokens of each layer */
 };
+
+/* sequence_plan.c: before and after attention to a layer. */
+void kvt_seq_plan(uint32_t layer, const struct kvt_seq_query *queries, uint32_t nr);
+void kvt_seq_planned(uint32_t layer, const struct kvt_seq_query *queries, uint32_t nr);
 
 /* sequence_cache.c */
 /* Are so many free, or may become so?  Says so before anything is taken. */

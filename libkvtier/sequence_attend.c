@@ -446,9 +446,15 @@ int kvt_seq_attend(struct kvt_attend *attend, const struct kvt_attend_params *pa
 
 	for (i = 0; !ret && i < nr; i++)
 		ret = check_query(attend, params, &queries[i]);
-	if (!ret && nr > 1 && all_plain(queries, nr))
-		return attend_batch(attend, params, layer, queries, nr);
-	for (i = 0; !ret && i < nr; i++)
-		ret = attend_one(attend, params, layer, &queries[i]);
+	if (ret)
+		return ret;
+	kvt_seq_plan(layer, queries, nr);
+	if (nr > 1 && all_plain(queries, nr))
+		ret = attend_batch(attend, params, layer, queries, nr);
+	else
+		for (i = 0; !ret && i < nr; i++)
+			ret = attend_one(attend, params, layer, &queries[i]);
+	if (!ret)
+		kvt_seq_planned(layer, queries, nr);
 	return ret;
 }

@@ -33,7 +33,7 @@ extern "C" {
 
 #define KVT_DAEMON_SOCKET "/run/kvtier/kvtierd.sock"
 #define KVT_POOL_NAME_BYTES 64 /* with the terminating zero; letters, digits, - _ . */
-#define KVT_MODEL_BYTES 64
+#define KVT_MODEL_NAME_BYTES 64
 #define KVT_NOTE_MAX 57344 /* bytes of a checkpoint's note */
 
 struct kvt_client;
@@ -174,7 +174,7 @@ struct kvt_daemon_pool {
 	uint32_t clients;
 	char name[KVT_POOL_NAME_BYTES];
 	char tenant[32];
-	char model[KVT_MODEL_BYTES];
+	char model[KVT_MODEL_NAME_BYTES];
 	uint64_t bytes;
 	uint64_t block_bytes;
 	uint64_t idle_ms;

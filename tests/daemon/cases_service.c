@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "fixture.h"
+#include "kvtier_seq.h"
 
 /* Sealed blocks that were used again are written early; others are spared. */
 static void wear(void)
@@ -477,6 +478,63 @@ static void first_token(void)
 	kvt_client_close(c);
 }
 
+/* A sequence over a shared pool: attention publishes what comes next by itself. */
+static void planned_sequence(void)
+{
+	struct kvt_geometry geometry = KVT_GEOMETRY_INIT;
+	struct kvt_attend_params params = KVT_ATTEND_PARAMS_INIT;
+	struct kvt_seq_query query = { 0 };
+	static float rows[64 * KV_HEADS * DIM], q[HEADS * DIM], out[HEADS * DIM];
+	struct kvt_daemon_pool shown[2];
+	struct kvt_attend *attend;
+	struct kvt_cache *cache;
+	struct kvt_client *c;
+	struct kvt_pool *p;
+	struct kvt_seq *seq;
+	uint64_t x = 3;
+	uint32_t step, layer, i;
+
+	daemon_start(NULL);
+	c = client();
+	p = pool(c, "sequence", 64 * BLOCK, 16 * BLOCK, 0);
+	geometry.layers = 4;
+	geometry.kv_heads = KV_HEADS;
+	geometry.k_dim = geometry.v_dim = DIM;
+	geometry.block_tokens = 64;
+	OK(kvt_cache_create(p, &geometry, &cache));
+	OK(kvt_seq_create(cache, &seq));
+	OK(kvt_attend_create(NULL, &attend));
+	for (i = 0; i < 64 * KV_HEADS * DIM; i++)
+		rows[i] = chance(&x);
+	for (i = 0; i < HEADS * DIM; i++)
+		q[i] = chance(&x);
+	params.q_heads = HEADS;
+	params.kv_heads = KV_HEADS;
+	params.k_dim = params.v_dim = DIM;
+	query.seq = seq;
+	query.q_tokens = 1;
+	query.q = q;
+	query.out = out;
+	for (step = 0; step < 12; step++) {
+		for (layer = 0; layer < 4; layer++)
+			OK(kvt_seq_append_float(seq, layer, 64, rows, rows));
+		for (layer = 0; layer < 4; layer++)
+			OK(kvt_seq_attend(attend, &params, layer, &query, 1));
+	}
+	for (step = 0; step < 4; step++)
+		for (layer = 0; layer < 4; layer++)
+			OK(kvt_seq_attend(attend, &params, layer, &query, 1));
+	OK(kvt_plan_wait(p, 20000));
+	EVENTUALLY(kvt_daemon_pools(c, shown, 2) == 1 && shown[0].plan_left == 48,
+		   "expected a plan of 12 extents in 4 layers");
+	EVENTUALLY(daemon_metric("kvtier_passed_ranges_total") >= 48, "expected layers to be passed");
+	kvt_seq_destroy(seq);
+	kvt_cache_destroy(cache);
+	kvt_attend_destroy(attend);
+	kvt_pool_destroy(p);
+	kvt_client_close(c);
+}
+
 static void attended(void)
 {
 	if (want_module)
@@ -488,6 +546,8 @@ static void attended(void)
 
 const struct test_case service_cases[] = {
 	{ "attended", "the daemon computes attention over blocks that are not in memory", attended,
+	  false },
+	{ "planned_sequence", "attention to a sequence publishes its plan by itself", planned_sequence,
 	  false },
 	{ "engines", "two engines and eight idle sessions over a quarter of their memory", engines,
 	  false },
