@@ -74,7 +74,7 @@ static void end(struct checkpoint *c, int error)
 	free(c);
 }
 
-/* ---- in the second thread ------------------------------------------------------------------- */
+/* ---- in the second thread ---------------------------------------------------------------- */
 
 static int make_durable(struct job *job)
 {
@@ -113,7 +113,7 @@ static void durable(struct job *job, int result)
 	file_progress(p);
 }
 
-/* ---- capture ------------------------------------------------------------------------------------ */
+/* ---- capture ----------------------------------------------------------------------------- */
 
 static int capture(struct checkpoint *c, uint32_t b)
 {
@@ -304,7 +304,7 @@ int checkpoint_note(struct pool *p, void *note, size_t room)
 	return ret;
 }
 
-/* ---- take back --------------------------------------------------------------------------------------- */
+/* ---- take back --------------------------------------------------------------------------- */
 
 static int check_manifest(struct kvtierd *d, const struct tenant *t, const char *name,
 			  const struct manifest *m)
@@ -438,7 +438,7 @@ void checkpoint_reload_kept(struct pool *p)
 	manifest_free(&m);
 }
 
-/* ---- what is left of pools that nobody has ---------------------------------------------------------------- */
+/* ---- what is left of pools that nobody has ----------------------------------------------- */
 
 static bool in_use(struct kvtierd *d, const char *tenant, const char *name)
 {

@@ -68,7 +68,7 @@ void clients_reap(struct kvtierd *d)
 	}
 }
 
-/* ---- receive --------------------------------------------------------------------------------- */
+/* ---- receive ----------------------------------------------------------------------------- */
 
 static int take_fds(struct msghdr *msg, int *fds)
 {
@@ -161,7 +161,7 @@ static void client_ready(void *arg)
 	}
 }
 
-/* ---- answers ------------------------------------------------------------------------------------ */
+/* ---- answers ----------------------------------------------------------------------------- */
 
 static void put_fds(struct msghdr *msg, char *room, const int *fds, int nr)
 {
@@ -227,7 +227,7 @@ void request_end(struct request *r, int error, const void *body, size_t bytes)
 	free(r);
 }
 
-/* ---- come ------------------------------------------------------------------------------------------- */
+/* ---- come -------------------------------------------------------------------------------- */
 
 void client_accept(struct kvtierd *d, int sock)
 {
@@ -265,7 +265,7 @@ void client_accept(struct kvtierd *d, int sock)
 	d->count.connections++;
 }
 
-/* ---- attachments --------------------------------------------------------------------------------------- */
+/* ---- attachments ------------------------------------------------------------------------- */
 
 struct attachment *attachment_of(struct client *c, uint32_t pool)
 {

@@ -101,7 +101,7 @@ static int complain(struct reading *r, const char *fmt, ...)
 	return -EINVAL;
 }
 
-/* ---- values ------------------------------------------------------------------------------- */
+/* ---- values ------------------------------------------------------------------------------ */
 
 static int number(const char *text, uint64_t *value, const char **rest)
 {
@@ -246,7 +246,7 @@ static int set(struct reading *r, const struct key *key, const char *text, void 
 	return -EINVAL;
 }
 
-/* ---- sections -------------------------------------------------------------------------------- */
+/* ---- sections ---------------------------------------------------------------------------- */
 
 static struct tenant_config *tenant_section(struct reading *r, const char *name)
 {

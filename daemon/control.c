@@ -49,7 +49,7 @@ static int hello(struct call *call)
 	return answer(call, &mine, sizeof(mine));
 }
 
-/* ---- pools ------------------------------------------------------------------------------------- */
+/* ---- pools ------------------------------------------------------------------------------- */
 
 /* Give the client what it maps. */
 static int hand_over(struct call *call, struct pool *p)
@@ -293,7 +293,7 @@ static int idle(struct call *call)
 	return answer(call, NULL, 0);
 }
 
-/* ---- what an operator sees and sets ------------------------------------------------------------- */
+/* ---- what an operator sees and sets ------------------------------------------------------ */
 
 static int status(struct call *call)
 {
@@ -483,7 +483,7 @@ static int scrub_status(struct call *call)
 	return answer(call, &call->c->d->scrub.result, sizeof(call->c->d->scrub.result));
 }
 
-/* ---- the table --------------------------------------------------------------------------------------- */
+/* ---- the table --------------------------------------------------------------------------- */
 
 static const struct handler {
 	int (*handle)(struct call *call);
@@ -551,7 +551,7 @@ void client_message(struct client *c, const struct kvt_msg *msg, const int *fds,
 	client_reply(c, msg->type, msg->id, ret, NULL, 0, NULL, 0);
 }
 
-/* ---- the socket ------------------------------------------------------------------------------------------ */
+/* ---- the socket -------------------------------------------------------------------------- */
 
 static void accept_ready(void *arg)
 {

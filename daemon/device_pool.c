@@ -107,7 +107,7 @@ int device_pool_budget(struct pool *p, uint64_t bytes)
 	return ret ? kvt_fail(ret, "the module keeps the old budget: %s", strerror(-ret)) : 0;
 }
 
-/* ---- commands through the ring ------------------------------------------------------------------ */
+/* ---- commands through the ring ----------------------------------------------------------- */
 
 static void command_done(struct op *op, int res)
 {
@@ -210,7 +210,7 @@ bool device_pool_ahead(struct plan *plan)
 	return false;
 }
 
-/* ---- checkpoints: in the second thread ------------------------------------------------------------ */
+/* ---- checkpoints: in the second thread --------------------------------------------------- */
 
 static int checkpoint_run_of(int fd, uint64_t first, uint32_t nr, uint32_t shift, struct manifest *m)
 {

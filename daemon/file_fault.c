@@ -18,7 +18,7 @@
 #define PAGE 4096u
 #define SERVE_NS (2 * NS_PER_MS)
 
-/* ---- a client's page tables ---------------------------------------------------------------- */
+/* ---- a client's page tables -------------------------------------------------------------- */
 
 static void set_protection(struct attachment *a, uint32_t b, uint64_t mode)
 {
@@ -124,7 +124,7 @@ static void fail_access(struct attachment *a, uint32_t tid, uint64_t addr)
 	}
 }
 
-/* ---- who waits ------------------------------------------------------------------------------- */
+/* ---- who waits --------------------------------------------------------------------------- */
 
 static void free_wait(struct pool *p, struct wait **at)
 {
@@ -198,7 +198,7 @@ void file_fail_waits(struct pool *p, uint32_t b)
 	}
 }
 
-/* ---- serve ------------------------------------------------------------------------------------- */
+/* ---- serve ------------------------------------------------------------------------------- */
 
 static void map_for_all(struct pool *p, uint32_t b)
 {
@@ -308,7 +308,7 @@ void file_wait_deadlines(struct kvtierd *d)
 		timer_within(d, &d->waits, SERVE_NS);
 }
 
-/* ---- messages ------------------------------------------------------------------------------------- */
+/* ---- messages ---------------------------------------------------------------------------- */
 
 static void count_fault(struct pool *p, const struct block *blk, bool minor)
 {

@@ -60,7 +60,7 @@ static void put_io(struct io *io)
 	busy_ios--;
 }
 
-/* ---- frames ------------------------------------------------------------------------------------ */
+/* ---- frames ------------------------------------------------------------------------------ */
 
 static void add_frame(struct pool *p, uint32_t b)
 {
@@ -187,7 +187,7 @@ void file_bad(struct pool *p, uint32_t b, int error)
 	file_fail_waits(p, b);
 }
 
-/* ---- transfers ------------------------------------------------------------------------------------ */
+/* ---- transfers --------------------------------------------------------------------------- */
 
 static void io_done(struct op *op, int res);
 
@@ -417,7 +417,7 @@ void file_io_deadlines(struct kvtierd *d)
 	}
 }
 
-/* ---- leave memory -------------------------------------------------------------------------------------- */
+/* ---- leave memory ------------------------------------------------------------------------ */
 
 /* A resident block leaves memory, at once if its slot holds it.  0: it does, or will. */
 int file_evict(struct pool *p, uint32_t b)
@@ -461,7 +461,9 @@ int file_discard(struct pool *p, uint32_t b)
 /* Is the pool above a budget that was lowered? */
 static void trim(struct pool *p)
 {
-	while ((uint64_t)p->nr_frames << p->shift > p->t->budget[KVTIER_TIER_DRAM] + ((uint64_t)p->writes << p->shift)) {
+	uint64_t budget = p->t->budget[KVTIER_TIER_DRAM];
+
+	while ((uint64_t)(p->nr_frames - p->writes) << p->shift > budget) {
 		uint32_t victim = file_victim(p, 0);
 
 		if (victim == NO_BLOCK || file_evict(p, victim))

@@ -92,7 +92,7 @@ void file_pool_destroy(struct pool *p)
 	free(p->queue);
 }
 
-/* ---- of a predecessor -------------------------------------------------------------------------- */
+/* ---- of a predecessor -------------------------------------------------------------------- */
 
 static void punch(struct pool *p, uint32_t first, uint32_t nr)
 {
@@ -226,7 +226,7 @@ int file_pool_take_back(struct pool *p)
 	return 0;
 }
 
-/* ---- a client's mapping --------------------------------------------------------------------------- */
+/* ---- a client's mapping ------------------------------------------------------------------ */
 
 int file_pool_map(struct attachment *a, int uffd, uint64_t addr)
 {
@@ -285,7 +285,7 @@ int file_pool_probe(void)
 				   "userfaultfd of Linux 6.4 or newer is needed") : 0;
 }
 
-/* ---- what it shows ---------------------------------------------------------------------------------- */
+/* ---- what it shows ----------------------------------------------------------------------- */
 
 static uint32_t state_of(const struct block *blk)
 {

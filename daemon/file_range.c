@@ -40,7 +40,7 @@ static uint32_t nr_of(struct pool *p, const struct kvtier_range *r)
 	return (uint32_t)(r->length >> p->shift);
 }
 
-/* ---- before anything changes --------------------------------------------------------------- */
+/* ---- before anything changes ------------------------------------------------------------- */
 
 static int check_memory(struct pool *p, const struct kvtier_range *r, bool pin)
 {
@@ -83,7 +83,7 @@ static int check_range(struct pool *p, struct command *c)
 	return 0;
 }
 
-/* ---- one block ---------------------------------------------------------------------------------- */
+/* ---- one block --------------------------------------------------------------------------- */
 
 static int promote(struct pool *p, uint32_t b, bool fill)
 {
@@ -270,7 +270,7 @@ static void begin_ahead(struct pool *p, struct command *c)
 	}
 }
 
-/* ---- a command -------------------------------------------------------------------------------------- */
+/* ---- a command --------------------------------------------------------------------------- */
 
 static void undo_pins(struct pool *p, struct command *c)
 {

@@ -128,7 +128,7 @@ void timer_add(struct kvtierd *d, struct timer *t, void (*expire)(struct kvtierd
 void timer_within(struct kvtierd *d, struct timer *t, uint64_t ns);
 uint64_t now_ns(void);
 
-/* ---- job.c --------------------------------------------------------------------------------- */
+/* ---- job.c ------------------------------------------------------------------------------- */
 struct job {
 	struct job *next;
 	int (*work)(struct job *job); /* in the second thread */
@@ -138,7 +138,7 @@ int job_start(struct kvtierd *d);
 void job_stop(struct kvtierd *d);
 void job_submit(struct kvtierd *d, struct job *job);
 
-/* ---- sdnotify.c ----------------------------------------------------------------------------- */
+/* ---- sdnotify.c -------------------------------------------------------------------------- */
 __attribute__((format(printf, 1, 2))) void sd_notifyf(const char *fmt, ...);
 /* Give a descriptor to the service manager, so that it outlives us; take it back. */
 void sd_store(int fd, const char *name);
@@ -151,7 +151,7 @@ uint64_t sd_watchdog_ns(void);
 /* Call @take with each descriptor that the manager kept for us; it owns it then. */
 void sd_take_fds(void (*take)(void *arg, int fd, const char *name), void *arg);
 
-/* ---- tenant.c ---------------------------------------------------------------------------------- */
+/* ---- tenant.c ---------------------------------------------------------------------------- */
 struct tenant {
 	struct tenant *next;
 	char name[32];
@@ -173,7 +173,7 @@ void tenants_reconfigure(struct kvtierd *d);
 int tenant_room(struct kvtierd *d, const struct tenant *t, uint32_t tier, uint64_t bytes);
 void tenant_charge(struct kvtierd *d, struct tenant *t, uint32_t tier, int64_t bytes);
 
-/* ---- client.c and control.c ------------------------------------------------------------------------ */
+/* ---- client.c and control.c -------------------------------------------------------------- */
 
 /* A client's use of a pool. */
 struct attachment {
@@ -227,7 +227,7 @@ struct attachment *attachment_of(struct client *c, uint32_t pool);
 struct attachment *attachment_new(struct client *c, struct pool *p);
 void attachment_free(struct attachment *a);
 
-/* ---- pool.c ------------------------------------------------------------------------------------------ */
+/* ---- pool.c ------------------------------------------------------------------------------ */
 
 /* Where the only valid content of a block of a memory file is. */
 enum where {
@@ -385,7 +385,7 @@ void pools_take_back(struct kvtierd *d);
 void pools_expire(struct kvtierd *d);
 int pool_budget(struct pool *p, uint64_t dram_bytes);
 
-/* ---- file_*.c --------------------------------------------------------------------------------------------- */
+/* ---- file_*.c ---------------------------------------------------------------------------- */
 int file_pool_probe(void);
 int file_pool_create(struct pool *p);
 int file_pool_restore(struct pool *p, int slots_fd);
@@ -430,7 +430,7 @@ void file_run_commands(struct pool *p);
 void file_cancel_commands(struct pool *p, struct client *c);
 void file_unpin_all(struct attachment *a);
 
-/* ---- device_pool.c ------------------------------------------------------------------------------------------ */
+/* ---- device_pool.c ----------------------------------------------------------------------- */
 int device_probe(void);
 int device_pool_create(struct pool *p);
 int device_pool_take_back(struct pool *p);
@@ -444,7 +444,7 @@ int device_checkpoint(int fd, uint32_t nr_blocks, uint32_t shift, struct manifes
 int device_adopt(int fd, const struct manifest *m);
 int device_release(int fd, const struct kvt_key *key);
 
-/* ---- plan.c and prefetch.c -------------------------------------------------------------------------------------- */
+/* ---- plan.c and prefetch.c --------------------------------------------------------------- */
 struct plan {
 	struct plan *next; /* of all */
 	struct attachment *a;
@@ -489,7 +489,7 @@ void plan_wake_again(struct plan *plan);
 void prefetch_run(struct kvtierd *d);
 void prefetch_measure(struct kvtierd *d, uint64_t bytes, uint64_t latency_ns);
 
-/* ---- writeback.c, scrub.c, checkpoint.c, manifest.c ----------------------------------------------------------------- */
+/* ---- writeback.c, scrub.c, checkpoint.c, manifest.c -------------------------------------- */
 void writeback_queue(struct pool *p, uint32_t b);
 void writeback_run(struct kvtierd *d);
 void writeback_kick(struct kvtierd *d);
@@ -520,18 +520,18 @@ int manifest_write(const char *path, const struct manifest *m);
 int manifest_read(const char *path, struct manifest *m);
 void manifest_free(struct manifest *m);
 
-/* ---- attend.c: attention for clients that have not the memory ---------------------------------------------------------------- */
+/* ---- attend.c: attention for clients that have not the memory ---------------------------- */
 int attend_ring_make(struct attachment *a, uint64_t bytes, int fds[3]);
 void attend_ring_free(struct attachment *a);
 void attend_run(struct kvtierd *d);
 void attend_stop(struct kvtierd *d);
 
-/* ---- metrics.c and http.c ---------------------------------------------------------------------------------------------- */
+/* ---- metrics.c and http.c ---------------------------------------------------------------- */
 void metrics_write(struct kvtierd *d, FILE *out);
 int http_open(struct kvtierd *d);
 void http_close(struct kvtierd *d);
 
-/* ---- the daemon ------------------------------------------------------------------------------------------------------------ */
+/* ---- the daemon -------------------------------------------------------------------------- */
 struct counters {
 	uint64_t messages, refused, connections, connections_refused, clients_died;
 	uint64_t plans, plan_ranges, plans_refused, promoted_ahead, passed;

@@ -46,7 +46,7 @@ struct io_uring_sqe *loop_sqe(struct kvtierd *d, struct op *op)
 	return sqe;
 }
 
-/* ---- watches ------------------------------------------------------------------------------- */
+/* ---- watches ----------------------------------------------------------------------------- */
 
 static void arm(struct watch *w)
 {
@@ -100,7 +100,7 @@ void watch_stop(struct watch *w)
 	io_uring_sqe_set_data(sqe, NULL);
 }
 
-/* ---- timers --------------------------------------------------------------------------------- */
+/* ---- timers ------------------------------------------------------------------------------ */
 
 void timer_add(struct kvtierd *d, struct timer *t, void (*expire)(struct kvtierd *d))
 {
@@ -146,7 +146,7 @@ static uint64_t until_next(struct kvtierd *d)
 	return least;
 }
 
-/* ---- a turn ---------------------------------------------------------------------------------- */
+/* ---- a turn ------------------------------------------------------------------------------ */
 
 static void handle(const struct io_uring_cqe *cqe)
 {

@@ -32,7 +32,7 @@ static void usage(FILE *out)
 	      "See kvtierd(8) and kvtierd.conf(5).\n", out);
 }
 
-/* ---- timers --------------------------------------------------------------------------------- */
+/* ---- timers ------------------------------------------------------------------------------ */
 
 static void watchdog(struct kvtierd *d)
 {
@@ -67,7 +67,7 @@ static void idle(struct kvtierd *d)
 		timer_within(d, &d->idle_timer, least + NS_PER_MS);
 }
 
-/* ---- signals ----------------------------------------------------------------------------------- */
+/* ---- signals ----------------------------------------------------------------------------- */
 
 static void reload(struct kvtierd *d)
 {
@@ -132,7 +132,7 @@ static int signals_open(struct kvtierd *d)
 	return d->signal_watch ? 0 : -ENOMEM;
 }
 
-/* ---- set-up ---------------------------------------------------------------------------------------- */
+/* ---- set-up ------------------------------------------------------------------------------ */
 
 static int make_folders(const char *path, mode_t mode)
 {

@@ -167,7 +167,7 @@ int manifest_write(const char *path, const struct manifest *m)
 	return ret ? kvt_fail(ret, "%s: cannot write it: %s", path, strerror(-ret)) : 0;
 }
 
-/* ---- read --------------------------------------------------------------------------------------- */
+/* ---- read -------------------------------------------------------------------------------- */
 
 static int read_file(const char *path, char **data, size_t *bytes)
 {

@@ -11,7 +11,7 @@ static void family(FILE *out, const char *name, const char *type, const char *un
 	fprintf(out, "# TYPE %s %s\n# UNIT %s %s\n# HELP %s %s\n", name, type, name, unit, name, help);
 }
 
-/* ---- of the daemon -------------------------------------------------------------------------- */
+/* ---- of the daemon ----------------------------------------------------------------------- */
 
 #define COUNT(field) offsetof(struct counters, field)
 
@@ -101,7 +101,7 @@ static void write_gauges(struct kvtierd *d, FILE *out)
 	      (double)d->latency_ns / NS_PER_S);
 }
 
-/* ---- of tenants, tiers and pools ----------------------------------------------------------------- */
+/* ---- of tenants, tiers and pools --------------------------------------------------------- */
 
 static void write_tiers(struct kvtierd *d, FILE *out)
 {

@@ -24,7 +24,7 @@
 #define POSITIONS_MAX (64u << 20)
 #define TAKE_MAX 131072u /* entries a turn: the others wait meanwhile */
 
-/* ---- positions --------------------------------------------------------------------------------- */
+/* ---- positions --------------------------------------------------------------------------- */
 
 uint64_t plan_next_use(const struct pool *p, uint32_t b)
 {
@@ -158,7 +158,7 @@ static int append(struct plan *plan, uint32_t block, uint32_t nr)
 	return 0;
 }
 
-/* ---- the cursor ------------------------------------------------------------------------------------ */
+/* ---- the cursor -------------------------------------------------------------------------- */
 
 static void pass_position(struct plan *plan, uint32_t at)
 {
@@ -230,7 +230,7 @@ void plan_wake_again(struct plan *plan)
 	__atomic_store_n(&plan->ring->wake_at, plan->seen + step, __ATOMIC_SEQ_CST);
 }
 
-/* ---- the ring ----------------------------------------------------------------------------------------- */
+/* ---- the ring ---------------------------------------------------------------------------- */
 
 static void refuse(struct plan *plan, int error)
 {
@@ -319,7 +319,7 @@ static void doorbell(void *arg)
 	plan_wake_again(plan);
 }
 
-/* ---- come and go ------------------------------------------------------------------------------------------ */
+/* ---- come and go ------------------------------------------------------------------------- */
 
 void plan_free(struct plan *plan)
 {

@@ -114,7 +114,7 @@ static bool is_leaving(struct kvtierd *d, const struct tenant *t, const char *na
 	return false;
 }
 
-/* ---- make -------------------------------------------------------------------------------------- */
+/* ---- make -------------------------------------------------------------------------------- */
 
 static int check_sizes(const struct kvt_create *want, uint64_t block)
 {
@@ -368,7 +368,7 @@ int pool_create(struct client *c, const struct kvt_create *want, struct pool **p
 	return 0;
 }
 
-/* ---- find, remove, end ----------------------------------------------------------------------------- */
+/* ---- find, remove, end ------------------------------------------------------------------- */
 
 int pool_find(struct client *c, const char *name, const char *model, struct pool **pool)
 {
@@ -510,7 +510,7 @@ int pool_budget(struct pool *p, uint64_t dram_bytes)
 	return 0;
 }
 
-/* ---- after a restart ---------------------------------------------------------------------------------- */
+/* ---- after a restart --------------------------------------------------------------------- */
 
 /* Descriptors of one pool, as the service manager kept them. */
 struct kept {

@@ -32,7 +32,7 @@ void writeback_kick(struct kvtierd *d)
 	timer_within(d, &d->writeback, SOON_NS);
 }
 
-/* ---- the rate ---------------------------------------------------------------------------------- */
+/* ---- the rate ---------------------------------------------------------------------------- */
 
 static void earn_credit(struct kvtierd *d)
 {
@@ -57,7 +57,7 @@ static bool spend(struct kvtierd *d, uint64_t bytes)
 	return true;
 }
 
-/* ---- what earns a write ----------------------------------------------------------------------------- */
+/* ---- what earns a write ------------------------------------------------------------------ */
 
 static bool nearly(uint64_t used, uint64_t limit)
 {
@@ -113,7 +113,7 @@ static bool write_some(struct pool *p, bool *any)
 	return true;
 }
 
-/* ---- idle pools ------------------------------------------------------------------------------------------ */
+/* ---- idle pools -------------------------------------------------------------------------- */
 
 static bool above(const struct kvtierd *d, uint64_t used, uint64_t limit)
 {

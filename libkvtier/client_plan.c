@@ -304,7 +304,7 @@ void kvt_plan_return(struct kvt_shared *s, int sock)
 	if (pthread_mutex_trylock(&plan->lock))
 		return;
 	passed = plan->passed;
-	if (plan->ring && !make_ring(s, plan->nr_last + MARKS, sock)) {
+	if (plan->ring && !make_ring(s, plan->nr_last + MARKS, sock) && plan->ring) {
 		put_plan(plan, plan->last, plan->nr_last, plan->cycle ? KVT_PLAN_REPEAT : 0);
 		plan->passed = passed;
 		__atomic_store_n(&plan->ring->passed, passed, __ATOMIC_SEQ_CST);

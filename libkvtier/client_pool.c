@@ -480,7 +480,7 @@ int kvt_shared_return(struct kvt_shared *s, int sock)
 	return ret;
 }
 
-/* ---- checkpoints ---------------------------------------------------------------------------- */
+/* ---- checkpoints ------------------------------------------------------------------------- */
 
 static int check_shared(const struct kvt_pool *pool)
 {

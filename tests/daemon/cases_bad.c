@@ -107,6 +107,15 @@ static void malformed(void)
 	kvt_client_close(c);
 }
 
+/* The same chance each time. */
+static uint32_t chance(void)
+{
+	static uint64_t x = 7;
+
+	x = x * 6364136223846793005ull + 1442695040888963407ull;
+	return (uint32_t)(x >> 34);
+}
+
 /* Messages of every type with bodies of chance: refused or answered, never more. */
 static void random_messages(void)
 {
@@ -120,17 +129,16 @@ static void random_messages(void)
 	daemon_start(NULL);
 	c = client();
 	p = bystander(c);
-	srand(7);
 	sock = kvt_link_connect(daemon_.socket, &hello);
 	for (i = 0; i < 3000; i++) {
 		static const uint16_t sizes[] = { 0, 8, 16, 24, 32, 128, 144, 240, 1000, 60000 };
-		struct kvt_ask ask = KVT_ASK_INIT((uint16_t)(rand() % (KVT_MSG_TYPES + 2)));
+		struct kvt_ask ask = KVT_ASK_INIT((uint16_t)((int)chance() % (KVT_MSG_TYPES + 2)));
 		size_t at;
 		int ret;
 
-		ask.bytes = sizes[rand() % 10];
+		ask.bytes = sizes[(int)chance() % 10];
 		for (at = 0; at < ask.bytes; at++)
-			text[at] = (char)(rand() % 4 ? rand() % 3 : rand());
+			text[at] = (char)((int)chance() % 4 ? (int)chance() % 3 : (int)chance());
 		ask.body = text;
 		ask.answer = text;
 		ask.room = sizeof(text);
@@ -216,7 +224,7 @@ static void dies_in_message(void)
 	kvt_client_close(c);
 }
 
-/* ---- rings ------------------------------------------------------------------------------------ */
+/* ---- rings ------------------------------------------------------------------------------- */
 
 static struct kvt_plan_ring *ring_of(struct kvt_pool *p)
 {
@@ -315,7 +323,7 @@ static void wrong_descriptor(void)
 	kvt_client_close(c);
 }
 
-/* ---- connections ---------------------------------------------------------------------------------- */
+/* ---- connections ------------------------------------------------------------------------- */
 
 static double cpu_s(pid_t pid)
 {
@@ -409,7 +417,7 @@ static void thousand_pools(void)
 	kvt_client_close(c);
 }
 
-/* ---- configuration ---------------------------------------------------------------------------------- */
+/* ---- configuration ----------------------------------------------------------------------- */
 
 static int check_config(const char *text, char *said, size_t room)
 {
@@ -478,7 +486,7 @@ static void reload(void)
 	kvt_client_close(c);
 }
 
-/* ---- the disk -------------------------------------------------------------------------------------- */
+/* ---- the disk ---------------------------------------------------------------------------- */
 
 /* A disk that takes no more: dirty blocks stay, clean ones come and go, and it ends by itself. */
 static void disk_fills(void)

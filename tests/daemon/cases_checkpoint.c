@@ -132,7 +132,7 @@ static void under_writes(void)
 	kvt_client_close(c);
 }
 
-/* ---- manifests that are not ours ---------------------------------------------------------------- */
+/* ---- manifests that are not ours --------------------------------------------------------- */
 
 static void patch(const char *path, off_t offset, const void *bytes, size_t nr, bool seal_it)
 {

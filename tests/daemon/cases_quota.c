@@ -102,7 +102,7 @@ static void names(void)
 	kvt_client_close(c);
 }
 
-/* ---- quotas ------------------------------------------------------------------------------------- */
+/* ---- quotas ------------------------------------------------------------------------------ */
 
 static int stay_in_quota(void)
 {
@@ -221,7 +221,7 @@ static void back_pressure(void)
 	CHECK(daemon_logged("event=fault_expired"), "expected the log to say so");
 }
 
-/* ---- by cgroup -------------------------------------------------------------------------------------- */
+/* ---- by cgroup --------------------------------------------------------------------------- */
 
 static bool write_text(const char *path, const char *text)
 {
@@ -259,7 +259,7 @@ static void cgroup(void)
 		snprintf(number, sizeof(number), "%d", getpid());
 		if (!write_text(path, number))
 			_exit(3);
-		c = client();
+		client();
 		pause_ms(2000);
 		_exit(0);
 	}

@@ -198,7 +198,7 @@ static void kill_both(void)
 	kills(ENGINE | DAEMON);
 }
 
-/* ---- the daemon alone ------------------------------------------------------------------------------ */
+/* ---- the daemon alone -------------------------------------------------------------------- */
 
 /* A client goes on across restarts: its mapping, its pins, its plan, its events. */
 static void upgrade(void)

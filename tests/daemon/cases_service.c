@@ -135,7 +135,7 @@ static void views(void)
 	kvt_client_close(c);
 }
 
-/* ---- attention -------------------------------------------------------------------------------- */
+/* ---- attention --------------------------------------------------------------------------- */
 
 #define HEADS 8
 #define KV_HEADS 2
@@ -236,7 +236,7 @@ static void attend_over(uint32_t nr, uint64_t frames, bool exact)
 	kvt_client_close(c);
 }
 
-/* ---- two engines and eight sessions --------------------------------------------------------------- */
+/* ---- two engines and eight sessions ------------------------------------------------------ */
 
 #define ENGINES 2
 #define SESSIONS 8
@@ -408,7 +408,7 @@ static void engines(void)
 	kvt_client_close(c);
 }
 
-/* ---- restart -------------------------------------------------------------------------------------------- */
+/* ---- restart ----------------------------------------------------------------------------- */
 
 /*
  * From an engine's start to its first token: take the session back and attend to it, or

@@ -39,7 +39,7 @@ void pause_ms(unsigned int ms)
 	nanosleep(&t, NULL);
 }
 
-/* ---- the service manager --------------------------------------------------------------------- */
+/* ---- the service manager ----------------------------------------------------------------- */
 
 static void keep(struct daemon *d, int fd, const char *name)
 {
@@ -147,7 +147,7 @@ static void manager_start(void)
 	CHECK(!pthread_create(&daemon_.manager, NULL, manager_thread, &daemon_), "a thread");
 }
 
-/* ---- a daemon ----------------------------------------------------------------------------------- */
+/* ---- a daemon ---------------------------------------------------------------------------- */
 
 const char *daemon_program(void)
 {
@@ -163,7 +163,7 @@ const char *daemon_program(void)
 		CHECK(slash, "%s: not where it was built", path);
 		*slash = 0;
 	}
-	strcat(path, "/kvtierd");
+	snprintf(path + strlen(path), sizeof(path) - strlen(path), "/kvtierd");
 	return path;
 }
 
@@ -171,8 +171,9 @@ const char *daemon_program(void)
 static void give_store(void)
 {
 	char names[STORE_MAX * 8] = "", number[16];
-	int i, high[STORE_MAX];
+	static int high[STORE_MAX];
 	size_t at = 0;
+	int i;
 
 	for (i = 0; i < daemon_.nr_store; i++)
 		high[i] = fcntl(daemon_.store[i].fd, F_DUPFD, 3 + STORE_MAX);
@@ -278,7 +279,7 @@ bool daemon_logged(const char *text)
 	return found;
 }
 
-/* ---- metrics ------------------------------------------------------------------------------------- */
+/* ---- metrics ----------------------------------------------------------------------------- */
 
 static FILE *fetch_metrics(void)
 {
@@ -309,7 +310,7 @@ double daemon_metric(const char *begin)
 	return value;
 }
 
-/* ---- pools ------------------------------------------------------------------------------------------ */
+/* ---- pools ------------------------------------------------------------------------------- */
 
 struct kvt_client *client(void)
 {

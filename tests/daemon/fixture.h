@@ -76,7 +76,7 @@ uint64_t now_ms(void);
 double now_s(void);
 void pause_ms(unsigned int ms);
 
-/* ---- daemons ------------------------------------------------------------------------------- */
+/* ---- daemons ----------------------------------------------------------------------------- */
 #define STORE_MAX 4096
 
 struct daemon {
