@@ -146,18 +146,6 @@ suite conformance-copy 600 env KVTIER_UFFD=copy "$B/conformance" --pager user --
 suite conformance-asan 900 "${sanitized[@]}" "$B/asan/conformance" --pager user \
 	--dir "$logs" --slow 4
 suite conformance-kernel 600 "$B/conformance" --pager kernel --dir "$logs"
-suite kbuild 3600 tests/vm/kbuild.sh
-suite vm-6.12 3600 tests/vm/run.sh --kernel 6.12 "${each_time[@]}"
-if [[ ${SUITES:-} ]]; then # for asking: they take long
-	on_request vm-6.1 3600 tests/vm/run.sh --kernel 6.1 "${shorter[@]}"
-	on_request vm-debug 7200 tests/vm/run.sh --kernel debug "${checked[@]}"
-	on_request vm-all 7200 tests/vm/run.sh --kernel 6.12
-	on_request vm-latest 7200 tests/vm/run.sh --kernel latest
-	on_request vm-errors 3600 tests/vm/run.sh --topology errors
-	on_request vm-icount 3600 tests/vm/run.sh --icount --suite boot --suite insn
-	on_request vm-controls 3600 tests/vm/controls.sh
-	on_request vm-million 14400 tests/vm/run.sh --topology numa --suite boot --suite million
-fi
 suite seq 600 tests/seq/run.sh "$B"
 suite seq-asan 600 "${sanitized[@]}" OPS=8000 SESSIONS=2 tests/seq/run.sh "$B/asan"
 suite examples 600 tests/seq/examples.sh "$B"
@@ -166,6 +154,18 @@ suite daemon-asan 600 "${sanitized[@]}" "$B/asan/tests/daemon/suite" --dir "$log
 suite daemon-docs 120 tests/daemon/run.sh
 suite tools 300 tests/tools/run.sh
 suite engine 300 tests/engine/run.sh
+suite kbuild 3600 tests/vm/kbuild.sh
+suite vm-6.12 3600 tests/vm/run.sh --kernel 6.12 "${each_time[@]}"
+suite vm-6.1 3600 tests/vm/run.sh --kernel 6.1 "${shorter[@]}"
+suite vm-debug 7200 tests/vm/run.sh --kernel debug "${checked[@]}" # builds the kernel first
+if [[ ${SUITES:-} ]]; then # for asking: they take long
+	on_request vm-all 7200 tests/vm/run.sh --kernel 6.12
+	on_request vm-latest 7200 tests/vm/run.sh --kernel latest
+	on_request vm-errors 3600 tests/vm/run.sh --topology errors
+	on_request vm-icount 3600 tests/vm/run.sh --icount --suite boot --suite insn
+	on_request vm-controls 3600 tests/vm/controls.sh
+	on_request vm-million 14400 tests/vm/run.sh --topology numa --suite boot --suite million
+fi
 
 echo "$passed passed, $failed failed, $skipped skipped"
 [[ $failed -eq 0 && $passed -gt 0 ]]
