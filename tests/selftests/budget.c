@@ -133,7 +133,8 @@ TEST_F(budget, exhausted)
 struct hammerer {
 	struct pool *pool;
 	volatile bool stop;
-	uint64_t wrong, passes;
+	volatile uint64_t passes;
+	uint64_t wrong;
 };
 
 static void *write_and_check(void *arg)
@@ -159,6 +160,8 @@ TEST_F(budget, changed_in_use)
 	uint64_t i;
 
 	ASSERT_EQ(0, pthread_create(&thread, NULL, write_and_check, &h));
+	while (!h.passes) /* it is in use */
+		usleep(1000);
 	for (i = 0; i < 24; i++) {
 		ASSERT_EQ(0, set_budget(pool, KVTIER_TIER_DRAM, sizes[i % 6]));
 		EXPECT_LE(used_blocks(pool, KVTIER_TIER_DRAM), sizes[i % 6]);
