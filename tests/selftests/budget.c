@@ -160,7 +160,9 @@ TEST_F(budget, changed_in_use)
 	uint64_t i;
 
 	ASSERT_EQ(0, pthread_create(&thread, NULL, write_and_check, &h));
-	for (i = 0; i < 24 || !h.passes; i++) { /* the thread may come late */
+	while (!h.passes) /* it is in use */
+		usleep(1000);
+	for (i = 0; i < 24; i++) {
 		ASSERT_EQ(0, set_budget(pool, KVTIER_TIER_DRAM, sizes[i % 6]));
 		EXPECT_LE(used_blocks(pool, KVTIER_TIER_DRAM), sizes[i % 6]);
 	}
