@@ -168,11 +168,11 @@ static int check_config(const struct kvt_draft_config *c, const struct kvt_seq *
 	if (target->cache == draft->cache)
 		return kvt_fail(-EINVAL, "draft and target are in one cache: they need a pool each");
 	if (!c->window)
-		return kvt_fail(-EINVAL, "a least window of 0 tokens: a draft needs at least its last one");
+		return kvt_fail(-EINVAL, "a least window of 0 tokens: a draft needs its last one");
 	if (c->draft_bytes < least_bytes(draft) ||
 	    c->dram_bytes < c->draft_bytes + least_bytes(target))
-		return kvt_fail(-EINVAL, "a budget of %llu KiB with %llu for the draft: the draft needs "
-					 "at least %llu KiB, the target %llu",
+		return kvt_fail(-EINVAL, "a budget of %llu KiB with %llu for the draft: the draft "
+					 "needs at least %llu KiB, the target %llu",
 				(unsigned long long)c->dram_bytes >> 10,
 				(unsigned long long)c->draft_bytes >> 10,
 				(unsigned long long)least_bytes(draft) >> 10,

@@ -293,7 +293,8 @@ static int put_all(struct kvt_cache *c, const struct kvt_named_seq *seqs, uint32
 	memcpy(header.magic, KVT_MANIFEST_MAGIC, sizeof(header.magic));
 	ret = marks->nr ? kvt_pool_key(c->pool, &header.key) : 0;
 	if (ret)
-		return kvt_fail(ret, "the key of the pool's slots cannot be had: %s", kvt_strerror(ret));
+		return kvt_fail(ret, "the key of the pool's slots cannot be had: %s",
+				kvt_strerror(ret));
 	kvt_put(b, &header, sizeof(header));
 	put_extents(b, c, marks);
 	for (i = 0; i < nr; i++)

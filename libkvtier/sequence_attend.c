@@ -238,8 +238,8 @@ static int alloc_job(struct job *j)
 	j->lse = calloc(j->rows, sizeof(float));
 	j->part = calloc(width, sizeof(float));
 	j->part_lse = calloc(j->rows, sizeof(float));
-	if (!j->blocks || !j->next_blocks || !j->mask || !j->wanted || !j->mass || !j->out || !j->lse || !j->part ||
-	    !j->part_lse)
+	if (!j->blocks || !j->next_blocks || !j->mask || !j->wanted || !j->mass || !j->out ||
+	    !j->lse || !j->part || !j->part_lse)
 		return kvt_fail(-ENOMEM, "no memory for attention over %u blocks", j->nr_blocks);
 	memset(j->wanted, 1, j->nr_blocks);
 	return 0;
@@ -415,13 +415,13 @@ static int check_query(const struct kvt_attend *attend, const struct kvt_attend_
 	if (ret)
 		return ret;
 	if (params->kv_heads != g->kv_heads || params->k_dim != g->k_dim || params->v_dim != v_dim)
-		return kvt_fail(-EINVAL, "attention of %u heads of %u and %u, but the cache has %u of %u "
-					 "and %u", params->kv_heads, params->k_dim, params->v_dim,
+		return kvt_fail(-EINVAL, "attention of %u heads of %u and %u, but the cache has %u "
+					 "of %u and %u", params->kv_heads, params->k_dim, params->v_dim,
 				g->kv_heads, g->k_dim, v_dim);
 	if (!q->q_tokens || q->q_tokens > KVT_QUERY_MAX || !params->q_heads ||
 	    params->q_heads > KVT_HEADS_MAX || !q->q || !q->out)
-		return kvt_fail(-EINVAL, "a query of %u tokens and %u heads: up to %d and %d, with q and "
-					 "out", q->q_tokens, params->q_heads, KVT_QUERY_MAX,
+		return kvt_fail(-EINVAL, "a query of %u tokens and %u heads: up to %d and %d, with "
+					 "q and out", q->q_tokens, params->q_heads, KVT_QUERY_MAX,
 				KVT_HEADS_MAX);
 	if (!attend && !q->seq->cache->stream)
 		return kvt_fail(-EINVAL, "no threads to compute with: attend is NULL");
@@ -438,8 +438,8 @@ int kvt_cache_set_stream(struct kvt_cache *c, struct kvt_stream *stream)
 	return 0;
 }
 
-int kvt_seq_attend(struct kvt_attend *attend, const struct kvt_attend_params *params, uint32_t layer,
-		   const struct kvt_seq_query *queries, uint32_t nr)
+int kvt_seq_attend(struct kvt_attend *attend, const struct kvt_attend_params *params,
+		   uint32_t layer, const struct kvt_seq_query *queries, uint32_t nr)
 {
 	uint32_t i;
 	int ret = 0;

@@ -236,7 +236,8 @@ static int type_of(uint32_t ggml)
 static float *convert(const struct gguf *g, const struct gguf_tensor *t, int type)
 {
 	uint32_t piece = t->row % PIECE ? 1 : PIECE;
-	uint64_t bytes = type == KVT_F32 ? t->row * 4 : t->row / PIECE * kvt_row_bytes((uint32_t)type, PIECE);
+	uint64_t bytes = type == KVT_F32 ? t->row * 4 :
+					   t->row / PIECE * kvt_row_bytes((uint32_t)type, PIECE);
 	float *out = allocate(t->row * t->rows, sizeof(*out));
 
 	if (type != KVT_F32 && piece == 1)

@@ -258,8 +258,8 @@ struct kvt_seq_query {
  * the sequence's policy is.  Errors: -EINVAL the parameters do not fit the cache; those of
  * kvt_attend().  Outputs of queries before the failing one may be written then.
  */
-int kvt_seq_attend(struct kvt_attend *attend, const struct kvt_attend_params *params, uint32_t layer,
-		   const struct kvt_seq_query *queries, uint32_t nr);
+int kvt_seq_attend(struct kvt_attend *attend, const struct kvt_attend_params *params,
+		   uint32_t layer, const struct kvt_seq_query *queries, uint32_t nr);
 
 /*
  * kvt_seq_sketch() - keep a sketch in DRAM of what keys lie in each sealed extent
@@ -389,9 +389,9 @@ enum kvt_draft_state {
 /*
  * kvt_draft_create() - put two sequences, alone in their caches, under one budget
  *
- * Sets the DRAM budgets of both pools and the draft's policy; the sequences stay the caller's and have to
- * outlive it.  Errors: -EINVAL a field is out of range, or both are in one cache; -ENOSPC
- * a pool cannot shrink so far.
+ * Sets the DRAM budgets of both pools and the draft's policy; the sequences stay the
+ * caller's and have to outlive it.  Errors: -EINVAL a field is out of range, or both are in
+ * one cache; -ENOSPC a pool cannot shrink so far.
  */
 int kvt_draft_create(struct kvt_seq *target, struct kvt_seq *draft,
 		     const struct kvt_draft_config *config, struct kvt_draft **pair);
@@ -400,8 +400,8 @@ void kvt_draft_destroy(struct kvt_draft *pair);
 /*
  * kvt_draft_balance() - give the target what it needs, and the draft the rest
  *
- * To be called between steps.  Returns the draft's state (enum kvt_draft_state).  Errors: -ENOSPC a pool cannot shrink;
- * budgets are as before then, and their sum is never exceeded.
+ * To be called between steps.  Returns the draft's state (enum kvt_draft_state).  Errors:
+ * -ENOSPC a pool cannot shrink; budgets are as before then, and their sum is never exceeded.
  */
 int kvt_draft_balance(struct kvt_draft *pair);
 enum kvt_draft_state kvt_draft_state(const struct kvt_draft *pair);

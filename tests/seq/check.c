@@ -100,7 +100,8 @@ int check_main(int argc, char **argv, const struct check_case *cases, unsigned i
 		else if (opt == 'p')
 			pager = strcmp(optarg, "kernel") != 0 ? KVT_PAGER_USER : KVT_PAGER_KERNEL;
 		else
-			errx(2, "usage: %s [--dir DIR] [--data DIR] [--pager user|kernel] [CASE...]", argv[0]);
+			errx(2, "usage: %s [--dir DIR] [--data DIR] [--pager user|kernel] "
+				"[CASE...]", argv[0]);
 	}
 	printf("KTAP version 1\n");
 	for (i = 0; i < nr; i++) {
