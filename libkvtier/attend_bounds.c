@@ -33,21 +33,25 @@ int kvt_key_bounds(uint32_t kv_heads, uint32_t k_dim, const struct kvt_seq_block
 	int ret = 0;
 
 	if (!block || !bounds || !block->k || !block->tokens)
-		return kvt_fail(-EINVAL, "bounds of nothing: a block with keys and tokens is needed");
+		return kvt_fail(-EINVAL, "bounds of nothing: a block with keys and tokens is "
+					 "needed");
 	if (!kv_heads || kv_heads > KVT_HEADS_MAX || !kvt_row_bytes(block->k_type, k_dim))
-		return kvt_fail(-EINVAL, "bounds of %u heads with %u elements: no such keys", kv_heads,
-				k_dim);
+		return kvt_fail(-EINVAL, "bounds of %u heads with %u elements: no such keys",
+				kv_heads, k_dim);
 	row = malloc(width * sizeof(*row));
 	if (!row)
 		return kvt_fail(-ENOMEM, "no memory for a row of keys");
 	for (i = 0; i < 2 * width; i++)
 		bounds[i] = i / k_dim % 2 ? -INFINITY : INFINITY;
 	for (token = 0; !ret && token < block->tokens; token++) {
-		ret = kvt_dequantize(block->k_type, k_dim, kv_heads, 1,
-				     (const char *)block->k + (size_t)token * block->k_stride, 0, row);
-		for (head = 0; !ret && head < kv_heads; head++)
-			widen(bounds + (size_t)head * 2 * k_dim, bounds + (size_t)head * 2 * k_dim + k_dim,
-			      row + (size_t)head * k_dim, k_dim);
+		const char *keys = (const char *)block->k + (size_t)token * block->k_stride;
+
+		ret = kvt_dequantize(block->k_type, k_dim, kv_heads, 1, keys, 0, row);
+		for (head = 0; !ret && head < kv_heads; head++) {
+			float *low = bounds + (size_t)head * 2 * k_dim;
+
+			widen(low, low + k_dim, row + (size_t)head * k_dim, k_dim);
+		}
 	}
 	free(row);
 	return ret;

@@ -62,7 +62,7 @@ static bool is_chosen(const struct choice *c, uint32_t head, uint32_t block)
 	return mask_of(c, head)[block / 8] >> block % 8 & 1;
 }
 
-/* ---- what a block may have ------------------------------------------------------------- */
+/* ---- what a block may have ----------------------------------------------- */
 
 static double capped(const struct kvt_attend_params *p, double score)
 {
@@ -129,7 +129,7 @@ static void bound_block(const struct choice *c, uint32_t head, uint32_t block)
 	}
 }
 
-/* ---- the order of promise ---------------------------------------------------------------- */
+/* ---- the order of promise ------------------------------------------------ */
 
 static double promise_of(const struct choice *c, uint32_t head, uint32_t block)
 {
@@ -186,7 +186,7 @@ static uint32_t sort_blocks(const struct choice *c, uint32_t head)
 	return seen;
 }
 
-/* ---- choose ------------------------------------------------------------------------------ */
+/* ---- choose -------------------------------------------------------------- */
 
 /* The first @nr of the order, and what nothing is known of. */
 static void choose_first(const struct choice *c, uint32_t head, uint32_t nr)
@@ -235,7 +235,7 @@ static void choose_all_but(const struct choice *c, uint32_t head)
 	}
 }
 
-/* ---- what was left out --------------------------------------------------------------------- */
+/* ---- what was left out --------------------------------------------------- */
 
 /* The share of the softmax that is missing, at most, in any row of a head. */
 static double missing(const struct choice *c, uint32_t head, const float *lse)
@@ -290,7 +290,7 @@ static void report(const struct choice *c, const float *lse)
 	}
 }
 
-/* ---- one call and its sequences --------------------------------------------------------------- */
+/* ---- one call and its sequences ------------------------------------------ */
 
 static void choice_exit(struct choice *c)
 {

@@ -88,7 +88,7 @@ static void leave_window(struct kvt_kernel_fetch *f, uint32_t b)
 	f->at[b] &= AT_NAMED; /* all else is over */
 }
 
-/* ---- commands ---------------------------------------------------------------------- */
+/* ---- commands ------------------------------------------------------------ */
 
 static bool command(struct kvt_kernel_fetch *f, uint32_t b, enum kvtier_op op)
 {
@@ -189,7 +189,7 @@ static void pump(struct kvt_kernel_fetch *f)
 	io_uring_submit(&f->ring);
 }
 
-/* ---- completions --------------------------------------------------------------------- */
+/* ---- completions --------------------------------------------------------- */
 
 /* Others have pinned what we may: wait for our own to come back, if there are any. */
 static bool try_again(struct kvt_kernel_fetch *f, uint32_t b)
@@ -266,7 +266,7 @@ static void wait_for_one(struct kvt_kernel_fetch *f)
 	pthread_cond_broadcast(&f->come);
 }
 
-/* ---- the reader's side ------------------------------------------------------------------- */
+/* ---- the reader's side --------------------------------------------------- */
 
 static void see_residency(struct kvt_kernel_fetch *f, uint32_t first, uint32_t nr)
 {
@@ -414,7 +414,7 @@ static void starve(struct kvt_fetch *fetch)
 	pthread_mutex_unlock(&f->lock);
 }
 
-/* ---- open and close ----------------------------------------------------------------------- */
+/* ---- open and close ------------------------------------------------------ */
 
 static void free_fetch(struct kvt_kernel_fetch *f)
 {
@@ -467,8 +467,9 @@ static int allocate(struct kvt_kernel_fetch *f)
 	f->unclaimed = calloc(KVT_FETCH_WINDOW_MAX, sizeof(*f->unclaimed));
 	f->arrivals = calloc(nr, sizeof(*f->arrivals));
 	f->infos = calloc(nr, sizeof(*f->infos));
-	return f->at && f->wants && f->ahead && f->unclaimed && f->arrivals && f->infos ? 0 :
-											  -ENOMEM;
+	if (f->at && f->wants && f->ahead && f->unclaimed && f->arrivals && f->infos)
+		return 0;
+	return -ENOMEM;
 }
 
 /* The window, and how much may be pinned. */

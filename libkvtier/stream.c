@@ -83,7 +83,7 @@ void kvt_stream_destroy(struct kvt_stream *s)
 	free_stream(s);
 }
 
-/* ---- attend -------------------------------------------------------------------------- */
+/* ---- attend -------------------------------------------------------------- */
 
 /* Both the plan and the run use memory of the threads. */
 static int run_locked(struct kvt_stream *s, struct kvt_stream_call *c,
@@ -232,10 +232,11 @@ int kvt_stream_attend(struct kvt_stream *s, const struct kvt_attend_params *para
 		      const struct kvt_stream_table *next, uint32_t nr_next, int *results)
 {
 	uint64_t start = kvt_stream_now();
-	int ret = s ? kvt_attend_check(params, seqs, nr) :
-		      kvt_fail(-EINVAL, "kvt_stream_attend: stream is NULL");
-	int *failed;
+	int *failed, ret;
 
+	if (!s)
+		return kvt_fail(-EINVAL, "kvt_stream_attend: stream is NULL");
+	ret = kvt_attend_check(params, seqs, nr);
 	if (!ret)
 		ret = check_call(s, next, nr_next);
 	if (ret)

@@ -42,11 +42,13 @@ static void spans(const struct kvt_pool *pool, const struct kvt_attend_params *p
 {
 	*k = span_of(pool, b->k,
 		     rows_bytes(b->tokens, b->k_stride, b->k_type, p->kv_heads, p->k_dim));
-	*v = span_of(pool, b->v,
-		     b->v ? rows_bytes(b->tokens, b->v_stride, b->v_type, p->kv_heads, p->v_dim) : 0);
+	*v = (struct span){ 0, 0 };
+	if (b->v)
+		*v = span_of(pool, b->v,
+			     rows_bytes(b->tokens, b->v_stride, b->v_type, p->kv_heads, p->v_dim));
 }
 
-/* ---- items and entries ----------------------------------------------------------------- */
+/* ---- items and entries --------------------------------------------------- */
 
 static uint32_t item_for(struct kvt_stream_call *c, uint32_t block)
 {
@@ -119,7 +121,7 @@ static void add_users(struct kvt_stream_call *c)
 	}
 }
 
-/* ---- a call's memory ---------------------------------------------------------------------- */
+/* ---- a call's memory ----------------------------------------------------- */
 
 /* How much there is to be: entries, and places for their items. */
 static size_t measure(struct kvt_stream_call *c, const struct kvt_attend_params *p)
@@ -222,7 +224,7 @@ void kvt_call_exit(struct kvt_stream_call *c)
 	pthread_cond_destroy(&c->ready_cond);
 }
 
-/* ---- what comes next ------------------------------------------------------------------------ */
+/* ---- what comes next ----------------------------------------------------- */
 
 static void add_ahead(struct kvt_stream_call *c, struct span s)
 {

@@ -21,7 +21,7 @@ static struct kvt_stream_call *call_of(struct kvt_source *source)
 	return (struct kvt_stream_call *)source;
 }
 
-/* ---- queues, one for each node --------------------------------------------------------- */
+/* ---- queues, one for each node ------------------------------------------- */
 
 static uint32_t node_of(const void *addr)
 {
@@ -76,7 +76,7 @@ static void push_entry(struct kvt_stream_call *c, uint32_t entry, uint32_t node)
 		push(c, node, task);
 }
 
-/* ---- arrivals ------------------------------------------------------------------------------ */
+/* ---- arrivals ------------------------------------------------------------ */
 
 static bool inside(const struct kvt_pool *pool, const void *at, uint32_t block, uint64_t *offset)
 {
@@ -85,7 +85,8 @@ static bool inside(const struct kvt_pool *pool, const void *at, uint32_t block, 
 }
 
 /* Rows that begin in the block are where the block has come to. */
-static void follow(struct kvt_stream_call *c, const struct kvt_entry *e, const struct kvt_item *item)
+static void follow(struct kvt_stream_call *c, const struct kvt_entry *e,
+		   const struct kvt_item *item)
 {
 	const struct kvt_seq_block *from = &c->seqs[e->seq].blocks[e->block];
 	uint32_t table = (uint32_t)(c->copies[e->seq].blocks - c->blocks);
@@ -172,7 +173,7 @@ static void wait_for_more(struct kvt_stream_call *c)
 	c->wait_ns += kvt_stream_now() - start;
 }
 
-/* ---- what workers call ------------------------------------------------------------------------ */
+/* ---- what workers call --------------------------------------------------- */
 
 static int64_t next_locked(struct kvt_stream_call *c, unsigned int worker, bool wait)
 {
@@ -235,7 +236,7 @@ static void done(struct kvt_source *source, uint32_t task, unsigned int worker)
 	}
 }
 
-/* ---- a pass ----------------------------------------------------------------------------------- */
+/* ---- a pass -------------------------------------------------------------- */
 
 static void reset_entries(struct kvt_stream_call *c)
 {

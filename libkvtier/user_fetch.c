@@ -82,7 +82,7 @@ static struct kvt_user *user_of(const struct kvt_user_fetch *f)
 	return kvt_user_of(f->fetch.pool);
 }
 
-/* ---- the reader's side -------------------------------------------------------- */
+/* ---- the reader's side --------------------------------------------------- */
 
 static void ring_bell(struct kvt_user_fetch *f)
 {
@@ -148,7 +148,7 @@ static void starve(struct kvt_fetch *fetch)
 	ring_bell(f);
 }
 
-/* ---- the window ---------------------------------------------------------------- */
+/* ---- the window ---------------------------------------------------------- */
 
 static struct entry *find_entry(struct kvt_user_fetch *f, uint32_t b)
 {
@@ -173,7 +173,8 @@ static void remove_entry(struct kvt_user_fetch *f, struct entry *e)
 	*e = f->window[--f->nr_window];
 }
 
-static void deliver(struct kvt_user_fetch *f, uint32_t b, int error, const char *addr, bool streamed)
+static void deliver(struct kvt_user_fetch *f, uint32_t b, int error, const char *addr,
+		    bool streamed)
 {
 	uint32_t nr = user_of(f)->nr_blocks;
 
@@ -275,7 +276,7 @@ static void settle(struct kvt_user_fetch *f)
 	}
 }
 
-/* ---- begin what is wanted ---------------------------------------------------- */
+/* ---- begin what is wanted ------------------------------------------------ */
 
 /* Nobody asked for it in the end; mapped, it has become somebody else's. */
 static void forget_ahead(struct kvt_user_fetch *f, struct entry *e)
@@ -452,7 +453,7 @@ static void begin_ahead(struct kvt_user_fetch *f)
 	}
 }
 
-/* ---- mail ------------------------------------------------------------------------ */
+/* ---- mail ---------------------------------------------------------------- */
 
 static void give_back(struct kvt_user_fetch *f, const struct done *d)
 {
@@ -558,7 +559,7 @@ void kvt_user_fetches(struct kvt_user *u)
 	}
 }
 
-/* ---- open and close ---------------------------------------------------------------- */
+/* ---- open and close ------------------------------------------------------ */
 
 static int open_step(struct kvt_user *u, struct kvt_command *c)
 {
