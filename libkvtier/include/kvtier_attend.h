@@ -308,7 +308,10 @@ struct kvt_attend_seq {
  * served one after the other.  Outputs are written only once everything was checked
  * and computed: on failure they are as before.
  *
- * Errors: -EINVAL, with the field in kvt_error_detail(); -ENOMEM; -EIO a block went bad.
+ * The blocks are read where they are: a block of a pool that went bad is SIGBUS, as it is
+ * for any load.  kvt_stream_attend() of <kvtier_stream.h> and kvt_seq_attend() say -EIO.
+ *
+ * Errors: -EINVAL, with the field in kvt_error_detail(); -ENOMEM.
  */
 int kvt_attend(struct kvt_attend *attend, const struct kvt_attend_params *params,
 	       const struct kvt_attend_seq *seqs, uint32_t nr);
