@@ -421,22 +421,22 @@ int kvt_shared_remove(struct kvt_client *client, const char *name)
 
 static int pin_again(const struct kvt_shared *s, int sock)
 {
-	struct {
-		struct kvt_ranges head;
-		struct kvtier_range range;
-	} body = { .head = { .pool = s->id, .op = KVTIER_OP_PIN, .nr = 1 } }, answer;
+	struct kvt_ranges head = { .pool = s->id, .op = KVTIER_OP_PIN, .nr = 1 };
+	struct kvtier_range range = { .length = s->kernel.pool.block_bytes };
+	char answer[sizeof(head) + sizeof(range)];
 	struct kvt_ask ask = KVT_ASK_INIT(KVT_MSG_RANGE_OP);
 	uint64_t nr = s->kernel.pool.bytes >> s->kernel.pool.block_shift, b;
 	uint32_t i;
 	int ret = 0;
 
-	ask.body = &body;
-	ask.bytes = sizeof(body);
-	ask.answer = &answer;
+	ask.body = &head;
+	ask.bytes = sizeof(head);
+	ask.more = &range;
+	ask.more_bytes = sizeof(range);
+	ask.answer = answer;
 	ask.room = sizeof(answer);
-	body.range.length = s->kernel.pool.block_bytes;
 	for (b = 0; s->pins && b < nr; b++) {
-		body.range.offset = b << s->kernel.pool.block_shift;
+		range.offset = b << s->kernel.pool.block_shift;
 		for (i = 0; i < s->pins[b] && ret >= 0; i++)
 			ret = kvt_client_ask_now(sock, &ask);
 	}
