@@ -60,8 +60,8 @@ int table_create(struct pool *p, const struct table *def)
 	p->t->magic = TABLE_MAGIC;
 	p->t->version = TABLE_VERSION;
 	for (uint32_t b = 0; !p->module && b < p->nr_blocks; b++) {
-		p->t->blocks[b].slot = KVT_SLOT_NONE;
-		p->t->blocks[b].frame = NO_BLOCK;
+		block_of(p, b)->slot = KVT_SLOT_NONE;
+		block_of(p, b)->frame = NO_BLOCK;
 	}
 	return 0;
 }

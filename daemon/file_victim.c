@@ -26,7 +26,7 @@ static uint32_t draw(struct pool *p, uint32_t below)
 
 static bool may_go(const struct pool *p, uint32_t b)
 {
-	const struct block *blk = &p->t->blocks[b];
+	const struct block *blk = block_of(p, b);
 
 	return blk->where == W_RESIDENT && !blk->pins && !blk->busy && !file_wanted(p, b);
 }
@@ -34,7 +34,7 @@ static bool may_go(const struct pool *p, uint32_t b)
 /* Greater: goes rather. */
 static uint64_t score(const struct pool *p, uint32_t b)
 {
-	const struct block *blk = &p->t->blocks[b];
+	const struct block *blk = block_of(p, b);
 	uint64_t next = plan_next_use(p, b);
 
 	if (blk->flags & B_HINT)

@@ -290,7 +290,7 @@ struct table {
 	char name[KVT_POOL_NAME_BYTES];
 	char model[KVT_MODEL_NAME_BYTES];
 	char tenant[32];
-	struct block blocks[];
+	/* and behind it a struct block for each block */
 };
 
 /* A thread of a client that waits in a fault. */
@@ -357,9 +357,9 @@ struct pool {
 	bool events_lost;
 };
 
-static inline struct block *block_of(struct pool *p, uint32_t b)
+static inline struct block *block_of(const struct pool *p, uint32_t b)
 {
-	return &p->t->blocks[b];
+	return (struct block *)(p->t + 1) + b;
 }
 
 static inline char *block_addr(const struct pool *p, uint32_t b)

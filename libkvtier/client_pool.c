@@ -421,25 +421,22 @@ int kvt_shared_remove(struct kvt_client *client, const char *name)
 
 static int pin_again(const struct kvt_shared *s, int sock)
 {
-	_Alignas(struct kvt_ranges) char body[sizeof(struct kvt_ranges) +
-					      sizeof(struct kvtier_range)] = { 0 };
-	_Alignas(struct kvt_ranges) char answer[sizeof(body)];
-	struct kvt_ranges *pin = (struct kvt_ranges *)body;
+	struct kvt_ranges head = { .pool = s->id, .op = KVTIER_OP_PIN, .nr = 1 };
+	struct kvtier_range range = { .length = s->kernel.pool.block_bytes };
+	char answer[sizeof(head) + sizeof(range)];
 	struct kvt_ask ask = KVT_ASK_INIT(KVT_MSG_RANGE_OP);
 	uint64_t nr = s->kernel.pool.bytes >> s->kernel.pool.block_shift, b;
 	uint32_t i;
 	int ret = 0;
 
-	pin->pool = s->id;
-	pin->op = KVTIER_OP_PIN;
-	pin->nr = 1;
-	pin->ranges[0].length = s->kernel.pool.block_bytes;
-	ask.body = body;
-	ask.bytes = sizeof(body);
+	ask.body = &head;
+	ask.bytes = sizeof(head);
+	ask.more = &range;
+	ask.more_bytes = sizeof(range);
 	ask.answer = answer;
 	ask.room = sizeof(answer);
 	for (b = 0; s->pins && b < nr; b++) {
-		pin->ranges[0].offset = b << s->kernel.pool.block_shift;
+		range.offset = b << s->kernel.pool.block_shift;
 		for (i = 0; i < s->pins[b] && ret >= 0; i++)
 			ret = kvt_client_ask_now(sock, &ask);
 	}
