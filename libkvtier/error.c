@@ -42,6 +42,7 @@ static const struct {
 	{ ECHILD, "the pool belongs to the parent process" },
 	{ ENODATA, "a block is empty where content is needed" },
 	{ ECANCELED, "the pool went away before the work was done" },
+	{ EDOM, "numbers would change, and nobody allowed that" },
 };
 
 const char *kvt_strerror(int error)

@@ -65,9 +65,10 @@ static void weigh(const float *p, const float *scales, uint32_t nr, struct weigh
 		bad = _mm512_add_ps(bad, _mm512_sub_ps(x[i], x[i])); /* 0 or NaN */
 	}
 	largest = _mm512_reduce_max_ps(most);
-	w->back = largest / WEIGHT_MOST + _mm512_reduce_add_ps(bad);
-	if (w->back != w->back) { /* NaN times any number will do */
+	w->back = largest / WEIGHT_MOST;
+	if (_mm512_cmp_ps_mask(bad, bad, _CMP_UNORD_Q)) { /* NaN times any number will do */
 		memset(w, 0, offsetof(struct weights, back));
+		w->back = NAN;
 		return;
 	}
 	times = _mm512_set1_ps(largest > 0x1p-100f ? WEIGHT_MOST / largest : 0);

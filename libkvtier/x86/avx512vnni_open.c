@@ -49,15 +49,28 @@ static void widen_rest(const uint8_t *at, uint32_t nr, uint8_t *to)
 	}
 }
 
-static void open_row(const uint8_t *at, uint32_t dim, int bytes, uint8_t *to, uint16_t *halves)
+/* @bytes of a group is a constant. */
+static inline __attribute__((always_inline)) __m256i widen_group(const uint8_t *at, int bytes)
 {
-	uint32_t i;
+	return bytes == KVT_GROUP ? _mm256_loadu_si256((const void *)at) : widen_nibbles(at);
+}
 
-	for (i = 0; i + KVT_GROUP <= dim; i += KVT_GROUP, at += 2 + bytes, halves += KVT_TILE) {
+static inline __attribute__((always_inline)) void
+open_row(const uint8_t *at, uint32_t dim, int bytes, uint8_t *to, uint16_t *halves)
+{
+	uint32_t i = 0;
+	__m512i x;
+
+	for (; i + COLUMN <= dim; i += COLUMN, at += 2 * (2 + bytes), halves += 2 * KVT_TILE) {
+		halves[0] = kvt_load_half(at);
+		halves[KVT_TILE] = kvt_load_half(at + 2 + bytes);
+		x = _mm512_castsi256_si512(widen_group(at + 2, bytes));
+		x = _mm512_inserti64x4(x, widen_group(at + 4 + bytes, bytes), 1);
+		_mm512_storeu_si512(to + i, x);
+	}
+	for (; i + KVT_GROUP <= dim; i += KVT_GROUP, at += 2 + bytes, halves += KVT_TILE) {
 		*halves = kvt_load_half(at);
-		_mm256_storeu_si256((void *)(to + i),
-				    bytes == KVT_GROUP ? _mm256_loadu_si256((const void *)(at + 2))
-						       : widen_nibbles(at + 2));
+		_mm256_storeu_si256((void *)(to + i), widen_group(at + 2, bytes));
 	}
 	if (i < dim) {
 		*halves = kvt_load_half(at);
@@ -65,8 +78,8 @@ static void open_row(const uint8_t *at, uint32_t dim, int bytes, uint8_t *to, ui
 	}
 }
 
-static void open_groups(struct vnni_tile *t, const struct kvt_rows *rows, int bytes, float *scales,
-			uint8_t *to)
+static inline __attribute__((always_inline)) void
+open_groups(struct vnni_tile *t, const struct kvt_rows *rows, int bytes, float *scales, uint8_t *to)
 {
 	uint16_t halves[KVT_DIM_MAX / KVT_GROUP * KVT_TILE];
 	uint32_t i;
@@ -89,8 +102,9 @@ struct vnni_tile vnni_open(uint32_t type, const struct kvt_rows *rows, struct kv
 
 	if (type == KVT_INT8)
 		open_int8(&t, rows, scratch->scales);
+	else if (type == KVT_Q8_0)
+		open_groups(&t, rows, KVT_GROUP, scratch->scales, scratch->bytes);
 	else
-		open_groups(&t, rows, type == KVT_Q8_0 ? KVT_GROUP : KVT_GROUP / 2, scratch->scales,
-			    scratch->bytes);
+		open_groups(&t, rows, KVT_GROUP / 2, scratch->scales, scratch->bytes);
 	return t;
 }

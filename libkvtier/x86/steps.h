@@ -56,9 +56,9 @@ INLINE void score_vector(uint32_t type, int nr, int nt, const uint8_t *const *to
 }
 
 /* @nr query rows with @nt tokens from @first on; @nr * @nt is NR_ACC. */
-INLINE const uint8_t *score_block(uint32_t type, int nr, int nt, const struct kvt_rows *keys, uint32_t first,
-			const char *queries, uint32_t query_bytes, float *s,
-			const uint8_t *ahead, uint32_t pace)
+INLINE const uint8_t *score_block(uint32_t type, int nr, int nt, const struct kvt_rows *keys,
+				  uint32_t first, const char *queries, uint32_t query_bytes,
+				  float *s, const uint8_t *ahead, uint32_t pace)
 {
 	const uint8_t *token[NR_ACC];
 	float sums[NR_ACC] __attribute__((aligned(64)));
@@ -123,9 +123,10 @@ INLINE void score(uint32_t type, const struct kvt_rows *keys, const char *querie
 }
 
 /* @nd vectors of the outputs of @nr rows, from element @i on. */
-INLINE const uint8_t *add_block(uint32_t type, int nr, int nd, bool half, const struct kvt_rows *values,
-		      uint32_t i, const float *p, const float *shrink, float *o, uint32_t o_pad,
-		      const uint8_t *ahead, uint32_t pace)
+INLINE const uint8_t *add_block(uint32_t type, int nr, int nd, bool half,
+				const struct kvt_rows *values, uint32_t i, const float *p,
+				const float *shrink, float *o, uint32_t o_pad,
+				const uint8_t *ahead, uint32_t pace)
 {
 	vec acc[16], v[8], weight;
 	uint32_t t;

@@ -62,7 +62,7 @@ variables()
 	code=$(grep -ohE '(getenv|number|setenv|unsetenv|set_number)\("(KVTIER_[A-Z_]+)"' \
 		tools/*.c tools/preload/*.c libkvtier/*.c | grep -oE 'KVTIER_[A-Z_]+' | sort -u)
 	expect "variables in the man pages" \
-		"$(sed -n 's/^\.It Ev \(KVTIER_\)/\1/p' $man/*.1 | sort -u)" "$code"
+		"$(sed -n 's/^\.It Ev \(KVTIER_\)/\1/p' $man/*.[1-8] | sort -u)" "$code"
 }
 
 # Members of the JSON objects, in one list.
@@ -104,7 +104,7 @@ exit_statuses()
 formatted()
 {
 	builtin command -v mandoc >/dev/null || { skip "mandoc is not installed" || return; }
-	mandoc -T lint -W warning $man/*.1
+	mandoc -T lint -W warning $man/*.[1-8]
 }
 
 ktap_case commands "commands" commands
