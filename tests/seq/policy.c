@@ -652,8 +652,8 @@ static void drafts(const char *dir)
 {
 	static const struct place_config target_config = { .blocks = 200, .dram = 16, .nvme = 400,
 							   .block_tokens = BT, .layers = 3 };
-	static const struct place_config draft_config = { .blocks = 24, .dram = 24, .layers = 1,
-							  .block_tokens = BT };
+	static const struct place_config draft_config = { .blocks = 24, .dram = 24, .nvme = 24,
+							  .block_tokens = BT, .layers = 1 };
 	struct kvt_draft_config config = KVT_DRAFT_CONFIG_INIT;
 	struct kvt_draft *pair;
 	struct kvt_seq *target, *draft;
