@@ -598,13 +598,18 @@ static void take_back(struct kvtierd *d, struct kept *k)
 		 p->t->name, p->t->tenant, p->nr_frames);
 }
 
+/* Before anything is opened: a descriptor that is not there would become one of ours. */
+void pools_take_fds(struct kvtierd *d)
+{
+	sd_take_fds(take_fd, &d->kept);
+}
+
 void pools_take_back(struct kvtierd *d)
 {
-	struct kept *list = NULL, *k;
+	struct kept *k;
 
-	sd_take_fds(take_fd, &list);
-	while ((k = list)) {
-		list = k->next;
+	while ((k = d->kept)) {
+		d->kept = k->next;
 		take_back(d, k);
 		free(k);
 	}
