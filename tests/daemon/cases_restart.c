@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "client.h"
 #include "fixture.h"
 
 #define BLOCKS 96u
@@ -238,6 +239,44 @@ static void upgrade(void)
 	kvt_client_close(c);
 }
 
+static int ask_for_pool(uint64_t instance, struct kvt_opened *opened)
+{
+	struct kvt_create create = { .flags = KVT_SHARED_KEEP, .bytes = 8 * BLOCK,
+				     .block_bytes = BLOCK, .instance = instance,
+				     .name = "twice", .model = "test" };
+	struct kvt_ask ask = KVT_ASK_INIT(KVT_MSG_CREATE);
+	struct kvt_hello hello;
+	int sock = kvt_link_connect(daemon_.socket, &hello), ret;
+
+	OK(sock);
+	ask.body = &create;
+	ask.bytes = sizeof(create);
+	ask.answer = opened;
+	ask.room = sizeof(*opened);
+	ret = kvt_client_ask_now(sock, &ask);
+	close(sock);
+	return ret;
+}
+
+/* A daemon that is killed once it has made a pool, and before its client knows. */
+static void asked_again(void)
+{
+	struct kvt_opened first, second, other;
+	struct kvt_client *c;
+
+	daemon_start(NULL);
+	OK(ask_for_pool(77, &first));
+	daemon_kill(SIGKILL);
+	daemon_spawn();
+	ERROR(ask_for_pool(78, &other), -EEXIST);
+	OK(ask_for_pool(77, &second));
+	CHECK(first.instance == 77 && second.instance == 77, "expected one pool, got %llu and %llu",
+	      (unsigned long long)first.instance, (unsigned long long)second.instance);
+	c = client();
+	OK(kvt_shared_remove(c, "twice"));
+	kvt_client_close(c);
+}
+
 /* Names of descriptors that are not there: not those that the daemon opens itself. */
 static void not_handed_over(void)
 {
@@ -338,7 +377,8 @@ static void never_back(void)
 
 const struct test_case restart_cases[] = {
 	{ "upgrade", "mapping, pins and plan outlive the daemon", upgrade, false },
-	{ "not_handed_over", "descriptors that the manager names and has not", not_handed_over, false },
+	{ "asked_again", "a lost request for a pool is asked again", asked_again, false },
+	{ "not_handed_over", "the manager names what it has not", not_handed_over, false },
 	{ "fault_across", "a fault waits for the next daemon", fault_across, false },
 	{ "never_back", "a daemon that does not come back is an error in bounded time", never_back, false },
 	{ "kill_engine", "kill -9 of an engine at random points", kill_engine, false },

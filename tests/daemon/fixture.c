@@ -197,7 +197,7 @@ static void give_store(void)
 	for (i = 0; i < daemon_.nr_store; i++) {
 		high[i] = fcntl(daemon_.store[i].fd, F_DUPFD, 3 + daemon_.nr_store);
 		if (high[i] < 0) {
-			dprintf(STDERR_FILENO, "the test's manager cannot hand over %d descriptors: %s\n",
+			dprintf(STDERR_FILENO, "the manager cannot hand over %d: %s\n",
 				daemon_.nr_store, strerror(errno));
 			_exit(126);
 		}
