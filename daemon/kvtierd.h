@@ -50,6 +50,7 @@ struct kvtierd;
 struct pool;
 struct client;
 struct plan;
+struct kept;
 struct manifest;
 
 /* ---- log.c: lines of key=value on stderr, with the level that the journal knows ------ */
@@ -381,6 +382,7 @@ void pool_event(struct pool *p, uint32_t type, uint32_t b, int error);
 int pool_check_name(const char *name, size_t room, const char *what);
 void pool_used(struct pool *p, uint64_t used[KVTIER_NR_TIERS]);
 struct pool *pool_new(struct kvtierd *d, const struct table *def, struct tenant *t);
+void pools_take_fds(struct kvtierd *d);
 void pools_take_back(struct kvtierd *d);
 void pools_expire(struct kvtierd *d);
 int pool_budget(struct pool *p, uint64_t dram_bytes);
@@ -563,6 +565,7 @@ struct kvtierd {
 	bool clients_gone; /* some wait to be freed */
 	struct tenant *tenants;
 	struct pool *pools;
+	struct kept *kept; /* of a predecessor, not taken back yet */
 	uint32_t nr_pools;
 	uint32_t last_pool;
 	bool module;

@@ -224,9 +224,11 @@ static void add_timers(struct kvtierd *d)
 
 static int set_up(struct kvtierd *d)
 {
-	int ret = folders(d);
+	int ret;
 
+	pools_take_fds(d);
 	raise_limits();
+	ret = folders(d);
 	if (!ret)
 		ret = take_locks(d);
 	if (!ret)

@@ -216,6 +216,21 @@ static bool has_checkpoint(struct kvtierd *d, const struct tenant *t, const char
 	return !access(path, F_OK);
 }
 
+static bool has_instance(const struct kvtierd *d, uint64_t instance)
+{
+	const struct pool *p;
+
+	for (p = d->pools; p && p->t->instance != instance; p = p->next)
+		;
+	return p;
+}
+
+/* A predecessor made it and was killed before it could say so: the client asks again. */
+static bool is_asked_again(const struct pool *p, const struct kvt_create *want)
+{
+	return want->instance && p->t->instance == want->instance && !p->clients;
+}
+
 static int define(struct client *c, const struct kvt_create *want, struct table *def)
 {
 	uint64_t block = want->block_bytes;
@@ -240,7 +255,9 @@ static int define(struct client *c, const struct kvt_create *want, struct table 
 	memcpy(def->name, want->name, sizeof(def->name));
 	memcpy(def->model, want->model, sizeof(def->model));
 	memcpy(def->tenant, c->tenant->name, sizeof(def->tenant));
-	if (getrandom(&def->instance, sizeof(def->instance), 0) != sizeof(def->instance))
+	def->instance = want->instance;
+	if ((!def->instance || has_instance(c->d, def->instance)) &&
+	    getrandom(&def->instance, sizeof(def->instance), 0) != sizeof(def->instance))
 		return -errno;
 	return choose_budgets(c, want, def);
 }
@@ -343,7 +360,12 @@ int pool_create(struct client *c, const struct kvt_create *want, struct pool **p
 		return ret;
 	if (is_leaving(d, c->tenant, def.name))
 		return kvt_fail(-EBUSY, "pool %s is still being removed: try again", def.name);
-	if (by_name(d, c->tenant, def.name) || has_checkpoint(d, c->tenant, def.name))
+	p = by_name(d, c->tenant, def.name);
+	if (p && is_asked_again(p, want)) {
+		*pool = p;
+		return 0;
+	}
+	if (p || has_checkpoint(d, c->tenant, def.name))
 		return kvt_fail(-EEXIST, "there is a pool %s: attach it, or remove it first", def.name);
 	if (d->nr_pools >= d->config.max_pools)
 		return kvt_fail(-ENOSPC, "the daemon has %u pools, its max-pools", d->nr_pools);
@@ -598,13 +620,18 @@ static void take_back(struct kvtierd *d, struct kept *k)
 		 p->t->name, p->t->tenant, p->nr_frames);
 }
 
+/* Before anything is opened: a descriptor that is not there would become one of ours. */
+void pools_take_fds(struct kvtierd *d)
+{
+	sd_take_fds(take_fd, &d->kept);
+}
+
 void pools_take_back(struct kvtierd *d)
 {
-	struct kept *list = NULL, *k;
+	struct kept *k;
 
-	sd_take_fds(take_fd, &list);
-	while ((k = list)) {
-		list = k->next;
+	while ((k = d->kept)) {
+		d->kept = k->next;
 		take_back(d, k);
 		free(k);
 	}

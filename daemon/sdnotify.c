@@ -142,8 +142,11 @@ void sd_take_fds(void (*take)(void *arg, int fd, const char *name), void *arg)
 		return;
 	name = strtok_r(copy, ":", &rest);
 	for (i = 0; i < nr; i++) {
-		fcntl(FIRST_FD + i, F_SETFD, FD_CLOEXEC);
-		take(arg, FIRST_FD + i, name ? name : "");
+		if (!fcntl(FIRST_FD + i, F_SETFD, FD_CLOEXEC))
+			take(arg, FIRST_FD + i, name ? name : "");
+		else
+			log_line(LOG_ERROR, "descriptor_missing", "fd=%d name=%s reason=\"%s\"",
+				 FIRST_FD + i, name ? name : "", strerror(errno));
 		name = name ? strtok_r(NULL, ":", &rest) : NULL;
 	}
 	free(copy);

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/random.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -372,6 +373,8 @@ int kvt_shared_create(struct kvt_client *client, const struct kvt_shared_config 
 		ret = copy_text(create.model, sizeof(create.model), c.model, "a model's name");
 	if (ret)
 		return ret;
+	if (getrandom(&create.instance, sizeof(create.instance), 0) != sizeof(create.instance))
+		return kvt_fail(-errno, "no random number: %s", strerror(errno));
 	create.flags = c.flags;
 	create.bytes = c.bytes;
 	create.block_bytes = c.block_bytes;

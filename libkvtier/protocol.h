@@ -68,6 +68,7 @@ struct kvt_create {
 	uint64_t bytes;
 	uint64_t block_bytes;
 	uint64_t budget[KVTIER_NR_TIERS];
+	uint64_t instance; /* by chance, the same if asked again of a new daemon; 0: none */
 	char name[KVT_POOL_NAME_BYTES];
 	char model[KVT_MODEL_NAME_BYTES];
 };

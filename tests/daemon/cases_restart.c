@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "client.h"
 #include "fixture.h"
 
 #define BLOCKS 96u
@@ -161,7 +162,7 @@ static void kills(int whom)
 		     "[default]\ndram = 2M\n");
 	pid = engine(1);
 	for (i = 0; i < rounds; i++) {
-		pause_ms(20 + (unsigned int)(rnd(&x) % 120));
+		pause_ms(20 + (unsigned int)(rnd(&x) % (120 * patience_factor)));
 		if (whom & ENGINE) {
 			kill(pid, SIGKILL);
 			waitpid(pid, NULL, 0);
@@ -229,10 +230,71 @@ static void upgrade(void)
 			OK(kvt_query(p, 3, 1, &info));
 			CHECK(info.flags & KVTIER_BLOCKF_PINNED, "expected the pin to be there again");
 		}
-		CHECK(kvt_daemon_pools(c, pools, 2) == 1 && pools[0].plan_left == 1,
-		      "expected the plan to be there again");
+		/* A mapping of the module's works while the client's thread is still on its way. */
+		EVENTUALLY(kvt_daemon_pools(c, pools, 2) == 1 && pools[0].plan_left == 1,
+			   "expected the plan to be there again");
 	}
 	OK(kvt_unpin(p, 3 * BLOCK, 2 * BLOCK));
+	kvt_pool_destroy(p);
+	kvt_client_close(c);
+}
+
+static int ask_for_pool(uint64_t instance, struct kvt_opened *opened)
+{
+	struct kvt_create create = { .flags = KVT_SHARED_KEEP, .bytes = 8 * BLOCK,
+				     .block_bytes = BLOCK, .instance = instance,
+				     .name = "twice", .model = "test" };
+	struct kvt_ask ask = KVT_ASK_INIT(KVT_MSG_CREATE);
+	struct kvt_hello hello;
+	int sock = kvt_link_connect(daemon_.socket, &hello), ret;
+
+	OK(sock);
+	ask.body = &create;
+	ask.bytes = sizeof(create);
+	ask.answer = opened;
+	ask.room = sizeof(*opened);
+	ret = kvt_client_ask_now(sock, &ask);
+	close(sock);
+	return ret;
+}
+
+/* A daemon that is killed once it has made a pool, and before its client knows. */
+static void asked_again(void)
+{
+	struct kvt_opened first, second, other;
+	struct kvt_client *c;
+
+	daemon_start(NULL);
+	OK(ask_for_pool(77, &first));
+	daemon_kill(SIGKILL);
+	daemon_spawn();
+	ERROR(ask_for_pool(78, &other), -EEXIST);
+	OK(ask_for_pool(77, &second));
+	CHECK(first.instance == 77 && second.instance == 77, "expected one pool, got %llu and %llu",
+	      (unsigned long long)first.instance, (unsigned long long)second.instance);
+	c = client();
+	OK(kvt_shared_remove(c, "twice"));
+	kvt_client_close(c);
+}
+
+/* Names of descriptors that are not there: not those that the daemon opens itself. */
+static void not_handed_over(void)
+{
+	struct kvt_client *c;
+	struct kvt_pool *p;
+
+	daemon_start(NULL);
+	c = client();
+	p = pool(c, "gone", 8 * BLOCK, 4 * BLOCK, 0);
+	fill_block(p, 0, 1);
+	daemon_kill(SIGKILL);
+	daemon_.empty_handed = true;
+	daemon_spawn();
+	CHECK(daemon_logged("event=descriptor_missing"), "expected a line of the log");
+	kvt_pool_destroy(p);
+	p = pool(c, "new", 8 * BLOCK, 4 * BLOCK, 0);
+	fill_block(p, 7, 2);
+	CHECK(!wrong_words(p, 7, 2), "expected a daemon that works");
 	kvt_pool_destroy(p);
 	kvt_client_close(c);
 }
@@ -315,6 +377,8 @@ static void never_back(void)
 
 const struct test_case restart_cases[] = {
 	{ "upgrade", "mapping, pins and plan outlive the daemon", upgrade, false },
+	{ "asked_again", "a lost request for a pool is asked again", asked_again, false },
+	{ "not_handed_over", "the manager names what it has not", not_handed_over, false },
 	{ "fault_across", "a fault waits for the next daemon", fault_across, false },
 	{ "never_back", "a daemon that does not come back is an error in bounded time", never_back, false },
 	{ "kill_engine", "kill -9 of an engine at random points", kill_engine, false },

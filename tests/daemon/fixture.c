@@ -17,6 +17,8 @@
 
 #include "fixture.h"
 
+#define SYNC "SYNC=1" /* from ourselves */
+
 struct daemon daemon_;
 
 uint64_t now_ms(void)
@@ -92,6 +94,9 @@ static void note(struct daemon *d, const char *text, int fd)
 	} else if (strstr(text, "READY=1")) {
 		if (write(d->ready[1], "r", 1) < 0)
 			return;
+	} else if (!strcmp(text, SYNC)) {
+		if (write(d->synced[1], "s", 1) < 0)
+			return;
 	}
 	if (fd >= 0)
 		close(fd);
@@ -142,9 +147,23 @@ static void manager_start(void)
 	manager_path(&to);
 	daemon_.notify_sock = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	CHECK(!bind(daemon_.notify_sock, (struct sockaddr *)&to, sizeof(to)), "bind: %m");
-	CHECK(!pipe2(daemon_.ready, O_CLOEXEC), "pipe: %m");
+	CHECK(!pipe2(daemon_.ready, O_CLOEXEC) && !pipe2(daemon_.synced, O_CLOEXEC), "pipe: %m");
 	pthread_mutex_init(&daemon_.lock, NULL);
 	CHECK(!pthread_create(&daemon_.manager, NULL, manager_thread, &daemon_), "a thread");
+}
+
+/* All that was sent to the manager before is dealt with, as one does before a restart. */
+static void manager_sync(void)
+{
+	struct pollfd p = { .fd = daemon_.synced[0], .events = POLLIN };
+	struct sockaddr_un to;
+	char byte;
+
+	manager_path(&to);
+	CHECK(sendto(daemon_.notify_sock, SYNC, strlen(SYNC), 0, (struct sockaddr *)&to,
+		     sizeof(to)) > 0, "sendto: %m");
+	CHECK(poll(&p, 1, 20000 * (int)patience_factor) == 1, "expected the manager to get on");
+	CHECK(read(daemon_.synced[0], &byte, 1) == 1, "read: %m");
 }
 
 /* ---- a daemon ---------------------------------------------------------------------------- */
@@ -175,10 +194,19 @@ static void give_store(void)
 	size_t at = 0;
 	int i;
 
-	for (i = 0; i < daemon_.nr_store; i++)
-		high[i] = fcntl(daemon_.store[i].fd, F_DUPFD, 3 + STORE_MAX);
 	for (i = 0; i < daemon_.nr_store; i++) {
-		dup2(high[i], 3 + i);
+		high[i] = fcntl(daemon_.store[i].fd, F_DUPFD, 3 + daemon_.nr_store);
+		if (high[i] < 0) {
+			dprintf(STDERR_FILENO, "the manager cannot hand over %d: %s\n",
+				daemon_.nr_store, strerror(errno));
+			_exit(126);
+		}
+	}
+	for (i = 0; i < daemon_.nr_store; i++) {
+		if (daemon_.empty_handed)
+			close(3 + i);
+		else
+			dup2(high[i], 3 + i);
 		close(high[i]);
 		at += (size_t)snprintf(names + at, sizeof(names) - at, "%s%s", i ? ":" : "",
 				       daemon_.store[i].name);
@@ -210,6 +238,7 @@ void daemon_spawn(void)
 	struct sockaddr_un to;
 	int log;
 
+	manager_sync();
 	manager_path(&to);
 	pthread_mutex_lock(&daemon_.lock);
 	daemon_.pid = fork();

@@ -87,6 +87,7 @@ struct daemon {
 	pid_t pid;
 	int notify_sock;
 	int ready[2]; /* a byte for each READY=1 */
+	int synced[2]; /* ... for each time that the manager came to our own message */
 	pthread_t manager;
 	pthread_mutex_t lock; /* guards the fields below */
 	struct stored {
@@ -94,6 +95,7 @@ struct daemon {
 		char name[64];
 	} store[STORE_MAX];
 	int nr_store;
+	bool empty_handed; /* the manager names descriptors and hands none over */
 };
 
 extern struct daemon daemon_; /* of this case */

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -20,6 +21,7 @@
 
 #define EXIT_SKIP 4
 #define CASE_S 60u
+#define LOG_LINES 40u
 
 unsigned int patience_factor = 1;
 bool want_module, want_long;
@@ -28,6 +30,21 @@ static char base[200] = "build/test";
 
 static const struct test_case *const lists[] = { pool_cases, quota_cases, plan_cases, bad_cases,
 						 restart_cases, checkpoint_cases, service_cases };
+
+/* The last lines of the daemon's log: its folder may be gone with the machine. */
+static void show_log(void)
+{
+	char line[512], last[LOG_LINES][512] = { 0 };
+	FILE *file = fopen(daemon_.log, "re");
+	unsigned int nr = 0, i;
+
+	while (file && fgets(line, sizeof(line), file))
+		memcpy(last[nr++ % LOG_LINES], line, sizeof(line));
+	if (file)
+		fclose(file);
+	for (i = nr > LOG_LINES ? nr - LOG_LINES : 0; i < nr; i++)
+		printf("# log: %s", last[i % LOG_LINES]);
+}
 
 void fail_at(const char *file, int line, const char *fmt, ...)
 {
@@ -38,6 +55,7 @@ void fail_at(const char *file, int line, const char *fmt, ...)
 	vprintf(fmt, args);
 	va_end(args);
 	putchar('\n');
+	show_log();
 	fflush(stdout);
 	_exit(1); /* the case's group ends with it, the daemon too */
 }
@@ -153,6 +171,17 @@ static void options(int argc, char **argv)
 	}
 }
 
+/* As a service manager, a login and the VM give it; cases that need more raise it. */
+static void few_descriptors(void)
+{
+	struct rlimit limit;
+
+	getrlimit(RLIMIT_NOFILE, &limit);
+	if (limit.rlim_cur > 1024)
+		limit.rlim_cur = 1024;
+	setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 int main(int argc, char **argv)
 {
 	int number = 0, failed = 0;
@@ -160,6 +189,7 @@ int main(int argc, char **argv)
 	size_t i;
 
 	options(argc, argv);
+	few_descriptors();
 	mkdir(base, 0755);
 	whole = realpath(base, NULL);
 	/* Sockets have short paths. */

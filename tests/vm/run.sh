@@ -30,7 +30,7 @@
 # A suite is an executable of tests/vm/suites or a program of tests/selftests.
 #
 # Environment: B (build folder, default build), KVTIER_CACHE, JOBS, MIGRATIONS (of the
-# suite million, default 1000000).
+# suite million, default 1000000), CASES (of the suite daemon, default all of the module's).
 set -eu
 cd "$(dirname "$0")/../.."
 # shellcheck source=tests/vm/initramfs.sh
@@ -187,6 +187,7 @@ write_config()
 		echo "SHELL_WANTED=$shell"
 		echo "ICOUNT=$icount"
 		echo "MIGRATIONS=${MIGRATIONS:-}"
+		echo "CASES=\"${CASES:-}\""
 	} >"$root/vm/config"
 }
 
