@@ -123,8 +123,9 @@ in_vm()
 	printf -- '--suite %s ' "$@"
 }
 
-# The module's shorter suites, each time; on kernels that are asked for; with every check on.
-read -ra each_time < <(in_vm boot abi adopt clone frames protect stall store uring)
+# What runs on the module: on 6.12, on another kernel, and with every check on.
+read -ra each_time < <(in_vm boot abi adopt budget clone frames protect stall store uring \
+	conformance daemon engine seq)
 read -ra shorter < <(in_vm boot abi budget clone map protect store uring)
 read -ra checked < <(in_vm boot nth abi clone protect store)
 
