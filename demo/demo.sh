@@ -215,7 +215,7 @@ run_kvtier()
 run_swap()
 {
 	[[ ! $cgroup_missing ]] || { swap_missing=$cgroup_missing && return 0; }
-	swap_on "$work/swap" $((kv_bytes + (64 << 20))) || return 0
+	swap_on "$work/swap" $((kv_bytes + (256 << 20))) || return 0
 	phase "swap, the same limit, at most $SWAP_SECONDS s"
 	cgroup_create swap "$limit"
 	# Stopped at its time limit, it still says how far it came.
