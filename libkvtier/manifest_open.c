@@ -31,10 +31,11 @@ static int read_whole(int fd, struct kvt_manifest *m)
 	return 0;
 }
 
+/* A pipe is refused, not waited for. */
 static int load(const char *path, struct kvt_manifest *m)
 {
 	struct stat st;
-	int fd = open(path, O_RDONLY | O_CLOEXEC), ret = 0;
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), ret = 0;
 
 	if (fd < 0)
 		return kvt_fail(-errno, "cannot open the manifest %s: %s", path, strerror(errno));

@@ -406,6 +406,9 @@ static void manifest_refusals(const char *dir)
 	unlink(manifest);
 	CHECK_EQ(kvt_manifest_open(manifest, &m), -ENOENT);
 	CHECK_EQ(kvt_manifest_open(dir, &m), -EILSEQ);
+	CHECK_EQ(mkfifo(manifest, 0600), 0); /* nobody will ever write to it */
+	CHECK_EQ(kvt_manifest_open(manifest, &m), -EILSEQ);
+	unlink(manifest);
 	unlink(file);
 	free(manifest);
 	free(file);
