@@ -84,6 +84,17 @@ static int load_root(struct kvt_prefix *p, struct kvt_bytes *b, struct kvt_prefi
 	return b->error ? b->error : kvt_prefix_root(p, tenant, true, node);
 }
 
+/* What a sequence that begins there would take of the extent, so that pieces fit together. */
+static bool fills(const struct kvt_prefix *p, const struct kvt_prefix_node *parent,
+		  const struct kvt_extent *extent, uint32_t nr)
+{
+	uint32_t hot = p->cache->layouts[KVT_HOT].tokens;
+
+	if (extent->layout != KVT_HOT)
+		return nr && nr <= kvt_layout_of(p->cache, extent)->tokens;
+	return nr == hot - (parent->position + parent->nr_tokens) % hot;
+}
+
 static int load_node(struct kvt_prefix *p, struct kvt_bytes *b, struct kvt_prefix_node *parent,
 		     struct kvt_extent **extents, uint32_t nr_extents,
 		     struct kvt_prefix_node **node)
@@ -94,9 +105,9 @@ static int load_node(struct kvt_prefix *p, struct kvt_bytes *b, struct kvt_prefi
 
 	if (b->error)
 		return b->error;
-	if (extent >= nr_extents || !nr ||
-	    nr > p->cache->layouts[extents[extent]->layout].tokens)
-		return kvt_fail(-EILSEQ, "the manifest is inconsistent: a node names no extent");
+	if (extent >= nr_extents || !fills(p, parent, extents[extent], nr))
+		return kvt_fail(-EILSEQ, "the manifest is inconsistent: a node's tokens do not fill "
+					 "an extent");
 	tokens = malloc(nr * sizeof(*tokens));
 	if (!tokens)
 		return kvt_fail(-ENOMEM, "no memory for %u tokens", nr);

@@ -169,6 +169,12 @@ int kvt_policy_fork(const struct kvt_seq *from, struct kvt_seq *to);
 void kvt_policy_free(struct kvt_seq *seq);
 uint32_t kvt_policy_window(const struct kvt_seq *seq);
 
+/* Exact rows in the cache's types: what is appended to while a layer ends in them. */
+static inline bool kvt_piece_grows(const struct kvt_piece *p)
+{
+	return p->extent->layout == KVT_HOT && p->span == p->rows;
+}
+
 static inline const struct kvt_layout *kvt_layout_of(const struct kvt_cache *c,
 						     const struct kvt_extent *extent)
 {

@@ -593,7 +593,7 @@ const char *kvt_manifest_name(const struct kvt_manifest *manifest, uint32_t numb
  * To be called before anything is written to the pool, whose file must be the one
  * that was saved.  Reads no block: each is verified when it is first used.  All or
  * nothing.  Errors: -EINVAL another geometry, model or block size, or the slots are
- * not in the pool's file; -ENOSPC the pool is too small.
+ * not in the pool's file; -EILSEQ what it says makes no sense; -ENOSPC the pool is too small.
  */
 int kvt_manifest_restore(const struct kvt_manifest *manifest, struct kvt_cache *cache,
 			 struct kvt_prefix *prefix, struct kvt_seq **seqs);
