@@ -423,6 +423,9 @@ static int check_query(const struct kvt_attend *attend, const struct kvt_attend_
 		return kvt_fail(-EINVAL, "a query of %u tokens and %u heads: up to %d and %d, with "
 					 "q and out", q->q_tokens, params->q_heads, KVT_QUERY_MAX,
 				KVT_HEADS_MAX);
+	if (params->q_heads % g->kv_heads)
+		return kvt_fail(-EINVAL, "%u query heads over %u key/value heads: must be a multiple",
+				params->q_heads, g->kv_heads);
 	if (!attend && !q->seq->cache->stream)
 		return kvt_fail(-EINVAL, "no threads to compute with: attend is NULL");
 	if (params->flags & KVT_OUT_BF16)

@@ -601,6 +601,18 @@ static void dedups(const char *dir)
 	place_close(&p);
 }
 
+/* Query heads come in multiples of the cache's: nothing is asked of a sketch before that. */
+static void refuses_heads(struct kvt_attend *attend, struct kvt_seq *seq, const float *q)
+{
+	float out[(HEADS + 1) * DIM];
+	struct kvt_seq_query query = { .seq = seq, .q_tokens = 1, .cold_blocks = 1, .q = q,
+				       .out = out };
+	struct kvt_attend_params wrong = params;
+
+	for (wrong.q_heads = 1; wrong.q_heads <= HEADS + 1; wrong.q_heads += HEADS)
+		CHECK_ERR(kvt_seq_attend(attend, &wrong, 1, &query, 1), -EINVAL, "multiple");
+}
+
 /* One block of forty has the keys that the query looks for; all are on NVMe. */
 static void sketches(const char *dir)
 {
@@ -631,6 +643,7 @@ static void sketches(const char *dir)
 	CHECK_EQ(kvt_stats(p.pool, &before), 0);
 	ask(attend, seq, q, 1, out);
 	CHECK_EQ(kvt_stats(p.pool, &after), 0);
+	refuses_heads(attend, seq, q);
 	/* The right block was read, and (nearly) no other. */
 	CHECK(difference(out, all) < 1e-3);
 	printf("# of 40 blocks on NVMe, %llu KiB were read\n",
