@@ -185,7 +185,7 @@ static void drop_root(struct kvt_prefix *p, struct kvt_prefix_node *root)
 {
 	struct kvt_prefix_node **link = &p->roots;
 
-	if (root->parent || root->children || root->visit == p->visit)
+	if (root->parent || root->children)
 		return;
 	while (*link != root)
 		link = &(*link)->next;
@@ -204,7 +204,8 @@ void kvt_prefix_unlink(struct kvt_prefix *p, struct kvt_prefix_node *node)
 	node->parent->children--;
 	p->stats.extents--;
 	kvt_extent_put(p->cache, node->extent);
-	drop_root(p, node->parent);
+	if (node->parent->visit != p->visit) /* the call at work drops its own */
+		drop_root(p, node->parent);
 	free(node);
 }
 
@@ -263,7 +264,7 @@ static bool has_start(const struct kvt_seq *seq)
 int kvt_prefix_insert(struct kvt_prefix *p, const char *tenant, const uint32_t *tokens,
 		      uint32_t nr, const struct kvt_seq *seq)
 {
-	struct kvt_prefix_node *root;
+	struct kvt_prefix_node *root = NULL;
 	int ret;
 
 	if (seq->cache != p->cache)
@@ -279,6 +280,8 @@ int kvt_prefix_insert(struct kvt_prefix *p, const char *tenant, const uint32_t *
 	ret = kvt_prefix_root(p, tenant, true, &root);
 	if (!ret)
 		ret = insert(p, root, tokens, nr, seq);
+	if (root)
+		drop_root(p, root);
 	pthread_mutex_unlock(&p->lock);
 	return ret;
 }

@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include <err.h>
 #include <errno.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -147,6 +148,32 @@ static void tenants(const char *dir)
 	memset(longest, 'x', sizeof(longest));
 	longest[sizeof(longest) - 1] = 0;
 	CHECK_ERR(found(prefix, longest, 1, 32), -EINVAL, "tenant");
+	kvt_prefix_destroy(prefix);
+	place_close(&p);
+}
+
+/* Names of whom the tree has nothing take no memory. */
+static void passing_tenants(const char *dir)
+{
+	char name[KVT_TENANT_MAX + 1];
+	uint32_t tokens[TOKENS], i;
+	struct kvt_prefix *prefix;
+	struct kvt_seq *seq;
+	struct place p;
+	size_t before;
+
+	place_open(&p, dir, &plain);
+	prefix = tree(&p, 0);
+	tokens_of(tokens, 1, TOKENS);
+	CHECK_EQ(kvt_seq_create(p.cache, &seq), 0);
+	story_append(seq, 1, 0, BT - 1);
+	before = mallinfo2().uordblks;
+	for (i = 0; i < 5000; i++) {
+		snprintf(name, sizeof(name), "tenant %u", i);
+		CHECK_EQ(kvt_prefix_insert(prefix, name, tokens, BT - 1, seq), 0);
+	}
+	CHECK(mallinfo2().uordblks < before + (1 << 16));
+	kvt_seq_destroy(seq);
 	kvt_prefix_destroy(prefix);
 	place_close(&p);
 }
@@ -418,6 +445,7 @@ static const struct check_case cases[] = {
 	{ "hits", "hit, partial hit and insertion, token by token", hits },
 	{ "shared", "what is found is shared, and lives on when the tree lets go", shared },
 	{ "tenants", "nobody is served another tenant's keys and values", tenants },
+	{ "passing_tenants", "tenants of whom nothing is kept are forgotten", passing_tenants },
 	{ "evicts", "what is worth least goes first", evicts },
 	{ "dropped", "a sequence without its beginning is no prefix", dropped },
 	{ "threads", "several threads, one tree, one cache", threads },
