@@ -72,7 +72,7 @@ static int adopt(struct restore *r)
 	if (ret)
 		return ret;
 	for (i = 0; i < r->manifest->header.extents; i++)
-		r->extents[i]->sealed = true;
+		r->extents[i]->sealed = r->extents[i]->settled = true;
 	/* From now on the manifest's slots are this pool's to keep. */
 	return kvt_keep_slots(r->cache, r->extents, r->manifest->header.extents);
 }

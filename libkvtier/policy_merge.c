@@ -132,12 +132,12 @@ int kvt_policy_merge(struct kvt_seq *seq)
 	if (ret)
 		return ret;
 	ret = fill(seq->cache, pair, merged);
+	if (!ret)
+		ret = kvt_extent_seal(seq->cache, merged);
 	if (ret) {
 		kvt_extent_put(seq->cache, merged);
 		return ret;
 	}
-	merged->sealed = true;
-	kvt_extent_op(seq->cache, merged, KVTIER_OP_SEAL, 0, 0, seq->cache->groups);
 	kvt_extent_put(seq->cache, pair->extent);
 	pair->extent = merged;
 	pair->span *= 2;

@@ -48,7 +48,8 @@ enum kvt_layout_id { KVT_HOT, KVT_COLDER, KVT_NR_LAYOUTS };
 struct kvt_extent {
 	uint32_t refs; /* under kvt_cache.lock, like @sealed */
 	uint8_t layout; /* enum kvt_layout_id */
-	bool sealed;
+	bool sealed; /* nobody writes to it any more */
+	bool settled; /* ... and the pager has sealed its blocks; under kvt_cache.lock */
 	uint32_t mark; /* its number in the manifest being written, from 1; else 0 */
 	bool indexed; /* by its content: @hash and @next hold; under kvt_cache.lock */
 	struct kvt_sketch *sketch; /* of its keys; set once, under kvt_cache.lock */

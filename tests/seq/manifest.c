@@ -172,7 +172,100 @@ static void forged(const char *dir)
 	free(m.bytes);
 }
 
+#define WORKERS 3
+#define ROUNDS 120
+
+struct worker {
+	struct place *place;
+	struct kvt_prefix *prefix;
+	uint32_t number;
+	uint32_t wrong;
+	bool done;
+};
+
+/* Full extents that are not sealed yet get into the tree, and are sealed while it is saved. */
+static void *decode(void *arg)
+{
+	struct worker *w = arg;
+	uint32_t tokens[6 * BT], round, i;
+	struct kvt_seq *seq, *fork;
+
+	for (round = 0; round < ROUNDS; round++) {
+		uint32_t story = 1000 * w->number + round;
+
+		for (i = 0; i < 6 * BT; i++)
+			tokens[i] = story;
+		w->wrong += kvt_seq_create(w->place->cache, &seq) != 0;
+		story_append(seq, story, 0, 3 * BT);
+		w->wrong += kvt_prefix_insert(w->prefix, NULL, tokens, 3 * BT, seq) < 0;
+		w->wrong += kvt_seq_fork(seq, &fork) != 0;
+		for (i = 3 * BT; i < 6 * BT; i++)
+			story_append(seq, story, i, 1);
+		w->wrong += kvt_seq_truncate(fork, 3 * BT - 2) != 0;
+		story_append(fork, story + 500, 3 * BT - 2, BT);
+		w->wrong += story_check(seq, story, 0, 6 * BT) ||
+			    story_check(fork, story, 0, 3 * BT - 2) ||
+			    story_check(fork, story + 500, 3 * BT - 2, BT);
+		kvt_seq_destroy(fork);
+		kvt_seq_destroy(seq);
+	}
+	__atomic_store_n(&w->done, true, __ATOMIC_RELEASE);
+	return NULL;
+}
+
+/* The tree is saved all the while. */
+static void *save_on(void *arg)
+{
+	struct worker *w = arg;
+	char *path;
+
+	if (asprintf(&path, "%s.%u", w->place->file, w->number) < 0)
+		err(1, "name");
+	while (!__atomic_load_n(&w->done, __ATOMIC_ACQUIRE)) {
+		int ret = kvt_manifest_save(w->place->cache, path, NULL, 0, w->prefix);
+
+		w->wrong += ret && ret != -ENOSPC; /* slots are kept: they come to an end */
+		if (ret && ret != -ENOSPC)
+			printf("# save: %d %s\n", ret, kvt_error_detail());
+	}
+	unlink(path);
+	free(path);
+	return NULL;
+}
+
+static void saved_while_written(const char *dir)
+{
+	static const struct place_config busy = { .blocks = 300, .dram = 8, .nvme = 20000,
+						  .block_tokens = BT, .file = "busy.pool" };
+	struct kvt_prefix_config tree = { .size = sizeof(tree), .max_extents = 20 };
+	struct worker workers[WORKERS + 1] = { 0 };
+	pthread_t ids[WORKERS + 1];
+	struct kvt_prefix *prefix;
+	struct place p;
+	uint32_t i;
+
+	place_open(&p, dir, &busy);
+	kvt_cache_set_seal_lag(p.cache, BT);
+	CHECK_EQ(kvt_prefix_create(p.cache, &tree, &prefix), 0);
+	for (i = 0; i <= WORKERS; i++) {
+		workers[i] = (struct worker){ .place = &p, .prefix = prefix, .number = i };
+		CHECK_EQ(pthread_create(&ids[i], NULL, i < WORKERS ? decode : save_on,
+					&workers[i]), 0);
+	}
+	for (i = 0; i <= WORKERS; i++) {
+		pthread_join(ids[i], NULL);
+		CHECK_EQ(workers[i].wrong, 0);
+		if (i == WORKERS - 1)
+			__atomic_store_n(&workers[WORKERS].done, true, __ATOMIC_RELEASE);
+	}
+	kvt_prefix_destroy(prefix);
+	unlink(p.file);
+	place_close(&p);
+}
+
 static const struct check_case cases[] = {
+	{ "saved_while_written", "a tree is saved while its extents are still being sealed",
+	  saved_while_written },
 	{ "forged", "content that makes no sense is refused and takes nothing", forged },
 };
 
