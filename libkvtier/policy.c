@@ -61,6 +61,18 @@ static int check_policy(const struct kvt_cache *c, const struct kvt_policy *p)
 	return check_budget(c, p);
 }
 
+/* What was dropped so far is taken over. */
+static int take_summary(struct kvt_seq *seq, struct kvt_policy_state *state)
+{
+	if (!(state->policy.flags & KVT_POLICY_SUMMARY))
+		return 0;
+	if (!seq->policy || !seq->policy->summary)
+		return kvt_summary_new(&seq->cache->geometry, &state->summary);
+	state->summary = seq->policy->summary;
+	seq->policy->summary = NULL;
+	return 0;
+}
+
 int kvt_seq_set_policy(struct kvt_seq *seq, const struct kvt_policy *policy)
 {
 	struct kvt_policy_state *state;
@@ -72,12 +84,10 @@ int kvt_seq_set_policy(struct kvt_seq *seq, const struct kvt_policy *policy)
 	if (!state)
 		return kvt_fail(-ENOMEM, "no memory for a policy");
 	state->policy = *policy;
-	if (policy->flags & KVT_POLICY_SUMMARY) {
-		ret = kvt_summary_new(&seq->cache->geometry, &state->summary);
-		if (ret) {
-			free(state);
-			return ret;
-		}
+	ret = take_summary(seq, state);
+	if (ret) {
+		free(state);
+		return ret;
 	}
 	kvt_policy_free(seq);
 	seq->policy = state;

@@ -326,8 +326,9 @@ struct kvt_policy {
 /*
  * kvt_seq_set_policy() - bound a sequence from now on
  *
- * Forks inherit it.  Errors: -EINVAL a field is out of range, the budget is below
- * sinks + window, or merging and summaries are asked of a geometry without types.
+ * Forks inherit it.  A summary goes on where the policy before had one too; without
+ * KVT_POLICY_SUMMARY it is forgotten.  Errors: -EINVAL a field is out of range, the budget
+ * is below sinks + window, or merging and summaries are asked of a geometry without types.
  */
 int kvt_seq_set_policy(struct kvt_seq *seq, const struct kvt_policy *policy);
 

@@ -496,6 +496,10 @@ static void summarises(const char *dir)
 	CHECK(difference(out, want) < 1e-4);
 	ask(attend, fork, q, 0, out);
 	CHECK(difference(out, want) < 1e-4);
+	policy.window = 3 * BT; /* what was dropped before stays in the summary */
+	CHECK_EQ(kvt_seq_set_policy(fork, &policy), 0);
+	ask(attend, fork, q, 0, out);
+	CHECK(difference(out, want) < 1e-4);
 	kvt_seq_destroy(seq);
 	kvt_seq_destroy(fork);
 	kvt_attend_destroy(attend);
