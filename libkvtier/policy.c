@@ -127,6 +127,17 @@ uint32_t kvt_policy_window(const struct kvt_seq *seq)
 	return seq->policy ? seq->policy->policy.window : 0;
 }
 
+bool kvt_policy_summarised(const struct kvt_seq *seq)
+{
+	return seq->policy && seq->policy->summary && seq->policy->summary->tokens;
+}
+
+void kvt_policy_forget(struct kvt_seq *seq)
+{
+	if (seq->policy && seq->policy->summary)
+		kvt_summary_clear(&seq->cache->geometry, seq->policy->summary);
+}
+
 /* All layers have it whole, and it is neither a sink nor in the window. */
 bool kvt_piece_droppable(const struct kvt_seq *seq, const struct kvt_piece *p)
 {

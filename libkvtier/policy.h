@@ -36,6 +36,7 @@ int kvt_summary_new(const struct kvt_geometry *g, struct kvt_summary **summary);
 int kvt_summary_copy(const struct kvt_geometry *g, const struct kvt_summary *from,
 		     struct kvt_summary **to);
 void kvt_summary_free(struct kvt_summary *summary);
+void kvt_summary_clear(const struct kvt_geometry *g, struct kvt_summary *summary);
 int kvt_summary_add(struct kvt_seq *seq, const struct kvt_piece *p);
 
 #endif

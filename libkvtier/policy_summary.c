@@ -65,6 +65,14 @@ void kvt_summary_free(struct kvt_summary *s)
 	free(s);
 }
 
+void kvt_summary_clear(const struct kvt_geometry *g, struct kvt_summary *s)
+{
+	s->tokens = 0;
+	memset(s->memory, 0, heads_of(g) * g->k_dim * g->v_dim * sizeof(float));
+	memset(s->norm, 0, heads_of(g) * g->k_dim * sizeof(float));
+	memset(s->keys, 0, heads_of(g) * g->k_dim * sizeof(float));
+}
+
 static float phi(float x)
 {
 	return x > 0 ? x + 1 : expf(x);

@@ -169,6 +169,9 @@ void kvt_policy_enforce(struct kvt_seq *seq);
 int kvt_policy_fork(const struct kvt_seq *from, struct kvt_seq *to);
 void kvt_policy_free(struct kvt_seq *seq);
 uint32_t kvt_policy_window(const struct kvt_seq *seq);
+/* Is there a summary of dropped tokens?  And: nothing was dropped. */
+bool kvt_policy_summarised(const struct kvt_seq *seq);
+void kvt_policy_forget(struct kvt_seq *seq);
 
 /* Exact rows in the cache's types: what is appended to while a layer ends in them. */
 static inline bool kvt_piece_grows(const struct kvt_piece *p)

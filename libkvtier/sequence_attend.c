@@ -201,7 +201,7 @@ static int attend_summary(struct job *j, float *total)
 	uint32_t i;
 	int ret = 0;
 
-	if (!q->seq->policy || !q->seq->policy->summary || !q->seq->policy->summary->tokens)
+	if (!kvt_policy_summarised(q->seq))
 		return 0;
 	for (i = 0; !ret && i < q->q_tokens; i++)
 		ret = kvt_seq_summary_attend(q->seq, j->layer, p->q_heads, q->q + i * q_width, scale,

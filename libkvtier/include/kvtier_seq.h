@@ -188,7 +188,8 @@ int kvt_batch_append(struct kvt_batch_item *items, uint32_t nr, uint32_t layer);
  * kvt_seq_truncate() - forget all tokens from @tokens on, exactly
  *
  * Errors: -EINVAL more tokens than there are; -ENODATA what the next token needs
- * (the policy's window before @tokens) was dropped, merged or never all there.
+ * (the policy's window before @tokens) was dropped, merged or never all there, or a summary
+ * holds tokens from before @tokens and from after it.
  */
 int kvt_seq_truncate(struct kvt_seq *seq, uint64_t tokens);
 

@@ -509,6 +509,56 @@ static void summarises(const char *dir)
 	free(q);
 }
 
+/* What is rolled back leaves the summary too, or the rollback is refused. */
+static void summary_truncated(const char *dir)
+{
+	float *k = random_floats(64 * WIDTH, 1), *v = random_floats(64 * WIDTH, 2);
+	float *q = random_floats(Q_HEADS * DIM, 3), want[Q_HEADS * DIM], out[Q_HEADS * DIM];
+	struct kvt_policy policy = KVT_POLICY_INIT;
+	struct kvt_attend *attend = attention();
+	double weight[64];
+	struct kvt_seq *seq;
+	struct place p;
+	uint32_t i;
+
+	place_open(&p, dir, &plain);
+	policy.kind = KVT_WINDOW;
+	policy.flags = KVT_POLICY_SUMMARY;
+	policy.sinks = 2 * BT;
+	policy.window = BT;
+	seq = bounded(&p, &policy);
+	fill(seq, k, v, 64);
+	CHECK_EQ(kvt_seq_kept_tokens(seq), 3 * BT);
+	CHECK_EQ(kvt_seq_truncate(seq, 2 * BT), 0); /* all that was dropped came later */
+	ones(weight, 64);
+	reference(q, k, v, weight, 2 * BT, want);
+	ask(attend, seq, q, 0, out);
+	CHECK(difference(out, want) < 1e-4);
+	fill(seq, k, v, 48);
+	CHECK_EQ(kvt_seq_tokens(seq), 64);
+	CHECK_EQ(kvt_seq_truncate(seq, 0), 0);
+	CHECK_EQ(kvt_seq_summary_attend(seq, 1, Q_HEADS, q, 1, out, want), 0);
+	CHECK(want[0] == -INFINITY);
+	kvt_seq_destroy(seq);
+	/* Dropped on both sides: the summary cannot tell them apart. */
+	policy = (struct kvt_policy){ .size = sizeof(policy), .kind = KVT_HEAVY, .window = BT,
+				      .flags = KVT_POLICY_SUMMARY, .budget = 4 * BT };
+	seq = bounded(&p, &policy);
+	fill(seq, k, v, 4 * BT);
+	attend_to(seq, 2 * BT, 1);
+	for (i = 0; i < 4; i++)
+		fill(seq, k, v, BT);
+	CHECK_ERR(kvt_seq_truncate(seq, 3 * BT), -ENODATA, "summary");
+	CHECK_EQ(kvt_seq_tokens(seq), 8 * BT);
+	CHECK_EQ(kvt_seq_truncate(seq, 8 * BT - 1), 0);
+	kvt_seq_destroy(seq);
+	kvt_attend_destroy(attend);
+	place_close(&p);
+	free(k);
+	free(v);
+	free(q);
+}
+
 static void compress_type(const char *dir, uint32_t type, double most)
 {
 	struct place_config config = plain;
@@ -734,6 +784,7 @@ static const struct check_case cases[] = {
 	{ "latent", "values that are a part of the keys (MLA)", latent },
 	{ "merges", "merged rows are means and weigh what they stand for", merges },
 	{ "summarises", "attention includes the summary of what was dropped", summarises },
+	{ "summary_truncated", "a rollback takes tokens out of the summary too", summary_truncated },
 	{ "compresses", "old tokens in int8, fp8 and int4, attended to and rolled back into",
 	  compresses },
 	{ "dedups", "identical extents become one, compared byte for byte", dedups },
