@@ -165,6 +165,10 @@ static float attend_head(const struct kvt_geometry *g, const struct kvt_summary 
 		for (j = 0; j < g->v_dim; j++)
 			out[j] += f * memory[(size_t)i * g->v_dim + j];
 	}
+	if (!(sum > 0)) { /* too little to tell: it has no part in the result */
+		memset(out, 0, g->v_dim * sizeof(*out));
+		return -INFINITY;
+	}
 	for (j = 0; j < g->v_dim; j++)
 		out[j] /= sum;
 	return logf((float)s->tokens) + scale * score / (float)s->tokens;

@@ -346,7 +346,8 @@ void kvt_seq_note(struct kvt_seq *seq, const struct kvt_seq_block *blocks, const
  * @q:       one query token: @q_heads rows of k_dim
  * @out:     @q_heads rows of v_dim
  * @lse:     a lower bound of the log-sum-exp of the dropped tokens' scores, to merge
- *           @out with other partial results; -INFINITY when nothing was dropped
+ *           @out with other partial results; -INFINITY when nothing was dropped, or
+ *           nothing of it answers @q
  *
  * Linear attention (kernel elu + 1) over all that was dropped: an approximation.
  */

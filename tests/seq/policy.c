@@ -476,6 +476,7 @@ static void summarises(const char *dir)
 	struct kvt_policy policy = KVT_POLICY_INIT;
 	struct kvt_attend *attend = attention();
 	struct kvt_seq *seq, *fork;
+	float low[Q_HEADS * DIM];
 	double weight[64];
 	struct place p;
 	uint32_t t;
@@ -496,6 +497,11 @@ static void summarises(const char *dir)
 	CHECK(difference(out, want) < 1e-4);
 	ask(attend, fork, q, 0, out);
 	CHECK(difference(out, want) < 1e-4);
+	for (t = 0; t < Q_HEADS * DIM; t++)
+		low[t] = -200; /* no feature of it is greater than nothing */
+	CHECK_EQ(kvt_seq_summary_attend(fork, 1, Q_HEADS, low, 1, out, want), 0);
+	CHECK(isfinite(out[0]) && want[0] == -INFINITY);
+	reference(q, k, v, weight, 64, want);
 	policy.window = 3 * BT; /* what was dropped before stays in the summary */
 	CHECK_EQ(kvt_seq_set_policy(fork, &policy), 0);
 	ask(attend, fork, q, 0, out);
