@@ -247,8 +247,19 @@ void kvt_cache_stats(struct kvt_cache *c, struct kvt_cache_stats *stats)
 	pthread_mutex_unlock(&c->lock);
 }
 
-/* Empty blocks of the pool, so that they hold neither frames nor slots.  Those that cannot be
- * emptied now (a read of theirs is stalled, or somebody pinned them) come to the end.
+/* Nobody has the extent any more, so the pins on its blocks are nobody's, either. */
+static int discard_pinned(struct kvt_cache *c, uint64_t offset, uint64_t bytes)
+{
+	int ret = kvt_discard(c->pool, offset, bytes);
+
+	while (ret == -EBUSY && !kvt_unpin(c->pool, offset, bytes))
+		ret = kvt_discard(c->pool, offset, bytes);
+	return ret;
+}
+
+/*
+ * Empty blocks of the pool, so that they hold neither frames nor slots.  Those that cannot be
+ * emptied now (a read of theirs is stalled, or a device is at them) come to the end.
  */
 static uint32_t discard(struct kvt_cache *c, uint32_t *blocks, uint32_t nr)
 {
@@ -256,7 +267,7 @@ static uint32_t discard(struct kvt_cache *c, uint32_t *blocks, uint32_t nr)
 	uint32_t i, done = 0, block;
 
 	for (i = 0; i < nr; i++) {
-		if (kvt_discard(c->pool, blocks[i] * bytes, bytes))
+		if (discard_pinned(c, blocks[i] * bytes, bytes))
 			continue;
 		block = blocks[done];
 		blocks[done++] = blocks[i];

@@ -213,8 +213,9 @@ int kvt_seq_read_float(const struct kvt_seq *seq, uint32_t layer, uint64_t first
  * @flags: KVTIER_OP_NOWAIT
  * @layer: one layer or KVT_ALL_LAYERS
  *
- * Extents that several sequences share move for all of them.  Returns 0 or the
- * first failure; the others are done nevertheless.
+ * Extents that several sequences share move for all of them.  A pin is the extent's: it
+ * stays when a writer gets a copy, and goes with the last sequence that has the extent.
+ * Returns 0 or the first failure; the others are done nevertheless.
  */
 int kvt_seq_place(const struct kvt_seq *seq, uint32_t op, uint32_t flags, uint32_t layer,
 		  uint64_t first, uint64_t tokens);

@@ -360,6 +360,29 @@ static void seals_full(const char *dir)
 	place_close(&p);
 }
 
+/* A sequence that goes takes its pins with it. */
+static void pinned(const char *dir)
+{
+	struct kvt_seq *seq, *fork;
+	struct place p;
+	int i;
+
+	place_open(&p, dir, &(struct place_config){ .blocks = 8, .dram = 8, .block_tokens = 16 });
+	for (i = 0; i < 3; i++) {
+		seq = create(&p);
+		story_append(seq, 1, 0, 64);
+		CHECK_EQ(kvt_seq_place(seq, KVTIER_OP_PIN, 0, KVT_ALL_LAYERS, 0, KVT_TO_END), 0);
+		CHECK_EQ(kvt_seq_place(seq, KVTIER_OP_PIN, 0, 1, 0, 20), 0);
+		CHECK_EQ(kvt_seq_fork(seq, &fork), 0);
+		CHECK_EQ(kvt_seq_truncate(seq, 32), 0);
+		kvt_seq_destroy(fork); /* what it had alone is pinned no more */
+		story_append(seq, 2, 32, 32);
+		CHECK_EQ(kvt_seq_place(seq, KVTIER_OP_UNPIN, 0, 1, 0, 20), 0);
+		kvt_seq_destroy(seq);
+	}
+	place_close(&p);
+}
+
 /* Behind the pool's back: every byte of the kept file. */
 static void damage(const char *path)
 {
@@ -439,6 +462,7 @@ static const struct check_case cases[] = {
 	{ "truncated", "a rollback is exact", truncated },
 	{ "arguments", "wrong arguments are refused by name", arguments },
 	{ "seals_full", "full blocks are sealed, the last is open", seals_full },
+	{ "pinned", "pins go with the last sequence that has the extent", pinned },
 	{ "lost_block", "a lost block is an error for those who need it", lost_block },
 };
 
