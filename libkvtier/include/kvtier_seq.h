@@ -393,9 +393,10 @@ enum kvt_draft_state {
 /*
  * kvt_draft_create() - put two sequences, alone in their caches, under one budget
  *
- * Sets the DRAM budgets of both pools and the draft's policy; the sequences stay the
- * caller's and have to outlive it.  Errors: -EINVAL a field is out of range, or both are in
- * one cache; -ENOSPC a pool cannot shrink so far.
+ * Sets the DRAM budgets of both pools; the draft's policy is kvt_draft_balance()'s from then
+ * on.  The sequences stay the caller's and have to outlive it.  Errors: -EINVAL a field is
+ * out of range, or both are in one cache; -ENOSPC a pool cannot shrink so far, and the
+ * budgets are as before.
  */
 int kvt_draft_create(struct kvt_seq *target, struct kvt_seq *draft,
 		     const struct kvt_draft_config *config, struct kvt_draft **pair);

@@ -29,6 +29,7 @@ struct fake {
 	uint32_t fail_at; /* the call that fails, from 1; 0: none */
 	int pin_error; /* what a pin fails with; -ENOSPC: there is no memory to pin one block more */
 	bool at_rest; /* calls do not count */
+	uint64_t budget; /* of DRAM */
 };
 
 static bool fails(struct fake *f)
@@ -117,8 +118,17 @@ static int query(struct kvt_pool *pool, uint64_t first, uint32_t nr, struct kvti
 
 static int stats(struct kvt_pool *pool, struct kvtier_stats *s)
 {
-	(void)pool;
-	(void)s;
+	s->tier[KVTIER_TIER_DRAM].budget_bytes = ((struct fake *)pool)->budget;
+	return 0;
+}
+
+static int resize(struct kvt_pool *pool, uint64_t bytes)
+{
+	struct fake *f = (struct fake *)pool;
+
+	if (fails(f))
+		return -ENOSPC;
+	f->budget = bytes;
 	return 0;
 }
 
@@ -139,7 +149,7 @@ static int checkpoint(struct kvt_pool *pool, uint64_t offset, uint64_t length,
 }
 
 static const struct kvt_pager_ops fake_ops = { .name = "fake", .range_op = range_op,
-	.query = query, .stats = stats, .checkpoint = checkpoint };
+	.query = query, .stats = stats, .checkpoint = checkpoint, .resize = resize };
 
 /* A sequence and, token by token, the story that its rows tell. */
 struct told {
@@ -286,6 +296,7 @@ static void set_up(struct bed *t, uint32_t fail_at, int pin_error)
 	assert_ptr_not_equal(t->fake.pool.addr, MAP_FAILED);
 	t->fake.fail_at = fail_at;
 	t->fake.pin_error = pin_error;
+	t->fake.budget = BLOCKS * BLOCK_BYTES;
 	t->fd = memfd_create("stream", MFD_CLOEXEC);
 	snprintf(t->manifest, sizeof(t->manifest), "%s/kvtier-faults-%d",
 		 access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm", getpid());
@@ -361,11 +372,44 @@ static void little_memory(void **state)
 	each(-ENOSPC);
 }
 
+/* A pool that cannot have its share: both keep what they had. */
+static void draft_budgets(void **state)
+{
+	struct kvt_draft_config config = KVT_DRAFT_CONFIG_INIT;
+	struct kvt_draft *pair;
+	struct bed target, draft;
+
+	(void)state;
+	set_up(&target, 1, 0);
+	set_up(&draft, 0, 0);
+	config.dram_bytes = 40 * BLOCK_BYTES;
+	config.draft_bytes = 30 * BLOCK_BYTES;
+	config.window = 1;
+	assert_int_equal(kvt_draft_create(target.a.seq, draft.a.seq, &config, &pair), -ENOSPC);
+	assert_null(pair);
+	assert_int_equal(draft.fake.budget, BLOCKS * BLOCK_BYTES);
+	assert_int_equal(kvt_draft_create(target.a.seq, draft.a.seq, &config, &pair), 0);
+	assert_int_equal(draft.fake.budget, 30 * BLOCK_BYTES);
+	/* The draft has shrunk when the target cannot grow. */
+	assert_int_equal(append(&target.a, 1, 40), 0);
+	target.fake.calls = target.fake.fail_at - 1;
+	assert_int_equal(kvt_draft_balance(pair), -ENOSPC);
+	assert_int_equal(draft.fake.budget, 30 * BLOCK_BYTES);
+	assert_int_equal(target.fake.budget, 10 * BLOCK_BYTES);
+	assert_int_equal(kvt_draft_balance(pair), KVT_DRAFT_OUT);
+	assert_int_equal(draft.fake.budget + target.fake.budget, 40 * BLOCK_BYTES);
+	assert_int_equal(draft.fake.budget, 6 * BLOCK_BYTES);
+	kvt_draft_destroy(pair);
+	tear_down(&target);
+	tear_down(&draft);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(lost_blocks),
 		cmocka_unit_test(little_memory),
+		cmocka_unit_test(draft_budgets),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
