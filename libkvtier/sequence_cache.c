@@ -109,6 +109,9 @@ static int layout_cold(struct kvt_cache *c)
 
 	if (!g->cold)
 		return 0;
+	ret = kvt_geometry_typed(g);
+	if (ret)
+		return ret;
 	*cold = (struct kvt_layout){ .k_type = g->cold_k_type, .v_type = g->cold_v_type };
 	ret = row_bytes(g, g->cold_k_type, g->k_dim, &cold->k_bytes);
 	if (!ret && g->v_dim)

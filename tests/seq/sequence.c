@@ -333,6 +333,11 @@ static void arguments(const char *dir)
 	g.block_tokens = 0;
 	g.layers = 9;
 	CHECK_ERR(kvt_cache_create(p.pool, &g, &cache), -ENOSPC, "take 9");
+	/* Rows that are given in bytes cannot be brought into other types. */
+	g = (struct kvt_geometry){ .size = sizeof(g), .layers = 1, .kv_heads = 64, .k_dim = 64,
+				   .v_dim = 64, .k_bytes = 64, .v_bytes = 64, .block_tokens = 1,
+				   .cold = 1, .cold_k_type = KVT_INT8, .cold_v_type = KVT_INT8 };
+	CHECK_ERR(kvt_cache_create(p.pool, &g, &cache), -EINVAL, "types");
 	g.size = 8;
 	CHECK_ERR(kvt_cache_create(p.pool, &g, &cache), -EINVAL, "KVT_GEOMETRY_INIT");
 	kvt_seq_destroy(seq);
