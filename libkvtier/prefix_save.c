@@ -9,27 +9,13 @@
 
 #define IS_ROOT UINT32_MAX
 
-static void clear_marks(struct kvt_prefix *p)
-{
-	struct kvt_prefix_node *node;
-	uint32_t i;
-
-	for (i = 0; i < p->nr_buckets; i++)
-		for (node = p->buckets[i]; node; node = node->next)
-			node->mark = 0;
-	for (node = p->roots; node; node = node->next)
-		node->mark = 0;
-}
-
 int kvt_prefix_mark(struct kvt_prefix *p, struct kvt_marks *marks)
 {
 	struct kvt_prefix_node *node;
-	uint32_t i;
 	int ret = 0;
 
-	for (i = 0; i < p->nr_buckets; i++)
-		for (node = p->buckets[i]; !ret && node; node = node->next)
-			ret = kvt_mark(marks, node->extent);
+	for (node = p->first; !ret && node; node = node->next)
+		ret = kvt_mark(marks, node->extent);
 	return ret;
 }
 
@@ -42,34 +28,21 @@ static void put_node(struct kvt_bytes *b, const struct kvt_prefix_node *node)
 	kvt_put(b, node->tokens, node->nr_tokens * sizeof(node->tokens[0]));
 }
 
-/* The node and those of its ancestors that are not there yet, the root's side first. */
-static void put_path(struct kvt_bytes *b, struct kvt_prefix_node *node, uint32_t *nr)
-{
-	struct kvt_prefix_node *next;
-
-	while (!node->mark) {
-		for (next = node; !next->parent->mark; next = next->parent)
-			;
-		put_node(b, next);
-		next->mark = ++*nr;
-	}
-}
-
 uint32_t kvt_prefix_save(struct kvt_prefix *p, struct kvt_bytes *b)
 {
 	struct kvt_prefix_node *node;
-	uint32_t i, nr = 0;
+	uint32_t nr = 0;
 
-	clear_marks(p);
 	for (node = p->roots; node; node = node->next) {
 		kvt_put_u32(b, IS_ROOT);
 		kvt_put_u32(b, (uint32_t)strlen(node->tenant));
 		kvt_put(b, node->tenant, strlen(node->tenant));
 		node->mark = ++nr;
 	}
-	for (i = 0; i < p->nr_buckets; i++)
-		for (node = p->buckets[i]; node; node = node->next)
-			put_path(b, node, &nr);
+	for (node = p->first; node; node = node->next) {
+		put_node(b, node);
+		node->mark = ++nr;
+	}
 	return nr;
 }
 

@@ -503,9 +503,9 @@ struct kvt_prefix_config {
 /*
  * kvt_prefix_create() - an empty tree over a cache
  *
- * All calls on a tree may come from any thread.  Tokens themselves are compared; a
- * hash only finds candidates.  The cache's model fingerprint and the tenant's name are
- * part of every key, so that nobody is served another's keys and values.
+ * All calls on a tree may come from any thread.  Tokens themselves are compared, not hashes
+ * of them.  The cache's model fingerprint and the tenant's name are part of every key, so
+ * that nobody is served another's keys and values.
  */
 int kvt_prefix_create(struct kvt_cache *cache, const struct kvt_prefix_config *config,
 		      struct kvt_prefix **prefix);

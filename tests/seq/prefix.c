@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "model.h"
 
 #define BT 8
 #define TOKENS 64
@@ -148,6 +149,54 @@ static void tenants(const char *dir)
 	memset(longest, 'x', sizeof(longest));
 	longest[sizeof(longest) - 1] = 0;
 	CHECK_ERR(found(prefix, longest, 1, 32), -EINVAL, "tenant");
+	kvt_prefix_destroy(prefix);
+	place_close(&p);
+}
+
+static uint32_t alike(const uint32_t *a, const uint32_t *b, uint32_t nr)
+{
+	uint32_t i = 0;
+
+	while (i < nr && a[i] == b[i])
+		i++;
+	return i;
+}
+
+/* Prompts of two words, which branch everywhere: the longest of all is found, some evicted or not. */
+static void branches(const char *dir)
+{
+	enum { PROMPTS = 60, LENGTH = 4 * BT };
+	static uint32_t prompts[PROMPTS][LENGTH];
+	struct kvt_prefix *prefix;
+	struct kvt_seq *seq;
+	uint32_t i, j, best, n;
+	uint64_t random = 1;
+	struct place p;
+
+	place_open(&p, dir, &(struct place_config){ .blocks = 600, .dram = 8, .nvme = 1200,
+						    .block_tokens = BT });
+	prefix = tree(&p, 0);
+	for (i = 0; i < PROMPTS; i++) {
+		/* What is asked for next shares the beginning of something. */
+		memcpy(prompts[i], prompts[i / 2], sizeof(prompts[i]));
+		for (j = (uint32_t)(model_random(&random) % LENGTH); j < LENGTH; j++)
+			prompts[i][j] = (uint32_t)(model_random(&random) % 2);
+		for (best = 0, j = 0; j < i; j++) {
+			n = alike(prompts[i], prompts[j], LENGTH);
+			best = n > best ? n : best;
+		}
+		CHECK_EQ(kvt_prefix_match(prefix, NULL, prompts[i], LENGTH, &seq), best);
+		if (best < LENGTH)
+			story_append(seq, i, best, LENGTH - best);
+		CHECK_EQ(kvt_prefix_insert(prefix, NULL, prompts[i], LENGTH, seq),
+			 LENGTH / BT - best / BT);
+		kvt_seq_destroy(seq);
+	}
+	for (i = 0; i < PROMPTS; i++) {
+		CHECK_EQ(kvt_prefix_match(prefix, NULL, prompts[i], LENGTH, &seq), LENGTH);
+		kvt_seq_destroy(seq);
+	}
+	CHECK_EQ(kvt_prefix_evict(prefix, 30), 30);
 	kvt_prefix_destroy(prefix);
 	place_close(&p);
 }
@@ -443,6 +492,7 @@ static void manifest_refusals(const char *dir)
 
 static const struct check_case cases[] = {
 	{ "hits", "hit, partial hit and insertion, token by token", hits },
+	{ "branches", "of many prompts that begin alike the longest is found", branches },
 	{ "shared", "what is found is shared, and lives on when the tree lets go", shared },
 	{ "tenants", "nobody is served another tenant's keys and values", tenants },
 	{ "passing_tenants", "tenants of whom nothing is kept are forgotten", passing_tenants },
