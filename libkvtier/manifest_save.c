@@ -309,28 +309,63 @@ static int put_all(struct kvt_cache *c, const struct kvt_named_seq *seqs, uint32
 	return b->error;
 }
 
-static int save(struct kvt_cache *c, const char *path, const struct kvt_named_seq *seqs,
-		uint32_t nr, struct kvt_prefix *prefix)
+static int gather(struct kvt_cache *c, const struct kvt_named_seq *seqs, uint32_t nr,
+		  struct kvt_prefix *prefix, struct kvt_bytes *b)
 {
 	struct kvt_marks marks = { 0 };
-	struct kvt_bytes b = { 0 };
 	int ret = mark_all(seqs, nr, prefix, &marks);
 
 	if (!ret)
 		ret = kvt_keep_slots(c, marks.list, marks.nr);
 	if (!ret)
-		ret = put_all(c, seqs, nr, prefix, &marks, &b);
+		ret = put_all(c, seqs, nr, prefix, &marks, b);
 	unmark(&marks);
+	return ret;
+}
+
+/*
+ * The tree's extents are written before it has to stand still: what is left to write then is
+ * what came meanwhile.
+ */
+static int settle_tree(struct kvt_cache *c, struct kvt_prefix *prefix)
+{
+	struct kvt_marks marks = { 0 };
+	uint32_t i;
+	int ret;
+
+	pthread_mutex_lock(&prefix->lock);
+	ret = kvt_prefix_mark(prefix, &marks);
+	for (i = 0; i < marks.nr; i++)
+		kvt_extent_get(c, marks.list[i]);
+	pthread_mutex_unlock(&prefix->lock);
+	for (i = 0; i < marks.nr; i++)
+		marks.list[i]->mark = 0;
 	if (!ret)
-		ret = replace(path, &b);
-	free(b.data);
+		ret = kvt_keep_slots(c, marks.list, marks.nr);
+	for (i = 0; i < marks.nr; i++)
+		kvt_extent_put(c, marks.list[i]);
+	free((void *)marks.list);
 	return ret;
 }
 
 /* The tree stands still meanwhile: its nodes must not go between two passes. */
+static int gather_with_tree(struct kvt_cache *c, const struct kvt_named_seq *seqs, uint32_t nr,
+			    struct kvt_prefix *prefix, struct kvt_bytes *b)
+{
+	int ret = settle_tree(c, prefix);
+
+	if (ret)
+		return ret;
+	pthread_mutex_lock(&prefix->lock);
+	ret = gather(c, seqs, nr, prefix, b);
+	pthread_mutex_unlock(&prefix->lock);
+	return ret;
+}
+
 int kvt_manifest_save(struct kvt_cache *c, const char *path, const struct kvt_named_seq *seqs,
 		      uint32_t nr, struct kvt_prefix *prefix)
 {
+	struct kvt_bytes b = { 0 };
 	int ret = check_names(c, seqs, nr);
 
 	if (ret)
@@ -339,10 +374,12 @@ int kvt_manifest_save(struct kvt_cache *c, const char *path, const struct kvt_na
 		return kvt_fail(-EINVAL, "the prefix tree is of another cache");
 	pthread_mutex_lock(&c->save_lock);
 	if (prefix)
-		pthread_mutex_lock(&prefix->lock);
-	ret = save(c, path, seqs, nr, prefix);
-	if (prefix)
-		pthread_mutex_unlock(&prefix->lock);
+		ret = gather_with_tree(c, seqs, nr, prefix, &b);
+	else
+		ret = gather(c, seqs, nr, NULL, &b);
+	if (!ret)
+		ret = replace(path, &b);
 	pthread_mutex_unlock(&c->save_lock);
+	free(b.data);
 	return ret;
 }
