@@ -62,6 +62,8 @@ static int checkpoint(struct kvt_cache *c, struct wish *wishes, uint32_t nr)
 		for (end = first + 1; end < nr; end++)
 			if (wishes[end].block != wishes[end - 1].block + 1)
 				break;
+		/* Many writes at a time; what fails, the checkpoint says. */
+		kvt_writeback(c->pool, wishes[first].block * bytes, (end - first) * bytes);
 		ret = kvt_checkpoint(c->pool, wishes[first].block * bytes, (end - first) * bytes,
 				     slots);
 		for (i = first; ret >= 0 && i < end; i++)
