@@ -573,7 +573,7 @@ struct kvt_named_seq {
  * back; the manifest says where they lie.  Sequences may go on afterwards.  Slots
  * that a manifest names are not reused while the pool lives.  Errors: -EINVAL the
  * pool's store is not kept, or a name is too long or there twice; -EIO a block is
- * lost; -ENOSPC; the errors of writing a file.
+ * lost; -ENOSPC; -EFBIG the manifest has more than 4 GiB; the errors of writing a file.
  */
 int kvt_manifest_save(struct kvt_cache *cache, const char *path, const struct kvt_named_seq *seqs,
 		      uint32_t nr, struct kvt_prefix *prefix);
