@@ -309,17 +309,33 @@ void kvt_blocks_give(struct kvt_cache *c, const uint32_t *blocks, uint32_t nr)
 	}
 }
 
-/* What could not be emptied when it was given back may be now. */
+/* Up to @nr of those that wait longest; returns how many. */
+static uint32_t leave_limbo(struct kvt_cache *c, uint32_t *blocks, uint32_t nr)
+{
+	pthread_mutex_lock(&c->lock);
+	if (nr > c->nr_limbo)
+		nr = c->nr_limbo;
+	memcpy(blocks, c->limbo, nr * sizeof(*blocks));
+	c->nr_limbo -= nr;
+	memmove(c->limbo, c->limbo + nr, c->nr_limbo * sizeof(*blocks));
+	pthread_mutex_unlock(&c->lock);
+	return nr;
+}
+
+/* What could not be emptied when it was given back may be now: all of it is tried once. */
 static void retry_limbo(struct kvt_cache *c)
 {
-	uint32_t blocks[KVT_HOLD_MAX], nr = 0;
+	uint32_t blocks[KVT_HOLD_MAX], left, nr;
 
 	pthread_mutex_lock(&c->lock);
-	while (c->nr_limbo && nr < KVT_HOLD_MAX)
-		blocks[nr++] = c->limbo[--c->nr_limbo];
+	left = c->nr_limbo;
 	pthread_mutex_unlock(&c->lock);
-	if (nr)
+	for (; left; left -= nr) {
+		nr = leave_limbo(c, blocks, left < KVT_HOLD_MAX ? left : KVT_HOLD_MAX);
+		if (!nr)
+			return;
 		kvt_blocks_give(c, blocks, nr);
+	}
 }
 
 static bool take(struct kvt_cache *c, uint32_t *blocks, uint32_t nr)
@@ -337,9 +353,13 @@ static bool take(struct kvt_cache *c, uint32_t *blocks, uint32_t nr)
 
 static int full(struct kvt_cache *c, uint64_t nr)
 {
-	return kvt_fail(-ENOSPC, "the pool is full: %llu more blocks are needed, %u of %llu are free; "
-				 "drop sequences, set a policy or make the pool larger",
-			(unsigned long long)nr, c->nr_free, (unsigned long long)c->stats.blocks);
+	struct kvt_cache_stats stats;
+
+	kvt_cache_stats(c, &stats);
+	return kvt_fail(-ENOSPC, "the pool is full: %llu more blocks are needed, %llu of %llu are "
+				 "free; drop sequences, set a policy or make the pool larger",
+			(unsigned long long)nr, (unsigned long long)stats.free_blocks,
+			(unsigned long long)stats.blocks);
 }
 
 int kvt_blocks_check(struct kvt_cache *c, uint64_t nr)

@@ -29,6 +29,7 @@ struct fake {
 	uint32_t fail_at; /* the call that fails, from 1; 0: none */
 	int pin_error; /* what a pin fails with; -ENOSPC: no memory to pin one block more */
 	bool at_rest; /* calls do not count */
+	bool stuck[BLOCKS]; /* a device is at it: it cannot be emptied now */
 	uint64_t budget; /* of DRAM */
 };
 
@@ -77,7 +78,7 @@ static int discard(struct fake *f, uint32_t b)
 {
 	char *at = f->pool.addr + (size_t)b * BLOCK_BYTES;
 
-	if (f->pins[b] || fails(f))
+	if (f->pins[b] || f->stuck[b] || fails(f))
 		return -EBUSY;
 	f->state[b] = EMPTY;
 	if (mprotect(at, BLOCK_BYTES, PROT_READ | PROT_WRITE))
@@ -375,6 +376,28 @@ static void little_memory(void **state)
 	each(-ENOSPC);
 }
 
+/* Blocks that could not be emptied are had as soon as they can be, whichever they are. */
+static void stuck_blocks(void **state)
+{
+	struct bed t;
+	uint32_t i;
+
+	(void)state;
+	set_up(&t, 0, 0);
+	memset(t.fake.stuck, true, sizeof(t.fake.stuck));
+	assert_int_equal(append(&t.a, 1, BLOCKS / LAYERS * BT), 0);
+	kvt_seq_destroy(t.a.seq);
+	memset(&t.a, 0, sizeof(t.a));
+	assert_int_equal(kvt_seq_create(t.cache, &t.a.seq), 0);
+	assert_int_equal(append(&t.a, 1, 1), -ENOSPC);
+	for (i = 0; i + LAYERS <= BLOCKS; i += LAYERS) {
+		memset(t.fake.stuck + i, false, LAYERS);
+		assert_int_equal(append(&t.a, 2, BT), 0);
+		check(&t.a);
+	}
+	tear_down(&t);
+}
+
 /* A pool that cannot have its share: both keep what they had. */
 static void draft_budgets(void **state)
 {
@@ -412,6 +435,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(lost_blocks),
 		cmocka_unit_test(little_memory),
+		cmocka_unit_test(stuck_blocks),
 		cmocka_unit_test(draft_budgets),
 	};
 
