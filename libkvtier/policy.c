@@ -139,10 +139,10 @@ void kvt_policy_forget(struct kvt_seq *seq)
 }
 
 /* All layers have it whole, and it is neither a sink nor in the window. */
-bool kvt_piece_droppable(const struct kvt_seq *seq, const struct kvt_piece *p)
+bool kvt_piece_droppable(const struct kvt_seq *seq, const struct kvt_piece *p, uint64_t tokens)
 {
 	const struct kvt_policy *policy = &seq->policy->policy;
-	uint64_t tokens = kvt_seq_tokens(seq), end = (uint64_t)p->position + p->span;
+	uint64_t end = (uint64_t)p->position + p->span;
 
 	return p->position >= policy->sinks &&
 	       end + policy->window + policy->lookahead <= tokens;
@@ -176,9 +176,10 @@ double kvt_piece_worth(const struct kvt_seq *seq, const struct kvt_piece *p)
 static struct kvt_piece *victim(const struct kvt_seq *seq)
 {
 	struct kvt_piece *p, *worst = NULL;
+	uint64_t tokens = kvt_seq_tokens(seq);
 
 	for (p = seq->pieces; p < seq->pieces + seq->nr_pieces; p++)
-		if (kvt_piece_droppable(seq, p) &&
+		if (kvt_piece_droppable(seq, p, tokens) &&
 		    (!worst || kvt_piece_worth(seq, p) < kvt_piece_worth(seq, worst)))
 			worst = p;
 	return worst;
@@ -188,16 +189,14 @@ static struct kvt_piece *victim(const struct kvt_seq *seq)
 static uint64_t kept(const struct kvt_seq *seq)
 {
 	const struct kvt_piece *p;
+	uint32_t layer, longest = 0;
 	uint64_t sum = 0;
-	uint32_t layer, rows, most;
 
-	for (p = seq->pieces; p < seq->pieces + seq->nr_pieces; p++) {
-		for (most = 0, layer = 0; layer < seq->cache->geometry.layers; layer++) {
-			rows = kvt_piece_rows(seq, p, layer);
-			most = rows > most ? rows : most;
-		}
-		sum += most;
-	}
+	for (layer = 1; layer < seq->cache->geometry.layers; layer++)
+		if (seq->length[layer] > seq->length[longest])
+			longest = layer;
+	for (p = seq->pieces; p < seq->pieces + seq->nr_pieces; p++)
+		sum += kvt_piece_rows(seq, p, longest);
 	return sum;
 }
 

@@ -24,7 +24,8 @@ struct kvt_policy_state {
 	uint64_t compressed; /* up to here there is nothing to compress */
 };
 
-bool kvt_piece_droppable(const struct kvt_seq *seq, const struct kvt_piece *p);
+/* @tokens: that all layers have. */
+bool kvt_piece_droppable(const struct kvt_seq *seq, const struct kvt_piece *p, uint64_t tokens);
 void kvt_piece_remove(struct kvt_seq *seq, struct kvt_piece *p);
 /* What a piece is worth keeping for: the least goes first. */
 double kvt_piece_worth(const struct kvt_seq *seq, const struct kvt_piece *p);

@@ -13,11 +13,12 @@
 #include "kvtier_attend.h"
 #include "policy.h"
 
-static bool mergeable(const struct kvt_seq *seq, const struct kvt_piece *p)
+static bool mergeable(const struct kvt_seq *seq, const struct kvt_piece *p, uint64_t tokens)
 {
 	const struct kvt_piece *next = p + 1;
 
-	return kvt_piece_droppable(seq, p) && kvt_piece_droppable(seq, next) &&
+	return kvt_piece_droppable(seq, p, tokens) &&
+	       kvt_piece_droppable(seq, next, tokens) &&
 	       p->extent->layout == KVT_HOT && next->extent->layout == KVT_HOT &&
 	       p->position + p->span == next->position && p->rows == next->rows &&
 	       p->span == next->span && !(p->rows & 1);
@@ -27,13 +28,14 @@ static bool mergeable(const struct kvt_seq *seq, const struct kvt_piece *p)
 static double worth_limit(const struct kvt_seq *seq)
 {
 	const struct kvt_piece *p;
+	uint64_t tokens = kvt_seq_tokens(seq);
 	double sum = 0;
 	uint32_t nr = 0;
 
 	if (seq->policy->policy.kind == KVT_FIFO)
 		return HUGE_VAL;
 	for (p = seq->pieces; p < seq->pieces + seq->nr_pieces; p++) {
-		if (!kvt_piece_droppable(seq, p))
+		if (!kvt_piece_droppable(seq, p, tokens))
 			continue;
 		sum += kvt_piece_worth(seq, p);
 		nr++;
@@ -45,9 +47,10 @@ static struct kvt_piece *worst_pair(const struct kvt_seq *seq)
 {
 	struct kvt_piece *p, *worst = NULL;
 	double worth, least = 0, limit = worth_limit(seq);
+	uint64_t tokens = kvt_seq_tokens(seq);
 
 	for (p = seq->pieces; p + 1 < seq->pieces + seq->nr_pieces; p++) {
-		if (!mergeable(seq, p) || kvt_piece_worth(seq, p) > limit ||
+		if (!mergeable(seq, p, tokens) || kvt_piece_worth(seq, p) > limit ||
 		    kvt_piece_worth(seq, p + 1) > limit)
 			continue;
 		worth = kvt_piece_worth(seq, p) + kvt_piece_worth(seq, p + 1);
