@@ -9,8 +9,10 @@
  *
  * Every function returns 0 (or a count) on success and a negative errno on
  * failure; kvt_error_detail() then says what was wrong and what to do about it.  A
- * call that fails leaves its sequence as it was.  Sequences of one cache may be
- * used by several threads at once, each by one thread at a time.
+ * call that fails leaves its sequence as it was.  What needs a block in memory also
+ * fails with -ETIMEDOUT, where the block does not come within the pool's deadline.
+ * Sequences of one cache may be used by several threads at once, each by one thread
+ * at a time.
  */
 #ifndef KVTIER_SEQ_H
 #define KVTIER_SEQ_H
@@ -159,8 +161,8 @@ struct kvt_cache *kvt_seq_cache(const struct kvt_seq *seq);
  *          first all rows of layer 0, then all of layer 1, ...
  *
  * The result does not depend on how tokens are grouped into calls.  Errors:
- * -EINVAL no such layer; -ENOSPC the pool has no room, or a policy's budget cannot
- * be kept; -EIO the last block is lost; -EFBIG more than 2^32 - 1 tokens.
+ * -EINVAL no such layer; -ENOSPC the pool has no room; -EIO the last block is lost;
+ * -EFBIG more than 2^32 - 1 tokens.
  */
 int kvt_seq_append(struct kvt_seq *seq, uint32_t layer, uint32_t tokens, const void *k,
 		   const void *v);
@@ -304,9 +306,10 @@ enum kvt_policy_kind {
  * @flags:  KVT_POLICY_*
  * @sinks:  first tokens that are never dropped
  * @window: last tokens that are never dropped
- * @budget: tokens that may be kept when an append returns.  Not for KVT_WINDOW,
- *          which keeps @sinks and @window rounded out to whole extents.  It must
- *          hold both, rounded out, and one extent more.
+ * @budget: tokens that may be kept when an append returns and all layers have the same:
+ *          what only some have yet is never dropped.  Not for KVT_WINDOW, which keeps
+ *          @sinks and @window rounded out to whole extents.  It must hold both, rounded
+ *          out, and one extent more.
  * @lookahead: tokens that a truncation may take back: so many more than @window are
  *          kept
  * @hot:    last tokens that stay in the cache's types; older ones are brought into
@@ -451,8 +454,7 @@ int kvt_seq_import(struct kvt_cache *cache, int fd, uint32_t flags, int timeout_
  * An approximation.  As many whole extents at a time as fill one of the cold types; what
  * others refer to as well stays as it is.  Returns how many tokens; errors: -EINVAL the
  * geometry has no cold types; -ENOSPC no room for the copy; -EIO.  What was done before an
- * error stays done.  struct kvt_policy has
- * @hot to have it done by the way.
+ * error stays done.  struct kvt_policy has @hot to have it done by the way.
  */
 int64_t kvt_seq_compress(struct kvt_seq *seq, uint64_t end);
 
