@@ -173,10 +173,13 @@ static int check_config(const struct kvt_draft_config *c, const struct kvt_seq *
 			const struct kvt_seq *draft)
 {
 	if (c->size != sizeof(*c))
-		return kvt_fail(-EINVAL, "kvt_draft_config.size is %u; this library knows %zu: start "
-					 "from KVT_DRAFT_CONFIG_INIT", c->size, sizeof(*c));
+		return kvt_fail(-EINVAL,
+				"kvt_draft_config.size is %u; this library knows %zu: start "
+				"from KVT_DRAFT_CONFIG_INIT",
+				c->size, sizeof(*c));
 	if (target->cache == draft->cache)
-		return kvt_fail(-EINVAL, "draft and target are in one cache: they need a pool each");
+		return kvt_fail(-EINVAL,
+				"draft and target are in one cache: they need a pool each");
 	if (!c->window)
 		return kvt_fail(-EINVAL, "a least window of 0 tokens: a draft needs its last one");
 	if (c->draft_bytes < least_bytes(draft) ||

@@ -262,9 +262,9 @@ static int check_target(const struct kvt_manifest *m, struct kvt_cache *c,
 	int ret;
 
 	if (m->header.block_bytes != block)
-		return kvt_fail(-EINVAL, "the manifest is of blocks of %llu bytes, the pool has %llu",
-				(unsigned long long)m->header.block_bytes,
-				(unsigned long long)block);
+		return kvt_fail(
+			-EINVAL, "the manifest is of blocks of %llu bytes, the pool has %llu",
+			(unsigned long long)m->header.block_bytes, (unsigned long long)block);
 	if (prefix && prefix->cache != c)
 		return kvt_fail(-EINVAL, "the prefix tree is of another cache");
 	if (prefix && prefix->stats.extents)

@@ -307,8 +307,10 @@ static int put_all(struct kvt_cache *c, const struct kvt_named_seq *seqs, uint32
 	if (b->error)
 		return b->error;
 	if (header.file_bytes > KVT_MANIFEST_MAX)
-		return kvt_fail(-EFBIG, "a manifest of %llu MiB, more than %llu: save fewer sequences "
-					"in one", (unsigned long long)header.file_bytes >> 20,
+		return kvt_fail(-EFBIG,
+				"a manifest of %llu MiB, more than %llu: save fewer sequences "
+				"in one",
+				(unsigned long long)header.file_bytes >> 20,
 				KVT_MANIFEST_MAX >> 20);
 	memcpy(b->data, &header, sizeof(header));
 	kvt_put_u32(b, kvt_crc32c(b->data, b->nr));

@@ -24,12 +24,15 @@ static int check_budget(const struct kvt_cache *c, const struct kvt_policy *p)
 	if (p->kind == KVT_KEEP_ALL)
 		return 0;
 	if (!p->window)
-		return kvt_fail(-EINVAL, "a window of 0 tokens: at least the last one must be kept");
+		return kvt_fail(-EINVAL,
+				"a window of 0 tokens: at least the last one must be kept");
 	if (p->kind == KVT_WINDOW && !p->budget)
 		return 0;
 	if (p->budget < p->sinks + recent)
-		return kvt_fail(-EINVAL, "a budget of %u tokens is below %u sinks + %llu window and "
-					 "lookahead", p->budget, p->sinks, (unsigned long long)recent);
+		return kvt_fail(-EINVAL,
+				"a budget of %u tokens is below %u sinks + %llu window and "
+				"lookahead",
+				p->budget, p->sinks, (unsigned long long)recent);
 	if (p->budget < least)
 		return kvt_fail(-EINVAL, "a budget of %u tokens is too small: in extents of %u, %u "
 					 "sinks and a window of %llu need %llu", p->budget,
@@ -43,8 +46,10 @@ static int check_policy(const struct kvt_cache *c, const struct kvt_policy *p)
 	const struct kvt_geometry *g = &c->geometry;
 
 	if (p->size != sizeof(*p))
-		return kvt_fail(-EINVAL, "kvt_policy.size is %u; this library knows %zu: start from "
-					 "KVT_POLICY_INIT", p->size, sizeof(*p));
+		return kvt_fail(-EINVAL,
+				"kvt_policy.size is %u; this library knows %zu: start from "
+				"KVT_POLICY_INIT",
+				p->size, sizeof(*p));
 	if (p->kind > KVT_HEAVY)
 		return kvt_fail(-EINVAL, "there is no policy %u", p->kind);
 	if (p->flags & ~(KVT_POLICY_MERGE | KVT_POLICY_SUMMARY))
@@ -53,8 +58,10 @@ static int check_policy(const struct kvt_cache *c, const struct kvt_policy *p)
 		return kvt_fail(-EINVAL, "a window keeps nothing but itself: merge under another "
 					 "policy, or summarise");
 	if (p->hot && !g->cold)
-		return kvt_fail(-EINVAL, "%u hot tokens, but the geometry has no cold types to bring "
-					 "older ones into", p->hot);
+		return kvt_fail(-EINVAL,
+				"%u hot tokens, but the geometry has no cold types to bring "
+				"older ones into",
+				p->hot);
 	if (p->flags && (!g->v_dim || kvt_geometry_typed(g)))
 		return kvt_fail(-EINVAL, "merging and summaries need to know the keys and values: "
 					 "give the geometry kv_heads, k_dim, v_dim and types");

@@ -69,8 +69,9 @@ static void average(float *rows, uint32_t nr, uint32_t width)
 
 	for (i = 0; i < nr / 2; i++)
 		for (j = 0; j < width; j++)
-			rows[(size_t)i * width + j] = 0.5f * (rows[(size_t)2 * i * width + j] +
-							      rows[((size_t)2 * i + 1) * width + j]);
+			rows[(size_t)i * width + j] =
+				0.5f * (rows[(size_t)2 * i * width + j] +
+					rows[((size_t)2 * i + 1) * width + j]);
 }
 
 /* Half of @from's rows, averaged, into rows @at and on of @to. */

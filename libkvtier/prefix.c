@@ -133,7 +133,7 @@ static struct kvt_prefix_node *best_child(const struct kvt_prefix_node *parent,
 	}
 	if (!best || best->nr_tokens == *found)
 		return best;
-	/* One that ends there, if there is one, comes before all that go on: the match may go on. */
+	/* One that ends there comes before those that go on; the match may go on from it. */
 	at = place_of(parent, tokens, *found);
 	return parent->child[at]->nr_tokens == *found ? parent->child[at] : best;
 }

@@ -52,7 +52,8 @@ static int load_root(struct kvt_prefix *p, struct kvt_bytes *b, struct kvt_prefi
 	uint32_t nr = kvt_get_count(b, 1);
 
 	if (nr > KVT_TENANT_MAX)
-		return kvt_fail(-EILSEQ, "the manifest is inconsistent: a tenant's name is too long");
+		return kvt_fail(-EILSEQ,
+				"the manifest is inconsistent: a tenant's name is too long");
 	kvt_get(b, tenant, nr);
 	return b->error ? b->error : kvt_prefix_root(p, tenant, true, node);
 }
@@ -79,8 +80,9 @@ static int load_node(struct kvt_prefix *p, struct kvt_bytes *b, struct kvt_prefi
 	if (b->error)
 		return b->error;
 	if (extent >= nr_extents || !fills(p, parent, extents[extent], nr))
-		return kvt_fail(-EILSEQ, "the manifest is inconsistent: a node's tokens do not fill "
-					 "an extent");
+		return kvt_fail(-EILSEQ,
+				"the manifest is inconsistent: a node's tokens do not fill "
+				"an extent");
 	tokens = malloc(nr * sizeof(*tokens));
 	if (!tokens)
 		return kvt_fail(-ENOMEM, "no memory for %u tokens", nr);

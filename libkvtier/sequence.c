@@ -215,8 +215,9 @@ static int check_cut(const struct kvt_seq *seq, uint64_t tokens)
 	if (tokens && first > tokens - 1)
 		first = tokens - 1;
 	if (!whole(seq, first, tokens))
-		return kvt_fail(-ENODATA, "cannot truncate to %llu tokens: some of the tokens %llu "
-					  "to %llu, which the next one needs, were dropped or merged",
+		return kvt_fail(-ENODATA,
+				"cannot truncate to %llu tokens: some of the tokens %llu "
+				"to %llu, which the next one needs, were dropped or merged",
 				(unsigned long long)tokens, (unsigned long long)first,
 				(unsigned long long)tokens - 1);
 	return check_summary(seq, tokens);

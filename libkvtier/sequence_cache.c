@@ -42,8 +42,10 @@ static int row_bytes(const struct kvt_geometry *g, uint32_t type, uint32_t dim, 
 	uint64_t head = kvt_row_bytes(type, dim);
 
 	if (!head || head * g->kv_heads > UINT32_MAX)
-		return kvt_fail(-EINVAL, "type %u cannot hold heads of %u elements: name a type "
-					 "and dimensions it fits, or the bytes of a row", type, dim);
+		return kvt_fail(-EINVAL,
+				"type %u cannot hold heads of %u elements: name a type "
+				"and dimensions it fits, or the bytes of a row",
+				type, dim);
 	*bytes = (uint32_t)(head * g->kv_heads);
 	return 0;
 }
@@ -170,7 +172,8 @@ static int init_blocks(struct kvt_cache *c)
 	uint32_t i;
 
 	if (nr < c->groups)
-		return kvt_fail(-ENOSPC, "the pool has %llu blocks; %u tokens of this model take %u",
+		return kvt_fail(-ENOSPC,
+				"the pool has %llu blocks; %u tokens of this model take %u",
 				(unsigned long long)nr, c->geometry.block_tokens, c->groups);
 	c->free = calloc(nr, sizeof(*c->free));
 	c->limbo = calloc(nr, sizeof(*c->limbo));

@@ -38,8 +38,9 @@ int kvt_geometry_match(const struct kvt_geometry *a, const struct kvt_geometry *
 		memcpy(&x, (const char *)a + fields[i].at, sizeof(x));
 		memcpy(&y, (const char *)b + fields[i].at, sizeof(y));
 		if (x != y)
-			return kvt_fail(-EINVAL, "%s has another geometry: %s is %u there and %u here",
-					what, fields[i].name, x, y);
+			return kvt_fail(-EINVAL,
+					"%s has another geometry: %s is %u there and %u here", what,
+					fields[i].name, x, y);
 	}
 	if (memcmp(a->model, b->model, sizeof(a->model)))
 		return kvt_fail(-EINVAL, "%s is of another model: the fingerprints differ", what);

@@ -201,7 +201,8 @@ static void reference(const float *q, const float *k, const float *v, const doub
 
 		for (most = -1e30, t = 0; t < nr; t++) {
 			for (score[t] = 0, i = 0; i < DIM; i++)
-				score[t] += (double)q[h * DIM + i] * (double)k[t * WIDTH + kv * DIM + i];
+				score[t] += (double)q[h * DIM + i] *
+					    (double)k[t * WIDTH + kv * DIM + i];
 			score[t] /= sqrt(DIM);
 			most = score[t] > most ? score[t] : most;
 		}
@@ -592,7 +593,8 @@ static void compress_type(const char *dir, uint32_t type, double most)
 	kvt_seq_destroy(fork);
 	CHECK(kvt_seq_compress(seq, 299) > 0);
 	ask(attend, seq, q, 0, out);
-	printf("# type %s: attention differs by %.4f\n", kvt_type_name(type), difference(out, want));
+	printf("# type %s: attention differs by %.4f\n", kvt_type_name(type),
+	       difference(out, want));
 	CHECK(difference(out, want) < most);
 	kvt_cache_stats(p.cache, &stats);
 	CHECK(stats.compressed_tokens >= 200);
@@ -764,7 +766,8 @@ static void drafts(const char *dir)
 		if (state != KVT_DRAFT_OUT)
 			CHECK_EQ(story_check(draft, 2, at, 3), 0);
 	}
-	printf("# %u steps with a whole draft, %u bounded, %u without\n", seen[0], seen[1], seen[2]);
+	printf("# %u steps with a whole draft, %u bounded, %u without\n", seen[0], seen[1],
+	       seen[2]);
 	CHECK(seen[KVT_DRAFT_BOUNDED] && seen[KVT_DRAFT_OUT]);
 	CHECK_EQ(state, KVT_DRAFT_OUT);
 	CHECK_EQ(story_check(target, 1, 0, at), 0);
@@ -790,7 +793,8 @@ static const struct check_case cases[] = {
 	{ "latent", "values that are a part of the keys (MLA)", latent },
 	{ "merges", "merged rows are means and weigh what they stand for", merges },
 	{ "summarises", "attention includes the summary of what was dropped", summarises },
-	{ "summary_truncated", "a rollback takes tokens out of the summary too", summary_truncated },
+	{ "summary_truncated", "a rollback takes tokens out of the summary too",
+	  summary_truncated },
 	{ "compresses", "old tokens in int8, fp8 and int4, attended to and rolled back into",
 	  compresses },
 	{ "dedups", "identical extents become one, compared byte for byte", dedups },

@@ -162,7 +162,7 @@ static uint32_t alike(const uint32_t *a, const uint32_t *b, uint32_t nr)
 	return i;
 }
 
-/* Prompts of two words, which branch everywhere: the longest of all is found, some evicted or not. */
+/* Prompts of two words, which branch everywhere: the longest of all is found. */
 static void branches(const char *dir)
 {
 	enum { PROMPTS = 60, LENGTH = 4 * BT };

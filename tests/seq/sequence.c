@@ -37,7 +37,8 @@ static void pool_full(const char *dir)
 	b = create(&p);
 	story_append(a, 1, 0, 40);
 	story_append(b, 2, 0, 10);
-	CHECK_ERR(kvt_seq_append_float(a, KVT_ALL_LAYERS, 30, rows, rows), -ENOSPC, "the pool is full");
+	CHECK_ERR(kvt_seq_append_float(a, KVT_ALL_LAYERS, 30, rows, rows), -ENOSPC,
+		  "the pool is full");
 	CHECK_ERR(kvt_seq_append_float(a, 1, 30, rows, rows), -ENOSPC, "the pool is full");
 	CHECK_EQ(kvt_seq_tokens(a), 40);
 	CHECK_EQ(kvt_seq_layer_tokens(a, 1), 40);
@@ -61,7 +62,8 @@ static void fork_full(const char *dir)
 	a = create(&p);
 	story_append(a, 1, 0, 20);
 	b = fork_of(a);
-	CHECK_ERR(kvt_seq_append_float(b, KVT_ALL_LAYERS, 1, rows, rows), -ENOSPC, "the pool is full");
+	CHECK_ERR(kvt_seq_append_float(b, KVT_ALL_LAYERS, 1, rows, rows), -ENOSPC,
+		  "the pool is full");
 	CHECK_EQ(story_check(b, 1, 0, 20), 0);
 	CHECK_EQ(kvt_seq_truncate(b, 16), 0);
 	story_append(a, 1, 20, 12);

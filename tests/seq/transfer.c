@@ -154,7 +154,8 @@ static void other_geometry(const char *dir)
 		{ { .blocks = 32, .dram = 32, .block_tokens = 4, .layers = 3 }, "layers is 2" },
 		{ { .blocks = 32, .dram = 32, .block_tokens = 4, .kv_heads = 1 }, "kv_heads is 2" },
 		{ { .blocks = 32, .dram = 32, .block_tokens = 4, .dim = 16 }, "k_dim is 8" },
-		{ { .blocks = 32, .dram = 32, .block_tokens = 4, .k_type = KVT_F16 }, "k_type is 0" },
+		{ { .blocks = 32, .dram = 32, .block_tokens = 4, .k_type = KVT_F16 },
+		  "k_type is 0" },
 		{ { .blocks = 32, .dram = 32, .block_tokens = 8 }, "block_tokens is 4" },
 		{ { .blocks = 32, .dram = 32, .block_tokens = 4, .model = 'x' }, "another model" },
 	};
@@ -259,7 +260,8 @@ static void silent_peer(const char *dir)
 
 static void pair_of_sockets(int fd[2])
 {
-	struct sockaddr_in addr = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_in addr = { .sin_family = AF_INET,
+				    .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	socklen_t len = sizeof(addr);
 	int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
@@ -475,7 +477,8 @@ static void prefill_killed(const char *dir)
 		waitpid(pid, NULL, 0);
 		close(fd[0]);
 	}
-	printf("# of %d handed over by processes that were killed, %u were whole\n", KILLS, whole_ones);
+	printf("# of %d handed over by processes that were killed, %u were whole\n", KILLS,
+	       whole_ones);
 	place_close(&p);
 }
 
@@ -530,9 +533,11 @@ static const struct check_case cases[] = {
 	{ "by_descriptor", "a sequence handed over by descriptor", by_descriptor },
 	{ "by_descriptor_refused", "a socket with something else at its end is refused",
 	  by_descriptor_refused },
-	{ "half_a_hand_over", "a peer that stops half-way, or keeps its file open to change, is refused",
+	{ "half_a_hand_over",
+	  "a peer that stops half-way, or keeps its file open to change, is refused",
 	  half_a_hand_over },
-	{ "prefill_killed", "a killed prefill process gives a whole sequence or none", prefill_killed },
+	{ "prefill_killed", "a killed prefill process gives a whole sequence or none",
+	  prefill_killed },
 	{ "decode_killed", "a killed decode process costs the sequence nothing", decode_killed },
 };
 
