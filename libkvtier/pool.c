@@ -107,8 +107,14 @@ static int complete(struct kvt_config *c, const struct kvt_pager_ops *ops)
 	c->dram_bytes &= ~(c->block_bytes - 1);
 	if (c->cxl_node < 0)
 		c->cxl_bytes = 0;
+	if (c->cxl_bytes > c->bytes)
+		c->cxl_bytes = c->bytes;
 	c->cxl_bytes &= ~(c->block_bytes - 1);
 	complete_nvme(c, ops);
+	if (ops == &kvt_pager_user && c->nvme_bytes / c->block_bytes >= UINT32_MAX)
+		return kvt_fail(-EINVAL, "%llu MiB of NVMe are too many for blocks of %llu KiB",
+				(unsigned long long)(c->nvme_bytes / MIB),
+				(unsigned long long)c->block_bytes >> 10);
 	if (!c->io_deadline_ms)
 		c->io_deadline_ms = 30000;
 	return check_budgets(c);

@@ -346,6 +346,38 @@ static void arguments(const char *dir)
 	place_close(&p);
 }
 
+/* Budgets beyond what can be counted in blocks. */
+static void large_budgets(const char *dir)
+{
+	struct kvt_config config = KVT_CONFIG_INIT;
+	struct kvtier_stats stats = { .size = sizeof(stats) };
+	struct kvt_pool *pool;
+
+	config.pager = KVT_PAGER_USER;
+	config.flags = KVT_NO_STATS_FILE;
+	config.block_bytes = KVT_BLOCK_MIN;
+	config.bytes = 16 * KVT_BLOCK_MIN;
+	config.dram_bytes = 4 * KVT_BLOCK_MIN;
+	config.nvme_path = dir;
+	if (kvt_pool_create(&config, &pool))
+		check_skip(kvt_error_detail());
+	kvt_pool_destroy(pool);
+	config.nvme_bytes = 1ull << 48;
+	CHECK_ERR(kvt_pool_create(&config, &pool), -EINVAL, "NVMe");
+	CHECK(!pool);
+	config.nvme_bytes = UINT64_MAX;
+	CHECK_ERR(kvt_pool_create(&config, &pool), -EINVAL, "NVMe");
+	config.nvme_bytes = 0;
+	config.cxl_node = 0;
+	config.cxl_bytes = 1ull << 48; /* more than the pool is no use, but no mistake */
+	CHECK_EQ(kvt_pool_create(&config, &pool), 0);
+	if (!pool)
+		return;
+	CHECK_EQ(kvt_stats(pool, &stats), 0);
+	CHECK_EQ(stats.tier[KVTIER_TIER_CXL].budget_bytes, config.bytes);
+	kvt_pool_destroy(pool);
+}
+
 static void seals_full(const char *dir)
 {
 	struct kvtier_block_info info;
@@ -468,6 +500,7 @@ static const struct check_case cases[] = {
 	{ "forks", "a thousand forks of 128k tokens share their memory", forks },
 	{ "truncated", "a rollback is exact", truncated },
 	{ "arguments", "wrong arguments are refused by name", arguments },
+	{ "large_budgets", "budgets that cannot be counted in blocks are refused or cut", large_budgets },
 	{ "seals_full", "full blocks are sealed, the last is open", seals_full },
 	{ "pinned", "pins go with the last sequence that has the extent", pinned },
 	{ "lost_block", "a lost block is an error for those who need it", lost_block },
