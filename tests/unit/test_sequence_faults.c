@@ -207,14 +207,14 @@ static void check_all(struct bed *t)
 
 static int append(struct told *t, uint32_t story, uint32_t nr)
 {
-	char k[LAYERS][TOKENS][ROW], v[LAYERS][TOKENS][ROW];
+	char k[LAYERS * TOKENS][ROW], v[LAYERS * TOKENS][ROW];
 	uint32_t layer, i, at = t->nr;
 	int ret;
 
 	for (layer = 0; layer < LAYERS; layer++)
 		for (i = 0; i < nr; i++) {
-			row(k[0][layer * nr + i], story, layer, at + i, false);
-			row(v[0][layer * nr + i], story, layer, at + i, true);
+			row(k[layer * nr + i], story, layer, at + i, false);
+			row(v[layer * nr + i], story, layer, at + i, true);
 		}
 	ret = kvt_seq_append(t->seq, KVT_ALL_LAYERS, nr, k, v);
 	for (i = 0; !ret && i < nr; i++)
