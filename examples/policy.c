@@ -105,7 +105,8 @@ int main(int argc, char **argv)
 	}
 	must(kvt_attend_create(NULL, &attend));
 	show(attend, cache, "keep all: old blocks go to NVMe", (struct kvt_policy){ 0 });
-	show(attend, cache, "keep all, int8 but for the last 256", (struct kvt_policy){ .hot = 256 });
+	show(attend, cache, "keep all, int8 but for the last 256",
+	     (struct kvt_policy){ .hot = 256 });
 	show(attend, cache, "sinks and a window",
 	     (struct kvt_policy){ .kind = KVT_WINDOW, .sinks = 32, .window = 512 });
 	show(attend, cache, "the same with a summary",

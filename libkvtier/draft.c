@@ -108,24 +108,34 @@ static int shed(struct kvt_draft *d, uint64_t bytes)
 	return 0;
 }
 
-/* The one that shrinks goes first: together they never have more than the budget. */
-static int move_budget(struct kvt_draft *d, uint64_t draft_bytes)
+/*
+ * The one that shrinks goes first: together they never have more than the budget.  Where the
+ * other cannot grow, it gets back what it had.
+ */
+static int resize_both(struct kvt_pool *shrinks, uint64_t bytes, uint64_t had,
+		       struct kvt_pool *grows, uint64_t more)
 {
-	uint64_t target_bytes = d->config.dram_bytes - draft_bytes;
-	int ret;
+	int ret = kvt_pool_resize(shrinks, bytes);
 
-	if (draft_bytes == d->draft_bytes)
-		return 0;
-	if (draft_bytes < d->draft_bytes)
-		ret = kvt_pool_resize(pool_of(d->draft), draft_bytes);
-	else
-		ret = kvt_pool_resize(pool_of(d->target), target_bytes);
 	if (ret)
 		return ret;
+	ret = kvt_pool_resize(grows, more);
+	if (ret)
+		kvt_pool_resize(shrinks, had);
+	return ret;
+}
+
+static int move_budget(struct kvt_draft *d, uint64_t draft_bytes)
+{
+	struct kvt_pool *draft = pool_of(d->draft), *target = pool_of(d->target);
+	uint64_t all = d->config.dram_bytes;
+	int ret = 0;
+
 	if (draft_bytes < d->draft_bytes)
-		ret = kvt_pool_resize(pool_of(d->target), target_bytes);
-	else
-		ret = kvt_pool_resize(pool_of(d->draft), draft_bytes);
+		ret = resize_both(draft, draft_bytes, d->draft_bytes, target, all - draft_bytes);
+	else if (draft_bytes > d->draft_bytes)
+		ret = resize_both(target, all - draft_bytes, all - d->draft_bytes, draft,
+				  draft_bytes);
 	if (!ret)
 		d->draft_bytes = draft_bytes;
 	return ret;
@@ -163,10 +173,13 @@ static int check_config(const struct kvt_draft_config *c, const struct kvt_seq *
 			const struct kvt_seq *draft)
 {
 	if (c->size != sizeof(*c))
-		return kvt_fail(-EINVAL, "kvt_draft_config.size is %u; this library knows %zu: start "
-					 "from KVT_DRAFT_CONFIG_INIT", c->size, sizeof(*c));
+		return kvt_fail(-EINVAL,
+				"kvt_draft_config.size is %u; this library knows %zu: start "
+				"from KVT_DRAFT_CONFIG_INIT",
+				c->size, sizeof(*c));
 	if (target->cache == draft->cache)
-		return kvt_fail(-EINVAL, "draft and target are in one cache: they need a pool each");
+		return kvt_fail(-EINVAL,
+				"draft and target are in one cache: they need a pool each");
 	if (!c->window)
 		return kvt_fail(-EINVAL, "a least window of 0 tokens: a draft needs its last one");
 	if (c->draft_bytes < least_bytes(draft) ||
@@ -183,10 +196,13 @@ static int check_config(const struct kvt_draft_config *c, const struct kvt_seq *
 int kvt_draft_create(struct kvt_seq *target, struct kvt_seq *draft,
 		     const struct kvt_draft_config *config, struct kvt_draft **out)
 {
+	struct kvtier_stats before = { .size = sizeof(before) };
 	struct kvt_draft *d;
 	int ret = check_config(config, target, draft);
 
 	*out = NULL;
+	if (!ret)
+		ret = kvt_stats(pool_of(draft), &before);
 	if (ret)
 		return ret;
 	d = calloc(1, sizeof(*d));
@@ -196,9 +212,9 @@ int kvt_draft_create(struct kvt_seq *target, struct kvt_seq *draft,
 	d->draft = draft;
 	d->config = *config;
 	d->draft_bytes = config->draft_bytes;
-	ret = kvt_pool_resize(pool_of(draft), config->draft_bytes);
-	if (!ret)
-		ret = kvt_pool_resize(pool_of(target), config->dram_bytes - config->draft_bytes);
+	ret = resize_both(pool_of(draft), config->draft_bytes,
+			  before.tier[KVTIER_TIER_DRAM].budget_bytes, pool_of(target),
+			  config->dram_bytes - config->draft_bytes);
 	if (ret) {
 		free(d);
 		return ret;

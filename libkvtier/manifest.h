@@ -23,6 +23,7 @@
 #define KVT_MANIFEST_MAGIC "KVTMAN\r\n"
 #define KVT_MANIFEST_VERSION 1
 #define KVT_NAME_MAX 255
+#define KVT_MANIFEST_MAX (4ull << 30) /* bytes: what is saved can be opened */
 
 struct kvt_manifest_header {
 	char magic[8];

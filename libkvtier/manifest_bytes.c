@@ -73,6 +73,7 @@ uint32_t kvt_get_count(struct kvt_bytes *b, size_t each)
 
 	if (b->error || (uint64_t)nr * each <= b->nr)
 		return b->error ? 0 : nr;
-	b->error = kvt_fail(-EILSEQ, "the manifest is inconsistent: a table is longer than the file");
+	b->error =
+		kvt_fail(-EILSEQ, "the manifest is inconsistent: a table is longer than the file");
 	return 0;
 }

@@ -11,8 +11,6 @@
 #include "error.h"
 #include "manifest.h"
 
-#define FILE_MAX (1ll << 30)
-
 static int read_whole(int fd, struct kvt_manifest *m)
 {
 	size_t done = 0;
@@ -31,16 +29,17 @@ static int read_whole(int fd, struct kvt_manifest *m)
 	return 0;
 }
 
+/* A pipe is refused, not waited for. */
 static int load(const char *path, struct kvt_manifest *m)
 {
 	struct stat st;
-	int fd = open(path, O_RDONLY | O_CLOEXEC), ret = 0;
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), ret = 0;
 
 	if (fd < 0)
 		return kvt_fail(-errno, "cannot open the manifest %s: %s", path, strerror(errno));
 	if (fstat(fd, &st))
 		ret = -errno;
-	else if (!S_ISREG(st.st_mode) || st.st_size > FILE_MAX)
+	else if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size > KVT_MANIFEST_MAX)
 		ret = -EILSEQ;
 	if (!ret) {
 		m->bytes = (size_t)st.st_size;

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT
-/* Adopt the extents that a manifest names, and build sequences and tree from them. */
+/*
+ * Build sequences and tree from extents that are still empty, and only then adopt what they
+ * hold: a manifest that makes no sense has taken no slot.
+ */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -69,7 +72,7 @@ static int adopt(struct restore *r)
 	if (ret)
 		return ret;
 	for (i = 0; i < r->manifest->header.extents; i++)
-		r->extents[i]->sealed = true;
+		r->extents[i]->sealed = r->extents[i]->settled = true;
 	/* From now on the manifest's slots are this pool's to keep. */
 	return kvt_keep_slots(r->cache, r->extents, r->manifest->header.extents);
 }
@@ -85,7 +88,7 @@ static int get_extents(struct restore *r)
 		return kvt_fail(-ENOMEM, "no memory for %u extents", nr);
 	for (i = 0; !ret && i < nr; i++)
 		ret = get_extent(r, i);
-	return ret ? ret : adopt(r);
+	return ret;
 }
 
 static int get_path(struct kvt_bytes *b, struct kvt_seq *seq)
@@ -127,13 +130,34 @@ static int get_policy(struct kvt_bytes *b, struct kvt_seq *seq)
 	return ret ? ret : b->error;
 }
 
+/* Rows that can be appended to reach up to where the next extent begins. */
 static bool fits(const struct kvt_seq *seq, const struct kvt_piece *p)
 {
 	const struct kvt_piece *before = seq->nr_pieces ? p - 1 : NULL;
+	uint32_t hot = seq->cache->layouts[KVT_HOT].tokens;
 
 	return p->rows && p->rows <= kvt_layout_of(seq->cache, p->extent)->tokens &&
-	       p->span >= p->rows && (uint64_t)p->position + p->span <= UINT32_MAX &&
+	       p->span && !(p->span % p->rows) && (uint64_t)p->position + p->span <= UINT32_MAX &&
+	       (!kvt_piece_grows(p) || p->position % hot + p->rows == hot) &&
 	       (!before || p->position >= before->position + (uint64_t)before->span);
+}
+
+/* No layer goes on past the last extent, or ends within rows that cannot be appended to. */
+static bool lengths_fit(const struct kvt_seq *seq)
+{
+	const struct kvt_piece *p, *end = seq->pieces + seq->nr_pieces;
+	uint64_t tokens = kvt_seq_tokens(seq), most = 0;
+	uint32_t layer;
+
+	for (p = seq->pieces; p < end; p++) {
+		most = p->position + (uint64_t)p->span;
+		if (!kvt_piece_grows(p) && most > tokens)
+			return false;
+	}
+	for (layer = 0; layer < seq->cache->geometry.layers; layer++)
+		if (seq->length[layer] > most)
+			return false;
+	return true;
 }
 
 static int get_piece(struct restore *r, struct kvt_seq *seq)
@@ -172,6 +196,8 @@ static int get_pieces(struct restore *r, struct kvt_seq *seq)
 		ret = kvt_pieces_room(seq, nr);
 	for (i = 0; !ret && i < nr; i++)
 		ret = get_piece(r, seq);
+	if (!ret && !lengths_fit(seq))
+		ret = inconsistent("a sequence's extents do not have all its tokens");
 	return ret;
 }
 
@@ -211,6 +237,11 @@ static int get_all(struct restore *r, struct kvt_prefix *prefix, struct kvt_seq 
 		ret = get_seq(r, &seqs[i]);
 	if (!ret && prefix)
 		ret = kvt_prefix_load(prefix, &r->bytes, h->nodes, r->extents, h->extents);
+	if (!ret) {
+		ret = adopt(r);
+		if (ret && prefix)
+			kvt_prefix_evict(prefix, UINT32_MAX);
+	}
 	/* Sequences and nodes have references of their own. */
 	for (i = 0; r->extents && i < h->extents; i++)
 		if (r->extents[i])
@@ -228,16 +259,20 @@ static int check_target(const struct kvt_manifest *m, struct kvt_cache *c,
 			const struct kvt_prefix *prefix)
 {
 	uint64_t block = kvt_pool_block_bytes(c->pool);
+	int ret;
 
 	if (m->header.block_bytes != block)
-		return kvt_fail(-EINVAL, "the manifest is of blocks of %llu bytes, the pool has %llu",
-				(unsigned long long)m->header.block_bytes,
-				(unsigned long long)block);
+		return kvt_fail(
+			-EINVAL, "the manifest is of blocks of %llu bytes, the pool has %llu",
+			(unsigned long long)m->header.block_bytes, (unsigned long long)block);
 	if (prefix && prefix->cache != c)
 		return kvt_fail(-EINVAL, "the prefix tree is of another cache");
 	if (prefix && prefix->stats.extents)
 		return kvt_fail(-EINVAL, "the prefix tree is not empty");
-	return kvt_geometry_match(&m->header.geometry, &c->geometry, "the manifest");
+	ret = kvt_geometry_match(&m->header.geometry, &c->geometry, "the manifest");
+	if (!ret && m->header.groups != c->groups)
+		ret = inconsistent("its extents have another number of blocks");
+	return ret;
 }
 
 int kvt_manifest_restore(const struct kvt_manifest *m, struct kvt_cache *c,

@@ -62,6 +62,8 @@ static int checkpoint(struct kvt_cache *c, struct wish *wishes, uint32_t nr)
 		for (end = first + 1; end < nr; end++)
 			if (wishes[end].block != wishes[end - 1].block + 1)
 				break;
+		/* Many writes at a time; what fails, the checkpoint says. */
+		kvt_writeback(c->pool, wishes[first].block * bytes, (end - first) * bytes);
 		ret = kvt_checkpoint(c->pool, wishes[first].block * bytes, (end - first) * bytes,
 				     slots);
 		for (i = first; ret >= 0 && i < end; i++)
@@ -304,33 +306,74 @@ static int put_all(struct kvt_cache *c, const struct kvt_named_seq *seqs, uint32
 	header.file_bytes = b->nr + sizeof(uint32_t);
 	if (b->error)
 		return b->error;
+	if (header.file_bytes > KVT_MANIFEST_MAX)
+		return kvt_fail(-EFBIG,
+				"a manifest of %llu MiB, more than %llu: save fewer sequences "
+				"in one",
+				(unsigned long long)header.file_bytes >> 20,
+				KVT_MANIFEST_MAX >> 20);
 	memcpy(b->data, &header, sizeof(header));
 	kvt_put_u32(b, kvt_crc32c(b->data, b->nr));
 	return b->error;
 }
 
-static int save(struct kvt_cache *c, const char *path, const struct kvt_named_seq *seqs,
-		uint32_t nr, struct kvt_prefix *prefix)
+static int gather(struct kvt_cache *c, const struct kvt_named_seq *seqs, uint32_t nr,
+		  struct kvt_prefix *prefix, struct kvt_bytes *b)
 {
 	struct kvt_marks marks = { 0 };
-	struct kvt_bytes b = { 0 };
 	int ret = mark_all(seqs, nr, prefix, &marks);
 
 	if (!ret)
 		ret = kvt_keep_slots(c, marks.list, marks.nr);
 	if (!ret)
-		ret = put_all(c, seqs, nr, prefix, &marks, &b);
+		ret = put_all(c, seqs, nr, prefix, &marks, b);
 	unmark(&marks);
+	return ret;
+}
+
+/*
+ * The tree's extents are written before it has to stand still: what is left to write then is
+ * what came meanwhile.
+ */
+static int settle_tree(struct kvt_cache *c, struct kvt_prefix *prefix)
+{
+	struct kvt_marks marks = { 0 };
+	uint32_t i;
+	int ret;
+
+	pthread_mutex_lock(&prefix->lock);
+	ret = kvt_prefix_mark(prefix, &marks);
+	for (i = 0; i < marks.nr; i++)
+		kvt_extent_get(c, marks.list[i]);
+	pthread_mutex_unlock(&prefix->lock);
+	for (i = 0; i < marks.nr; i++)
+		marks.list[i]->mark = 0;
 	if (!ret)
-		ret = replace(path, &b);
-	free(b.data);
+		ret = kvt_keep_slots(c, marks.list, marks.nr);
+	for (i = 0; i < marks.nr; i++)
+		kvt_extent_put(c, marks.list[i]);
+	free((void *)marks.list);
 	return ret;
 }
 
 /* The tree stands still meanwhile: its nodes must not go between two passes. */
+static int gather_with_tree(struct kvt_cache *c, const struct kvt_named_seq *seqs, uint32_t nr,
+			    struct kvt_prefix *prefix, struct kvt_bytes *b)
+{
+	int ret = settle_tree(c, prefix);
+
+	if (ret)
+		return ret;
+	pthread_mutex_lock(&prefix->lock);
+	ret = gather(c, seqs, nr, prefix, b);
+	pthread_mutex_unlock(&prefix->lock);
+	return ret;
+}
+
 int kvt_manifest_save(struct kvt_cache *c, const char *path, const struct kvt_named_seq *seqs,
 		      uint32_t nr, struct kvt_prefix *prefix)
 {
+	struct kvt_bytes b = { 0 };
 	int ret = check_names(c, seqs, nr);
 
 	if (ret)
@@ -339,10 +382,12 @@ int kvt_manifest_save(struct kvt_cache *c, const char *path, const struct kvt_na
 		return kvt_fail(-EINVAL, "the prefix tree is of another cache");
 	pthread_mutex_lock(&c->save_lock);
 	if (prefix)
-		pthread_mutex_lock(&prefix->lock);
-	ret = save(c, path, seqs, nr, prefix);
-	if (prefix)
-		pthread_mutex_unlock(&prefix->lock);
+		ret = gather_with_tree(c, seqs, nr, prefix, &b);
+	else
+		ret = gather(c, seqs, nr, NULL, &b);
+	if (!ret)
+		ret = replace(path, &b);
 	pthread_mutex_unlock(&c->save_lock);
+	free(b.data);
 	return ret;
 }

@@ -24,12 +24,15 @@ static int check_budget(const struct kvt_cache *c, const struct kvt_policy *p)
 	if (p->kind == KVT_KEEP_ALL)
 		return 0;
 	if (!p->window)
-		return kvt_fail(-EINVAL, "a window of 0 tokens: at least the last one must be kept");
+		return kvt_fail(-EINVAL,
+				"a window of 0 tokens: at least the last one must be kept");
 	if (p->kind == KVT_WINDOW && !p->budget)
 		return 0;
 	if (p->budget < p->sinks + recent)
-		return kvt_fail(-EINVAL, "a budget of %u tokens is below %u sinks + %llu window and "
-					 "lookahead", p->budget, p->sinks, (unsigned long long)recent);
+		return kvt_fail(-EINVAL,
+				"a budget of %u tokens is below %u sinks + %llu window and "
+				"lookahead",
+				p->budget, p->sinks, (unsigned long long)recent);
 	if (p->budget < least)
 		return kvt_fail(-EINVAL, "a budget of %u tokens is too small: in extents of %u, %u "
 					 "sinks and a window of %llu need %llu", p->budget,
@@ -43,8 +46,10 @@ static int check_policy(const struct kvt_cache *c, const struct kvt_policy *p)
 	const struct kvt_geometry *g = &c->geometry;
 
 	if (p->size != sizeof(*p))
-		return kvt_fail(-EINVAL, "kvt_policy.size is %u; this library knows %zu: start from "
-					 "KVT_POLICY_INIT", p->size, sizeof(*p));
+		return kvt_fail(-EINVAL,
+				"kvt_policy.size is %u; this library knows %zu: start from "
+				"KVT_POLICY_INIT",
+				p->size, sizeof(*p));
 	if (p->kind > KVT_HEAVY)
 		return kvt_fail(-EINVAL, "there is no policy %u", p->kind);
 	if (p->flags & ~(KVT_POLICY_MERGE | KVT_POLICY_SUMMARY))
@@ -53,12 +58,26 @@ static int check_policy(const struct kvt_cache *c, const struct kvt_policy *p)
 		return kvt_fail(-EINVAL, "a window keeps nothing but itself: merge under another "
 					 "policy, or summarise");
 	if (p->hot && !g->cold)
-		return kvt_fail(-EINVAL, "%u hot tokens, but the geometry has no cold types to bring "
-					 "older ones into", p->hot);
+		return kvt_fail(-EINVAL,
+				"%u hot tokens, but the geometry has no cold types to bring "
+				"older ones into",
+				p->hot);
 	if (p->flags && (!g->v_dim || kvt_geometry_typed(g)))
 		return kvt_fail(-EINVAL, "merging and summaries need to know the keys and values: "
 					 "give the geometry kv_heads, k_dim, v_dim and types");
 	return check_budget(c, p);
+}
+
+/* What was dropped so far is taken over. */
+static int take_summary(struct kvt_seq *seq, struct kvt_policy_state *state)
+{
+	if (!(state->policy.flags & KVT_POLICY_SUMMARY))
+		return 0;
+	if (!seq->policy || !seq->policy->summary)
+		return kvt_summary_new(&seq->cache->geometry, &state->summary);
+	state->summary = seq->policy->summary;
+	seq->policy->summary = NULL;
+	return 0;
 }
 
 int kvt_seq_set_policy(struct kvt_seq *seq, const struct kvt_policy *policy)
@@ -72,12 +91,10 @@ int kvt_seq_set_policy(struct kvt_seq *seq, const struct kvt_policy *policy)
 	if (!state)
 		return kvt_fail(-ENOMEM, "no memory for a policy");
 	state->policy = *policy;
-	if (policy->flags & KVT_POLICY_SUMMARY) {
-		ret = kvt_summary_new(&seq->cache->geometry, &state->summary);
-		if (ret) {
-			free(state);
-			return ret;
-		}
+	ret = take_summary(seq, state);
+	if (ret) {
+		free(state);
+		return ret;
 	}
 	kvt_policy_free(seq);
 	seq->policy = state;
@@ -117,11 +134,22 @@ uint32_t kvt_policy_window(const struct kvt_seq *seq)
 	return seq->policy ? seq->policy->policy.window : 0;
 }
 
+bool kvt_policy_summarised(const struct kvt_seq *seq)
+{
+	return seq->policy && seq->policy->summary && seq->policy->summary->tokens;
+}
+
+void kvt_policy_forget(struct kvt_seq *seq)
+{
+	if (seq->policy && seq->policy->summary)
+		kvt_summary_clear(&seq->cache->geometry, seq->policy->summary);
+}
+
 /* All layers have it whole, and it is neither a sink nor in the window. */
-bool kvt_piece_droppable(const struct kvt_seq *seq, const struct kvt_piece *p)
+bool kvt_piece_droppable(const struct kvt_seq *seq, const struct kvt_piece *p, uint64_t tokens)
 {
 	const struct kvt_policy *policy = &seq->policy->policy;
-	uint64_t tokens = kvt_seq_tokens(seq), end = (uint64_t)p->position + p->span;
+	uint64_t end = (uint64_t)p->position + p->span;
 
 	return p->position >= policy->sinks &&
 	       end + policy->window + policy->lookahead <= tokens;
@@ -155,9 +183,10 @@ double kvt_piece_worth(const struct kvt_seq *seq, const struct kvt_piece *p)
 static struct kvt_piece *victim(const struct kvt_seq *seq)
 {
 	struct kvt_piece *p, *worst = NULL;
+	uint64_t tokens = kvt_seq_tokens(seq);
 
 	for (p = seq->pieces; p < seq->pieces + seq->nr_pieces; p++)
-		if (kvt_piece_droppable(seq, p) &&
+		if (kvt_piece_droppable(seq, p, tokens) &&
 		    (!worst || kvt_piece_worth(seq, p) < kvt_piece_worth(seq, worst)))
 			worst = p;
 	return worst;
@@ -167,16 +196,14 @@ static struct kvt_piece *victim(const struct kvt_seq *seq)
 static uint64_t kept(const struct kvt_seq *seq)
 {
 	const struct kvt_piece *p;
+	uint32_t layer, longest = 0;
 	uint64_t sum = 0;
-	uint32_t layer, rows, most;
 
-	for (p = seq->pieces; p < seq->pieces + seq->nr_pieces; p++) {
-		for (most = 0, layer = 0; layer < seq->cache->geometry.layers; layer++) {
-			rows = kvt_piece_rows(seq, p, layer);
-			most = rows > most ? rows : most;
-		}
-		sum += most;
-	}
+	for (layer = 1; layer < seq->cache->geometry.layers; layer++)
+		if (seq->length[layer] > seq->length[longest])
+			longest = layer;
+	for (p = seq->pieces; p < seq->pieces + seq->nr_pieces; p++)
+		sum += kvt_piece_rows(seq, p, longest);
 	return sum;
 }
 

@@ -24,7 +24,8 @@ struct kvt_policy_state {
 	uint64_t compressed; /* up to here there is nothing to compress */
 };
 
-bool kvt_piece_droppable(const struct kvt_seq *seq, const struct kvt_piece *p);
+/* @tokens: that all layers have. */
+bool kvt_piece_droppable(const struct kvt_seq *seq, const struct kvt_piece *p, uint64_t tokens);
 void kvt_piece_remove(struct kvt_seq *seq, struct kvt_piece *p);
 /* What a piece is worth keeping for: the least goes first. */
 double kvt_piece_worth(const struct kvt_seq *seq, const struct kvt_piece *p);
@@ -36,6 +37,7 @@ int kvt_summary_new(const struct kvt_geometry *g, struct kvt_summary **summary);
 int kvt_summary_copy(const struct kvt_geometry *g, const struct kvt_summary *from,
 		     struct kvt_summary **to);
 void kvt_summary_free(struct kvt_summary *summary);
+void kvt_summary_clear(const struct kvt_geometry *g, struct kvt_summary *summary);
 int kvt_summary_add(struct kvt_seq *seq, const struct kvt_piece *p);
 
 #endif

@@ -13,11 +13,12 @@
 #include "kvtier_attend.h"
 #include "policy.h"
 
-static bool mergeable(const struct kvt_seq *seq, const struct kvt_piece *p)
+static bool mergeable(const struct kvt_seq *seq, const struct kvt_piece *p, uint64_t tokens)
 {
 	const struct kvt_piece *next = p + 1;
 
-	return kvt_piece_droppable(seq, p) && kvt_piece_droppable(seq, next) &&
+	return kvt_piece_droppable(seq, p, tokens) &&
+	       kvt_piece_droppable(seq, next, tokens) &&
 	       p->extent->layout == KVT_HOT && next->extent->layout == KVT_HOT &&
 	       p->position + p->span == next->position && p->rows == next->rows &&
 	       p->span == next->span && !(p->rows & 1);
@@ -27,13 +28,14 @@ static bool mergeable(const struct kvt_seq *seq, const struct kvt_piece *p)
 static double worth_limit(const struct kvt_seq *seq)
 {
 	const struct kvt_piece *p;
+	uint64_t tokens = kvt_seq_tokens(seq);
 	double sum = 0;
 	uint32_t nr = 0;
 
 	if (seq->policy->policy.kind == KVT_FIFO)
 		return HUGE_VAL;
 	for (p = seq->pieces; p < seq->pieces + seq->nr_pieces; p++) {
-		if (!kvt_piece_droppable(seq, p))
+		if (!kvt_piece_droppable(seq, p, tokens))
 			continue;
 		sum += kvt_piece_worth(seq, p);
 		nr++;
@@ -45,9 +47,10 @@ static struct kvt_piece *worst_pair(const struct kvt_seq *seq)
 {
 	struct kvt_piece *p, *worst = NULL;
 	double worth, least = 0, limit = worth_limit(seq);
+	uint64_t tokens = kvt_seq_tokens(seq);
 
 	for (p = seq->pieces; p + 1 < seq->pieces + seq->nr_pieces; p++) {
-		if (!mergeable(seq, p) || kvt_piece_worth(seq, p) > limit ||
+		if (!mergeable(seq, p, tokens) || kvt_piece_worth(seq, p) > limit ||
 		    kvt_piece_worth(seq, p + 1) > limit)
 			continue;
 		worth = kvt_piece_worth(seq, p) + kvt_piece_worth(seq, p + 1);
@@ -66,8 +69,9 @@ static void average(float *rows, uint32_t nr, uint32_t width)
 
 	for (i = 0; i < nr / 2; i++)
 		for (j = 0; j < width; j++)
-			rows[(size_t)i * width + j] = 0.5f * (rows[(size_t)2 * i * width + j] +
-							      rows[((size_t)2 * i + 1) * width + j]);
+			rows[(size_t)i * width + j] =
+				0.5f * (rows[(size_t)2 * i * width + j] +
+					rows[((size_t)2 * i + 1) * width + j]);
 }
 
 /* Half of @from's rows, averaged, into rows @at and on of @to. */
@@ -132,12 +136,12 @@ int kvt_policy_merge(struct kvt_seq *seq)
 	if (ret)
 		return ret;
 	ret = fill(seq->cache, pair, merged);
+	if (!ret)
+		ret = kvt_extent_seal(seq->cache, merged);
 	if (ret) {
 		kvt_extent_put(seq->cache, merged);
 		return ret;
 	}
-	merged->sealed = true;
-	kvt_extent_op(seq->cache, merged, KVTIER_OP_SEAL, 0, 0, seq->cache->groups);
 	kvt_extent_put(seq->cache, pair->extent);
 	pair->extent = merged;
 	pair->span *= 2;

@@ -65,6 +65,14 @@ void kvt_summary_free(struct kvt_summary *s)
 	free(s);
 }
 
+void kvt_summary_clear(const struct kvt_geometry *g, struct kvt_summary *s)
+{
+	s->tokens = 0;
+	memset(s->memory, 0, heads_of(g) * g->k_dim * g->v_dim * sizeof(float));
+	memset(s->norm, 0, heads_of(g) * g->k_dim * sizeof(float));
+	memset(s->keys, 0, heads_of(g) * g->k_dim * sizeof(float));
+}
+
 static float phi(float x)
 {
 	return x > 0 ? x + 1 : expf(x);
@@ -156,6 +164,10 @@ static float attend_head(const struct kvt_geometry *g, const struct kvt_summary 
 		score += q[i] * keys[i];
 		for (j = 0; j < g->v_dim; j++)
 			out[j] += f * memory[(size_t)i * g->v_dim + j];
+	}
+	if (!(sum > 0)) { /* too little to tell: it has no part in the result */
+		memset(out, 0, g->v_dim * sizeof(*out));
+		return -INFINITY;
 	}
 	for (j = 0; j < g->v_dim; j++)
 		out[j] /= sum;

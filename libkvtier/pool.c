@@ -50,8 +50,9 @@ static int check_budgets(const struct kvt_config *c)
 	if (least > c->bytes)
 		least = c->bytes;
 	if (c->dram_bytes < least)
-		return kvt_fail(-EINVAL, "a DRAM budget of %llu KiB is too small: blocks of %llu KiB "
-					 "need at least %llu KiB",
+		return kvt_fail(-EINVAL,
+				"a DRAM budget of %llu KiB is too small: blocks of %llu KiB "
+				"need at least %llu KiB",
 				(unsigned long long)c->dram_bytes >> 10,
 				(unsigned long long)c->block_bytes >> 10,
 				(unsigned long long)least >> 10);
@@ -61,8 +62,9 @@ static int check_budgets(const struct kvt_config *c)
 				(unsigned long long)(c->bytes / MIB),
 				(unsigned long long)(memory / MIB));
 	if (memory < c->bytes && c->nvme_bytes < c->bytes - memory + least)
-		return kvt_fail(-ENOSPC, "the pool has %llu MiB; %llu MiB of memory and %llu MiB of "
-					 "NVMe cannot hold it: give NVMe at least %llu MiB",
+		return kvt_fail(-ENOSPC,
+				"the pool has %llu MiB; %llu MiB of memory and %llu MiB of "
+				"NVMe cannot hold it: give NVMe at least %llu MiB",
 				(unsigned long long)(c->bytes / MIB),
 				(unsigned long long)(memory / MIB),
 				(unsigned long long)(c->nvme_bytes / MIB),
@@ -105,8 +107,14 @@ static int complete(struct kvt_config *c, const struct kvt_pager_ops *ops)
 	c->dram_bytes &= ~(c->block_bytes - 1);
 	if (c->cxl_node < 0)
 		c->cxl_bytes = 0;
+	if (c->cxl_bytes > c->bytes)
+		c->cxl_bytes = c->bytes;
 	c->cxl_bytes &= ~(c->block_bytes - 1);
 	complete_nvme(c, ops);
+	if (ops == &kvt_pager_user && c->nvme_bytes / c->block_bytes >= UINT32_MAX)
+		return kvt_fail(-EINVAL, "%llu MiB of NVMe are too many for blocks of %llu KiB",
+				(unsigned long long)(c->nvme_bytes / MIB),
+				(unsigned long long)c->block_bytes >> 10);
 	if (!c->io_deadline_ms)
 		c->io_deadline_ms = 30000;
 	return check_budgets(c);
@@ -177,7 +185,8 @@ static int check_owner(const struct kvt_pool *pool)
 {
 	if (pool->pid == getpid())
 		return 0;
-	return kvt_fail(-ECHILD, "the pool belongs to process %d, which forked this one", pool->pid);
+	return kvt_fail(-ECHILD, "the pool belongs to process %d, which forked this one",
+			pool->pid);
 }
 
 static int check_range(const struct kvt_pool *pool, uint64_t offset, uint64_t length)
@@ -185,9 +194,9 @@ static int check_range(const struct kvt_pool *pool, uint64_t offset, uint64_t le
 	uint64_t mask = pool->block_bytes - 1;
 
 	if ((offset | length) & mask)
-		return kvt_fail(-EINVAL, "offset %llu, length %llu: not multiples of the block size %u",
-				(unsigned long long)offset, (unsigned long long)length,
-				pool->block_bytes);
+		return kvt_fail(
+			-EINVAL, "offset %llu, length %llu: not multiples of the block size %u",
+			(unsigned long long)offset, (unsigned long long)length, pool->block_bytes);
 	if (!length || offset >= pool->bytes || length > pool->bytes - offset)
 		return kvt_fail(-EINVAL, "offset %llu, length %llu: outside the pool of %llu bytes",
 				(unsigned long long)offset, (unsigned long long)length,

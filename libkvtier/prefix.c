@@ -7,17 +7,6 @@
 #include "error.h"
 #include "prefix.h"
 
-#define BUCKETS_MIN 256
-
-static uint32_t bucket_of(const struct kvt_prefix *p, const struct kvt_prefix_node *parent,
-			  uint32_t first)
-{
-	uint64_t x = (uint64_t)(uintptr_t)parent + first * 0x9e3779b97f4a7c15ULL;
-
-	x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
-	return (uint32_t)(x >> 32) & (p->nr_buckets - 1);
-}
-
 int kvt_prefix_create(struct kvt_cache *cache, const struct kvt_prefix_config *config,
 		      struct kvt_prefix **prefix)
 {
@@ -29,18 +18,20 @@ int kvt_prefix_create(struct kvt_cache *cache, const struct kvt_prefix_config *c
 					 "start from KVT_PREFIX_CONFIG_INIT", config->size,
 				sizeof(*config));
 	p = calloc(1, sizeof(*p));
-	if (p)
-		p->buckets = calloc(BUCKETS_MIN, sizeof(struct kvt_prefix_node *));
-	if (!p || !p->buckets) {
-		free(p);
+	if (!p)
 		return kvt_fail(-ENOMEM, "no memory for a prefix tree");
-	}
 	p->cache = cache;
 	p->max_extents = config->max_extents ? config->max_extents : UINT32_MAX;
-	p->nr_buckets = BUCKETS_MIN;
 	pthread_mutex_init(&p->lock, NULL);
 	*prefix = p;
 	return 0;
+}
+
+static void free_root(struct kvt_prefix_node *root)
+{
+	free((void *)root->child);
+	free(root->tenant);
+	free(root);
 }
 
 void kvt_prefix_destroy(struct kvt_prefix *p)
@@ -53,12 +44,10 @@ void kvt_prefix_destroy(struct kvt_prefix *p)
 	while (p->roots) {
 		node = p->roots;
 		p->roots = node->next;
-		free(node->tenant);
-		free(node);
+		free_root(node);
 	}
 	pthread_mutex_destroy(&p->lock);
-	free(p->heap);
-	free(p->buckets);
+	free((void *)p->heap);
 	free(p);
 }
 
@@ -101,55 +90,101 @@ static uint32_t common(const struct kvt_prefix_node *node, const uint32_t *token
 	return n;
 }
 
+/* Of two that begin alike the shorter comes first. */
+static int compare(const struct kvt_prefix_node *node, const uint32_t *tokens, uint32_t nr)
+{
+	uint32_t n = common(node, tokens, nr);
+
+	if (n < node->nr_tokens && n < nr)
+		return node->tokens[n] < tokens[n] ? -1 : 1;
+	return node->nr_tokens < nr ? -1 : node->nr_tokens > nr;
+}
+
+/* How many children come before @tokens. */
+static uint32_t place_of(const struct kvt_prefix_node *parent, const uint32_t *tokens, uint32_t nr)
+{
+	uint32_t low = 0, high = parent->children;
+
+	while (low < high) {
+		uint32_t middle = low + (high - low) / 2;
+
+		if (compare(parent->child[middle], tokens, nr) < 0)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
 /* The child that shares the most tokens, *@found of them; NULL: none shares any. */
-static struct kvt_prefix_node *best_child(const struct kvt_prefix *p,
-					  const struct kvt_prefix_node *parent,
+static struct kvt_prefix_node *best_child(const struct kvt_prefix_node *parent,
 					  const uint32_t *tokens, uint32_t nr, uint32_t *found)
 {
-	struct kvt_prefix_node *node, *best = NULL;
-	uint32_t n;
+	uint32_t at = place_of(parent, tokens, nr), i, n;
+	struct kvt_prefix_node *best = NULL;
 
 	*found = 0;
-	if (!nr)
-		return NULL;
-	for (node = p->buckets[bucket_of(p, parent, tokens[0])]; node; node = node->next) {
-		if (node->parent != parent)
-			continue;
-		n = common(node, tokens, nr);
+	for (i = at ? at - 1 : 0; i <= at && i < parent->children; i++) {
+		n = common(parent->child[i], tokens, nr);
 		if (n <= *found)
 			continue;
 		*found = n;
-		best = node;
+		best = parent->child[i];
 	}
-	return best;
+	if (!best || best->nr_tokens == *found)
+		return best;
+	/* One that ends there comes before those that go on; the match may go on from it. */
+	at = place_of(parent, tokens, *found);
+	return parent->child[at]->nr_tokens == *found ? parent->child[at] : best;
 }
 
-static void grow(struct kvt_prefix *p)
+static int child_room(struct kvt_prefix_node *parent)
 {
-	uint32_t nr = p->nr_buckets, i;
-	struct kvt_prefix_node **old = p->buckets, *node, **bucket;
-	struct kvt_prefix_node **buckets = calloc((size_t)nr * 2, sizeof(struct kvt_prefix_node *));
+	uint32_t room = parent->room ? 2 * parent->room : 1;
+	struct kvt_prefix_node **child;
 
-	if (!buckets)
-		return; /* slower, not wrong */
-	p->buckets = buckets;
-	p->nr_buckets = nr * 2;
-	for (i = 0; i < nr; i++) {
-		while ((node = old[i])) {
-			old[i] = node->next;
-			bucket = &p->buckets[bucket_of(p, node->parent, node->tokens[0])];
-			node->next = *bucket;
-			*bucket = node;
-		}
-	}
-	free(old);
+	if (parent->children < parent->room)
+		return 0;
+	child = realloc((void *)parent->child, (size_t)room * sizeof(struct kvt_prefix_node *));
+	if (!child)
+		return kvt_fail(-ENOMEM, "no memory for a node of a prefix tree");
+	parent->child = child;
+	parent->room = room;
+	return 0;
+}
+
+static void link_node(struct kvt_prefix *p, struct kvt_prefix_node *node)
+{
+	struct kvt_prefix_node *parent = node->parent;
+	uint32_t at = place_of(parent, node->tokens, node->nr_tokens);
+
+	memmove((void *)&parent->child[at + 1], (void *)&parent->child[at],
+		(parent->children++ - at) * sizeof(struct kvt_prefix_node *));
+	parent->child[at] = node;
+	node->prev = p->last;
+	*(p->last ? &p->last->next : &p->first) = node;
+	p->last = node;
+	p->stats.extents++;
+}
+
+static void unlink_node(struct kvt_prefix *p, struct kvt_prefix_node *node)
+{
+	struct kvt_prefix_node *parent = node->parent;
+	uint32_t at = place_of(parent, node->tokens, node->nr_tokens);
+
+	while (parent->child[at] != node)
+		at++;
+	memmove((void *)&parent->child[at], (void *)&parent->child[at + 1],
+		(--parent->children - at) * sizeof(struct kvt_prefix_node *));
+	*(node->prev ? &node->prev->next : &p->first) = node->next;
+	*(node->next ? &node->next->prev : &p->last) = node->prev;
+	p->stats.extents--;
 }
 
 int kvt_prefix_add(struct kvt_prefix *p, struct kvt_prefix_node *parent, const uint32_t *tokens,
 		   uint32_t nr, struct kvt_extent *extent, struct kvt_prefix_node **added)
 {
 	struct kvt_prefix_node *node = calloc(1, sizeof(*node) + nr * sizeof(node->tokens[0]));
-	struct kvt_prefix_node **bucket;
 	int ret;
 
 	if (!node)
@@ -162,20 +197,16 @@ int kvt_prefix_add(struct kvt_prefix *p, struct kvt_prefix_node *parent, const u
 	node->visit = p->visit;
 	memcpy(node->tokens, tokens, nr * sizeof(*tokens));
 	kvt_prefix_revalue(p, node);
-	ret = kvt_prefix_leaf(p, node);
+	ret = child_room(parent);
+	if (!ret)
+		ret = kvt_prefix_leaf(p, node);
 	if (ret) {
 		free(node);
 		return ret;
 	}
-	if (p->stats.extents > p->nr_buckets)
-		grow(p);
-	bucket = &p->buckets[bucket_of(p, parent, tokens[0])];
-	node->next = *bucket;
-	*bucket = node;
-	parent->children++;
+	link_node(p, node);
 	kvt_prefix_unleaf(p, parent);
 	kvt_extent_get(p->cache, extent);
-	p->stats.extents++;
 	*added = node;
 	return 0;
 }
@@ -185,26 +216,21 @@ static void drop_root(struct kvt_prefix *p, struct kvt_prefix_node *root)
 {
 	struct kvt_prefix_node **link = &p->roots;
 
-	if (root->parent || root->children || root->visit == p->visit)
+	if (root->parent || root->children)
 		return;
 	while (*link != root)
 		link = &(*link)->next;
 	*link = root->next;
-	free(root->tenant);
-	free(root);
+	free_root(root);
 }
 
 void kvt_prefix_unlink(struct kvt_prefix *p, struct kvt_prefix_node *node)
 {
-	struct kvt_prefix_node **link = &p->buckets[bucket_of(p, node->parent, node->tokens[0])];
-
-	while (*link != node)
-		link = &(*link)->next;
-	*link = node->next;
-	node->parent->children--;
-	p->stats.extents--;
+	unlink_node(p, node);
 	kvt_extent_put(p->cache, node->extent);
-	drop_root(p, node->parent);
+	if (node->parent->visit != p->visit) /* the call at work drops its own */
+		drop_root(p, node->parent);
+	free((void *)node->child);
 	free(node);
 }
 
@@ -236,7 +262,7 @@ static int insert(struct kvt_prefix *p, struct kvt_prefix_node *node, const uint
 	int ret, added = 0;
 
 	while ((piece = full_piece(seq, position, nr))) {
-		child = best_child(p, node, tokens + position, nr - position, &found);
+		child = best_child(node, tokens + position, nr - position, &found);
 		if (!child || found < child->nr_tokens) {
 			while (p->stats.extents >= p->max_extents)
 				if (!kvt_prefix_evict_one(p))
@@ -263,7 +289,7 @@ static bool has_start(const struct kvt_seq *seq)
 int kvt_prefix_insert(struct kvt_prefix *p, const char *tenant, const uint32_t *tokens,
 		      uint32_t nr, const struct kvt_seq *seq)
 {
-	struct kvt_prefix_node *root;
+	struct kvt_prefix_node *root = NULL;
 	int ret;
 
 	if (seq->cache != p->cache)
@@ -279,6 +305,8 @@ int kvt_prefix_insert(struct kvt_prefix *p, const char *tenant, const uint32_t *
 	ret = kvt_prefix_root(p, tenant, true, &root);
 	if (!ret)
 		ret = insert(p, root, tokens, nr, seq);
+	if (root)
+		drop_root(p, root);
 	pthread_mutex_unlock(&p->lock);
 	return ret;
 }
@@ -307,7 +335,7 @@ static int64_t match(struct kvt_prefix *p, struct kvt_prefix_node *node, const u
 	int ret;
 
 	do {
-		node = best_child(p, node, tokens + position, nr - position, &found);
+		node = best_child(node, tokens + position, nr - position, &found);
 		if (!node)
 			break;
 		ret = take(seq, node);

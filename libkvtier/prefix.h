@@ -3,9 +3,10 @@
  * A tree of prefixes.
  *
  * A node is one extent and its tokens; its ancestors are what comes before it.  Each
- * tenant has a root of its own.  Children are found by a hash of (parent, first
- * token) and then compared token by token, so the longest match may end inside a
- * node.  Only leaves are evicted: they are in a heap, the least valuable on top.
+ * tenant has a root of its own.  The children of a node are in the order of their tokens,
+ * so that those that share most with a prompt are neighbours of its place: it does not
+ * matter how many begin alike, and the longest match may end inside a node.  Only leaves
+ * are evicted: they are in a heap, the least valuable on top.
  *
  *	prefix.c	find, insert, match
  *	prefix_evict.c	what a node is worth, and the heap of leaves
@@ -20,12 +21,14 @@
 
 struct kvt_prefix_node {
 	struct kvt_prefix_node *parent; /* NULL: a tenant's root */
-	struct kvt_prefix_node *next; /* in its bucket; of a root: the next root */
+	struct kvt_prefix_node *next, *prev; /* of all nodes, parents first; of a root: next root */
+	struct kvt_prefix_node **child; /* in the order of their tokens */
 	struct kvt_extent *extent;
 	char *tenant; /* of a root only */
 	uint32_t position; /* of its first token */
 	uint32_t nr_tokens;
 	uint32_t children;
+	uint32_t room; /* for children */
 	uint32_t hits;
 	uint32_t heap; /* index among the leaves, or KVT_NOT_IN_HEAP */
 	uint32_t mark; /* number in the manifest being written */
@@ -40,8 +43,7 @@ struct kvt_prefix {
 
 	pthread_mutex_t lock; /* before kvt_cache.lock; guards the fields below */
 	struct kvt_prefix_node *roots;
-	struct kvt_prefix_node **buckets;
-	uint32_t nr_buckets; /* a power of two */
+	struct kvt_prefix_node *first, *last; /* of all nodes but roots, the oldest first */
 	struct kvt_prefix_node **heap;
 	uint32_t nr_heap;
 	uint32_t heap_room;

@@ -9,27 +9,13 @@
 
 #define IS_ROOT UINT32_MAX
 
-static void clear_marks(struct kvt_prefix *p)
-{
-	struct kvt_prefix_node *node;
-	uint32_t i;
-
-	for (i = 0; i < p->nr_buckets; i++)
-		for (node = p->buckets[i]; node; node = node->next)
-			node->mark = 0;
-	for (node = p->roots; node; node = node->next)
-		node->mark = 0;
-}
-
 int kvt_prefix_mark(struct kvt_prefix *p, struct kvt_marks *marks)
 {
 	struct kvt_prefix_node *node;
-	uint32_t i;
 	int ret = 0;
 
-	for (i = 0; i < p->nr_buckets; i++)
-		for (node = p->buckets[i]; !ret && node; node = node->next)
-			ret = kvt_mark(marks, node->extent);
+	for (node = p->first; !ret && node; node = node->next)
+		ret = kvt_mark(marks, node->extent);
 	return ret;
 }
 
@@ -42,34 +28,21 @@ static void put_node(struct kvt_bytes *b, const struct kvt_prefix_node *node)
 	kvt_put(b, node->tokens, node->nr_tokens * sizeof(node->tokens[0]));
 }
 
-/* The node and those of its ancestors that are not there yet, the root's side first. */
-static void put_path(struct kvt_bytes *b, struct kvt_prefix_node *node, uint32_t *nr)
-{
-	struct kvt_prefix_node *next;
-
-	while (!node->mark) {
-		for (next = node; !next->parent->mark; next = next->parent)
-			;
-		put_node(b, next);
-		next->mark = ++*nr;
-	}
-}
-
 uint32_t kvt_prefix_save(struct kvt_prefix *p, struct kvt_bytes *b)
 {
 	struct kvt_prefix_node *node;
-	uint32_t i, nr = 0;
+	uint32_t nr = 0;
 
-	clear_marks(p);
 	for (node = p->roots; node; node = node->next) {
 		kvt_put_u32(b, IS_ROOT);
 		kvt_put_u32(b, (uint32_t)strlen(node->tenant));
 		kvt_put(b, node->tenant, strlen(node->tenant));
 		node->mark = ++nr;
 	}
-	for (i = 0; i < p->nr_buckets; i++)
-		for (node = p->buckets[i]; node; node = node->next)
-			put_path(b, node, &nr);
+	for (node = p->first; node; node = node->next) {
+		put_node(b, node);
+		node->mark = ++nr;
+	}
 	return nr;
 }
 
@@ -79,9 +52,21 @@ static int load_root(struct kvt_prefix *p, struct kvt_bytes *b, struct kvt_prefi
 	uint32_t nr = kvt_get_count(b, 1);
 
 	if (nr > KVT_TENANT_MAX)
-		return kvt_fail(-EILSEQ, "the manifest is inconsistent: a tenant's name is too long");
+		return kvt_fail(-EILSEQ,
+				"the manifest is inconsistent: a tenant's name is too long");
 	kvt_get(b, tenant, nr);
 	return b->error ? b->error : kvt_prefix_root(p, tenant, true, node);
+}
+
+/* What a sequence that begins there would take of the extent, so that pieces fit together. */
+static bool fills(const struct kvt_prefix *p, const struct kvt_prefix_node *parent,
+		  const struct kvt_extent *extent, uint32_t nr)
+{
+	uint32_t hot = p->cache->layouts[KVT_HOT].tokens;
+
+	if (extent->layout != KVT_HOT)
+		return nr && nr <= kvt_layout_of(p->cache, extent)->tokens;
+	return nr == hot - (parent->position + parent->nr_tokens) % hot;
 }
 
 static int load_node(struct kvt_prefix *p, struct kvt_bytes *b, struct kvt_prefix_node *parent,
@@ -94,9 +79,10 @@ static int load_node(struct kvt_prefix *p, struct kvt_bytes *b, struct kvt_prefi
 
 	if (b->error)
 		return b->error;
-	if (extent >= nr_extents || !nr ||
-	    nr > p->cache->layouts[extents[extent]->layout].tokens)
-		return kvt_fail(-EILSEQ, "the manifest is inconsistent: a node names no extent");
+	if (extent >= nr_extents || !fills(p, parent, extents[extent], nr))
+		return kvt_fail(-EILSEQ,
+				"the manifest is inconsistent: a node's tokens do not fill "
+				"an extent");
 	tokens = malloc(nr * sizeof(*tokens));
 	if (!tokens)
 		return kvt_fail(-ENOMEM, "no memory for %u tokens", nr);

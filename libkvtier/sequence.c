@@ -180,6 +180,29 @@ static bool whole(const struct kvt_seq *seq, uint64_t first, uint64_t end)
 	return true;
 }
 
+/* Some position from @first up to @end is in no piece: it was dropped. */
+static bool has_gap(const struct kvt_seq *seq, uint64_t first, uint64_t end)
+{
+	while (first < end) {
+		const struct kvt_piece *p = kvt_piece_at(seq, first);
+
+		if (!p || p->position + (uint64_t)p->span <= first)
+			return true;
+		first = p->position + (uint64_t)p->span;
+	}
+	return false;
+}
+
+/* A summary does not tell positions apart: all that it holds is before a cut, or after it. */
+static int check_summary(const struct kvt_seq *seq, uint64_t tokens)
+{
+	if (!kvt_policy_summarised(seq) || !has_gap(seq, tokens, kvt_seq_tokens(seq)) ||
+	    !has_gap(seq, 0, tokens))
+		return 0;
+	return kvt_fail(-ENODATA, "cannot truncate to %llu tokens: the summary holds tokens before "
+				  "and after it", (unsigned long long)tokens);
+}
+
 static int check_cut(const struct kvt_seq *seq, uint64_t tokens)
 {
 	uint64_t window = kvt_policy_window(seq);
@@ -192,11 +215,12 @@ static int check_cut(const struct kvt_seq *seq, uint64_t tokens)
 	if (tokens && first > tokens - 1)
 		first = tokens - 1;
 	if (!whole(seq, first, tokens))
-		return kvt_fail(-ENODATA, "cannot truncate to %llu tokens: some of the tokens %llu "
-					  "to %llu, which the next one needs, were dropped or merged",
+		return kvt_fail(-ENODATA,
+				"cannot truncate to %llu tokens: some of the tokens %llu "
+				"to %llu, which the next one needs, were dropped or merged",
 				(unsigned long long)tokens, (unsigned long long)first,
 				(unsigned long long)tokens - 1);
-	return 0;
+	return check_summary(seq, tokens);
 }
 
 static void cut_layers(struct kvt_seq *seq, uint32_t tokens)
@@ -223,6 +247,8 @@ int kvt_seq_truncate(struct kvt_seq *seq, uint64_t tokens)
 
 	if (ret)
 		return ret;
+	if (has_gap(seq, tokens, kvt_seq_tokens(seq)))
+		kvt_policy_forget(seq);
 	cut_layers(seq, (uint32_t)tokens);
 	while (seq->nr_pieces && seq->pieces[seq->nr_pieces - 1].position >= tokens)
 		kvt_extent_put(seq->cache, seq->pieces[--seq->nr_pieces].extent);

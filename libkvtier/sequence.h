@@ -48,7 +48,8 @@ enum kvt_layout_id { KVT_HOT, KVT_COLDER, KVT_NR_LAYOUTS };
 struct kvt_extent {
 	uint32_t refs; /* under kvt_cache.lock, like @sealed */
 	uint8_t layout; /* enum kvt_layout_id */
-	bool sealed;
+	bool sealed; /* nobody writes to it any more */
+	bool settled; /* ... and the pager has sealed its blocks; under kvt_cache.lock */
 	uint32_t mark; /* its number in the manifest being written, from 1; else 0 */
 	bool indexed; /* by its content: @hash and @next hold; under kvt_cache.lock */
 	struct kvt_sketch *sketch; /* of its keys; set once, under kvt_cache.lock */
@@ -168,6 +169,15 @@ void kvt_policy_enforce(struct kvt_seq *seq);
 int kvt_policy_fork(const struct kvt_seq *from, struct kvt_seq *to);
 void kvt_policy_free(struct kvt_seq *seq);
 uint32_t kvt_policy_window(const struct kvt_seq *seq);
+/* Is there a summary of dropped tokens?  And: nothing was dropped. */
+bool kvt_policy_summarised(const struct kvt_seq *seq);
+void kvt_policy_forget(struct kvt_seq *seq);
+
+/* Exact rows in the cache's types: what is appended to while a layer ends in them. */
+static inline bool kvt_piece_grows(const struct kvt_piece *p)
+{
+	return p->extent->layout == KVT_HOT && p->span == p->rows;
+}
 
 static inline const struct kvt_layout *kvt_layout_of(const struct kvt_cache *c,
 						     const struct kvt_extent *extent)

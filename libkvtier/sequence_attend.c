@@ -139,8 +139,9 @@ static int promote_blocks(struct kvt_cache *c, const struct kvt_seq_block *block
 		return kvt_fail(-ENOMEM, "no memory for attention over %u blocks", nr_blocks);
 	for (i = 0; i < nr_blocks; i++)
 		if (!mask || (mask[i / 8] >> i % 8 & 1))
-			ranges[nr++] = (struct kvtier_range){ .offset = blocks[i].offset,
-							      .length = kvt_pool_block_bytes(c->pool) };
+			ranges[nr++] =
+				(struct kvtier_range){ .offset = blocks[i].offset,
+						       .length = kvt_pool_block_bytes(c->pool) };
 	ret = nr ? kvt_range_op(c->pool, KVTIER_OP_PROMOTE, KVTIER_TIER_NONE, 0, ranges, nr) : 0;
 	for (i = 0; ret >= 0 && i < nr; i++)
 		if (ranges[i].result == -EIO || ranges[i].result == -ETIMEDOUT)
@@ -201,11 +202,12 @@ static int attend_summary(struct job *j, float *total)
 	uint32_t i;
 	int ret = 0;
 
-	if (!q->seq->policy || !q->seq->policy->summary || !q->seq->policy->summary->tokens)
+	if (!kvt_policy_summarised(q->seq))
 		return 0;
 	for (i = 0; !ret && i < q->q_tokens; i++)
-		ret = kvt_seq_summary_attend(q->seq, j->layer, p->q_heads, q->q + i * q_width, scale,
-					     j->part + i * v_width, j->part_lse + i * p->q_heads);
+		ret = kvt_seq_summary_attend(q->seq, j->layer, p->q_heads, q->q + i * q_width,
+					     scale, j->part + i * v_width,
+					     j->part_lse + i * p->q_heads);
 	memset(j->mask, 0, (j->nr_blocks + 7) / 8);
 	return ret ? ret : merge_part(j, total);
 }
@@ -415,14 +417,20 @@ static int check_query(const struct kvt_attend *attend, const struct kvt_attend_
 	if (ret)
 		return ret;
 	if (params->kv_heads != g->kv_heads || params->k_dim != g->k_dim || params->v_dim != v_dim)
-		return kvt_fail(-EINVAL, "attention of %u heads of %u and %u, but the cache has %u "
-					 "of %u and %u", params->kv_heads, params->k_dim, params->v_dim,
-				g->kv_heads, g->k_dim, v_dim);
+		return kvt_fail(-EINVAL,
+				"attention of %u heads of %u and %u, but the cache has %u "
+				"of %u and %u",
+				params->kv_heads, params->k_dim, params->v_dim, g->kv_heads,
+				g->k_dim, v_dim);
 	if (!q->q_tokens || q->q_tokens > KVT_QUERY_MAX || !params->q_heads ||
 	    params->q_heads > KVT_HEADS_MAX || !q->q || !q->out)
 		return kvt_fail(-EINVAL, "a query of %u tokens and %u heads: up to %d and %d, with "
 					 "q and out", q->q_tokens, params->q_heads, KVT_QUERY_MAX,
 				KVT_HEADS_MAX);
+	if (params->q_heads % g->kv_heads)
+		return kvt_fail(-EINVAL,
+				"%u query heads over %u key/value heads: must be a multiple",
+				params->q_heads, g->kv_heads);
 	if (!attend && !q->seq->cache->stream)
 		return kvt_fail(-EINVAL, "no threads to compute with: attend is NULL");
 	if (params->flags & KVT_OUT_BF16)

@@ -42,8 +42,10 @@ static int row_bytes(const struct kvt_geometry *g, uint32_t type, uint32_t dim, 
 	uint64_t head = kvt_row_bytes(type, dim);
 
 	if (!head || head * g->kv_heads > UINT32_MAX)
-		return kvt_fail(-EINVAL, "type %u cannot hold heads of %u elements: name a type "
-					 "and dimensions it fits, or the bytes of a row", type, dim);
+		return kvt_fail(-EINVAL,
+				"type %u cannot hold heads of %u elements: name a type "
+				"and dimensions it fits, or the bytes of a row",
+				type, dim);
 	*bytes = (uint32_t)(head * g->kv_heads);
 	return 0;
 }
@@ -109,6 +111,9 @@ static int layout_cold(struct kvt_cache *c)
 
 	if (!g->cold)
 		return 0;
+	ret = kvt_geometry_typed(g);
+	if (ret)
+		return ret;
 	*cold = (struct kvt_layout){ .k_type = g->cold_k_type, .v_type = g->cold_v_type };
 	ret = row_bytes(g, g->cold_k_type, g->k_dim, &cold->k_bytes);
 	if (!ret && g->v_dim)
@@ -167,7 +172,8 @@ static int init_blocks(struct kvt_cache *c)
 	uint32_t i;
 
 	if (nr < c->groups)
-		return kvt_fail(-ENOSPC, "the pool has %llu blocks; %u tokens of this model take %u",
+		return kvt_fail(-ENOSPC,
+				"the pool has %llu blocks; %u tokens of this model take %u",
 				(unsigned long long)nr, c->geometry.block_tokens, c->groups);
 	c->free = calloc(nr, sizeof(*c->free));
 	c->limbo = calloc(nr, sizeof(*c->limbo));
@@ -247,8 +253,19 @@ void kvt_cache_stats(struct kvt_cache *c, struct kvt_cache_stats *stats)
 	pthread_mutex_unlock(&c->lock);
 }
 
-/* Empty blocks of the pool, so that they hold neither frames nor slots.  Those that cannot be
- * emptied now (a read of theirs is stalled, or somebody pinned them) come to the end.
+/* Nobody has the extent any more, so the pins on its blocks are nobody's, either. */
+static int discard_pinned(struct kvt_cache *c, uint64_t offset, uint64_t bytes)
+{
+	int ret = kvt_discard(c->pool, offset, bytes);
+
+	while (ret == -EBUSY && !kvt_unpin(c->pool, offset, bytes))
+		ret = kvt_discard(c->pool, offset, bytes);
+	return ret;
+}
+
+/*
+ * Empty blocks of the pool, so that they hold neither frames nor slots.  Those that cannot be
+ * emptied now (a read of theirs is stalled, or a device is at them) come to the end.
  */
 static uint32_t discard(struct kvt_cache *c, uint32_t *blocks, uint32_t nr)
 {
@@ -256,7 +273,7 @@ static uint32_t discard(struct kvt_cache *c, uint32_t *blocks, uint32_t nr)
 	uint32_t i, done = 0, block;
 
 	for (i = 0; i < nr; i++) {
-		if (kvt_discard(c->pool, blocks[i] * bytes, bytes))
+		if (discard_pinned(c, blocks[i] * bytes, bytes))
 			continue;
 		block = blocks[done];
 		blocks[done++] = blocks[i];
@@ -295,17 +312,33 @@ void kvt_blocks_give(struct kvt_cache *c, const uint32_t *blocks, uint32_t nr)
 	}
 }
 
-/* What could not be emptied when it was given back may be now. */
+/* Up to @nr of those that wait longest; returns how many. */
+static uint32_t leave_limbo(struct kvt_cache *c, uint32_t *blocks, uint32_t nr)
+{
+	pthread_mutex_lock(&c->lock);
+	if (nr > c->nr_limbo)
+		nr = c->nr_limbo;
+	memcpy(blocks, c->limbo, nr * sizeof(*blocks));
+	c->nr_limbo -= nr;
+	memmove(c->limbo, c->limbo + nr, c->nr_limbo * sizeof(*blocks));
+	pthread_mutex_unlock(&c->lock);
+	return nr;
+}
+
+/* What could not be emptied when it was given back may be now: all of it is tried once. */
 static void retry_limbo(struct kvt_cache *c)
 {
-	uint32_t blocks[KVT_HOLD_MAX], nr = 0;
+	uint32_t blocks[KVT_HOLD_MAX], left, nr;
 
 	pthread_mutex_lock(&c->lock);
-	while (c->nr_limbo && nr < KVT_HOLD_MAX)
-		blocks[nr++] = c->limbo[--c->nr_limbo];
+	left = c->nr_limbo;
 	pthread_mutex_unlock(&c->lock);
-	if (nr)
+	for (; left; left -= nr) {
+		nr = leave_limbo(c, blocks, left < KVT_HOLD_MAX ? left : KVT_HOLD_MAX);
+		if (!nr)
+			return;
 		kvt_blocks_give(c, blocks, nr);
+	}
 }
 
 static bool take(struct kvt_cache *c, uint32_t *blocks, uint32_t nr)
@@ -323,9 +356,13 @@ static bool take(struct kvt_cache *c, uint32_t *blocks, uint32_t nr)
 
 static int full(struct kvt_cache *c, uint64_t nr)
 {
-	return kvt_fail(-ENOSPC, "the pool is full: %llu more blocks are needed, %u of %llu are free; "
-				 "drop sequences, set a policy or make the pool larger",
-			(unsigned long long)nr, c->nr_free, (unsigned long long)c->stats.blocks);
+	struct kvt_cache_stats stats;
+
+	kvt_cache_stats(c, &stats);
+	return kvt_fail(-ENOSPC, "the pool is full: %llu more blocks are needed, %llu of %llu are "
+				 "free; drop sequences, set a policy or make the pool larger",
+			(unsigned long long)nr, (unsigned long long)stats.free_blocks,
+			(unsigned long long)stats.blocks);
 }
 
 int kvt_blocks_check(struct kvt_cache *c, uint64_t nr)

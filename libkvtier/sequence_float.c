@@ -13,8 +13,9 @@ int kvt_geometry_typed(const struct kvt_geometry *g)
 	    kvt_row_bytes(g->k_type, g->k_dim) * g->kv_heads == g->k_bytes &&
 	    (!g->v_bytes || kvt_row_bytes(g->v_type, g->v_dim) * g->kv_heads == g->v_bytes))
 		return 0;
-	return kvt_fail(-EINVAL, "the geometry gives bytes alone: floats need kv_heads, k_dim, v_dim "
-				 "and types");
+	return kvt_fail(-EINVAL,
+			"the geometry gives bytes alone: floats need kv_heads, k_dim, v_dim "
+			"and types");
 }
 
 static int convert(const struct kvt_geometry *g, uint64_t rows, const float *k, const float *v,

@@ -33,7 +33,8 @@ static void fill(const struct kvt_hold *h, struct kvtier_range *ranges)
 	uint32_t i;
 
 	for (i = 0; i < h->nr; i++)
-		ranges[i] = (struct kvtier_range){ .offset = h->blocks[i] * bytes, .length = bytes };
+		ranges[i] =
+			(struct kvtier_range){ .offset = h->blocks[i] * bytes, .length = bytes };
 }
 
 static int settle(struct kvt_hold *h, uint32_t i, const struct kvtier_range *range)

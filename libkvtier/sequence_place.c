@@ -38,32 +38,33 @@ static bool is_open(struct kvt_cache *c, const struct kvt_extent *e)
 	return open;
 }
 
-/* A store that changes nothing: an empty block gets zeroes. */
+/* A load: somebody else may be sealing the block.  An empty one gets zeroes. */
 static void touch(const struct kvt_cache *c, uint32_t block)
 {
-	volatile char *byte = (volatile char *)kvt_pool_addr(c->pool) +
-			      (uint64_t)block * kvt_pool_block_bytes(c->pool);
-	char value;
+	(void)*((volatile char *)kvt_pool_addr(c->pool) +
+		(uint64_t)block * kvt_pool_block_bytes(c->pool));
+}
 
-	value = *byte;
-	*byte = value;
+static void mark(struct kvt_cache *c, bool *flag)
+{
+	pthread_mutex_lock(&c->lock);
+	*flag = true;
+	pthread_mutex_unlock(&c->lock);
 }
 
 /*
- * Marked first: from then on nobody writes to it.  A block that cannot be sealed is
- * lost, which whoever reads it next will be told; to have been appended to is no
- * reason to fail.
+ * Marked first: from then on nobody writes to it, also where only some of its blocks could
+ * be sealed.  Can be done again, and by two threads at once.
  */
-static void seal(struct kvt_cache *c, struct kvt_extent *e)
+static int seal(struct kvt_cache *c, struct kvt_extent *e)
 {
-	bool done;
+	int ret;
 
-	pthread_mutex_lock(&c->lock);
-	done = e->sealed;
-	e->sealed = true;
-	pthread_mutex_unlock(&c->lock);
-	if (!done)
-		kvt_extent_op(c, e, KVTIER_OP_SEAL, 0, 0, c->groups);
+	mark(c, &e->sealed);
+	ret = kvt_extent_op(c, e, KVTIER_OP_SEAL, 0, 0, c->groups);
+	if (!ret)
+		mark(c, &e->settled);
+	return ret;
 }
 
 /* Touch what is empty yet, so that it can be sealed and has a slot. */
@@ -89,21 +90,25 @@ static int fill_empty(struct kvt_cache *c, const struct kvt_extent *e)
 /* Seal an extent that may have empty or half-filled blocks; its sequences' next appends copy. */
 int kvt_extent_seal(struct kvt_cache *c, struct kvt_extent *e)
 {
+	bool settled, open;
 	int ret;
 
-	if (!is_open(c, e))
-		return 0;
-	ret = fill_empty(c, e);
-	if (!ret)
-		ret = kvt_extent_op(c, e, KVTIER_OP_SEAL, 0, 0, c->groups);
-	if (ret)
-		return kvt_fail(ret, "an extent cannot be sealed: %s", kvt_strerror(ret));
 	pthread_mutex_lock(&c->lock);
-	e->sealed = true;
+	settled = e->settled;
+	open = !e->sealed;
 	pthread_mutex_unlock(&c->lock);
-	return 0;
+	if (settled)
+		return 0;
+	ret = open ? fill_empty(c, e) : 0;
+	if (!ret)
+		ret = seal(c, e);
+	return ret ? kvt_fail(ret, "an extent cannot be sealed: %s", kvt_strerror(ret)) : 0;
 }
 
+/*
+ * A block that cannot be sealed is lost, which whoever reads it next will be told; to have
+ * been appended to is no reason to fail.
+ */
 void kvt_seq_seal_full(struct kvt_seq *seq)
 {
 	uint64_t tokens = kvt_seq_tokens(seq);
@@ -114,7 +119,8 @@ void kvt_seq_seal_full(struct kvt_seq *seq)
 		p = &seq->pieces[seq->nr_sealed];
 		if (p->position + (uint64_t)p->rows + lag > tokens)
 			return;
-		seal(seq->cache, p->extent);
+		if (is_open(seq->cache, p->extent))
+			seal(seq->cache, p->extent);
 	}
 }
 

@@ -119,7 +119,8 @@ void kvt_seq_planned(uint32_t layer, const struct kvt_seq_query *queries, uint32
 {
 	struct kvt_cache *c = nr ? queries[0].seq->cache : NULL;
 
-	if (!c || !kvt_is_shared(c->pool) || !is_planner(c) || !c->planned || layer != c->plan_layer)
+	if (!c || !kvt_is_shared(c->pool) || !is_planner(c) || !c->planned ||
+	    layer != c->plan_layer)
 		return;
 	kvt_plan_passed(c->pool, ranges_of_layer(queries, nr));
 	c->plan_layer = (layer + 1) % c->geometry.layers;

@@ -192,8 +192,9 @@ int kvt_seq_sketch(struct kvt_seq *seq, uint32_t rank)
 	int ret = kvt_geometry_typed(&c->geometry), made = 0;
 
 	if (!ret && (!rank || rank > KVT_SKETCH_RANK_MAX || rank > c->geometry.k_dim))
-		ret = kvt_fail(-EINVAL, "a sketch of rank %u: 1 to %d, at most the keys' %u elements",
-			       rank, KVT_SKETCH_RANK_MAX, c->geometry.k_dim);
+		ret = kvt_fail(-EINVAL,
+			       "a sketch of rank %u: 1 to %d, at most the keys' %u elements", rank,
+			       KVT_SKETCH_RANK_MAX, c->geometry.k_dim);
 	for (i = 0; !ret && i < seq->nr_pieces; i++) {
 		if (!eligible(c, seq, &seq->pieces[i]))
 			continue;

@@ -18,6 +18,7 @@
 #include "transfer.h"
 
 #define GREETING 0x4b565431u /* "1TVK" */
+#define SEALS (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
 
 struct note {
 	uint32_t greeting;
@@ -36,11 +37,11 @@ struct passed {
 	} control;
 };
 
-static void prepare(struct passed *p, struct note *note, size_t control)
+static void prepare(struct passed *p, void *data, size_t bytes, size_t control)
 {
 	memset(p, 0, sizeof(*p));
-	p->iov.iov_base = note;
-	p->iov.iov_len = sizeof(*note);
+	p->iov.iov_base = data;
+	p->iov.iov_len = bytes;
 	p->msg.msg_iov = &p->iov;
 	p->msg.msg_iovlen = 1;
 	p->msg.msg_control = control ? p->control.room : NULL;
@@ -70,9 +71,10 @@ static int put_note(int socket, const struct note *note, const int *fds, uint32_
 	struct note copy = *note;
 	struct passed p;
 	struct cmsghdr *c;
-	int ret = await(socket, POLLOUT, timeout_ms);
+	ssize_t n = -1;
+	int ret;
 
-	prepare(&p, &copy, nr ? CMSG_SPACE(nr * sizeof(int)) : 0);
+	prepare(&p, &copy, sizeof(copy), nr ? CMSG_SPACE(nr * sizeof(int)) : 0);
 	if (nr) {
 		c = CMSG_FIRSTHDR(&p.msg);
 		c->cmsg_level = SOL_SOCKET;
@@ -80,7 +82,12 @@ static int put_note(int socket, const struct note *note, const int *fds, uint32_
 		c->cmsg_len = CMSG_LEN(nr * sizeof(int));
 		memcpy(CMSG_DATA(c), fds, nr * sizeof(int));
 	}
-	if (!ret && sendmsg(socket, &p.msg, MSG_NOSIGNAL) != (ssize_t)sizeof(copy))
+	do {
+		ret = await(socket, POLLOUT, timeout_ms);
+		if (!ret)
+			n = sendmsg(socket, &p.msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+	} while (!ret && n < 0 && (errno == EINTR || errno == EAGAIN));
+	if (!ret && n != (ssize_t)sizeof(copy))
 		ret = kvt_fail(errno == EPIPE ? -EPIPE : -EPROTO,
 			       "the other end of the socket does not take a sequence: %s",
 			       strerror(errno));
@@ -101,25 +108,37 @@ static uint32_t take_descriptors(struct passed *p, int fds[2])
 	return (uint32_t)(bytes / sizeof(int));
 }
 
-/* Returns how many descriptors came with it; the caller closes them, also after an error. */
+/*
+ * Returns how many descriptors came with it; the caller closes them, also after an error.
+ * The other end may be slow in the middle of a note: every part of it is waited for.
+ */
 static int get_note(int socket, struct note *note, int fds[2], int timeout_ms)
 {
 	struct passed p;
+	size_t done = 0;
 	ssize_t n;
-	int ret = await(socket, POLLIN, timeout_ms), nr;
+	int ret, nr = 0;
 
 	fds[0] = fds[1] = -1;
-	if (ret)
-		return ret;
-	prepare(&p, note, sizeof(p.control.room));
-	n = recvmsg(socket, &p.msg, MSG_CMSG_CLOEXEC | MSG_WAITALL);
-	nr = n < 0 ? 0 : (int)take_descriptors(&p, fds);
-	if (!n || (n < 0 && errno == ECONNRESET))
-		return kvt_fail(-EPIPE, "the other end of the socket is gone");
-	if (n < 0)
-		return kvt_fail(-errno, "cannot receive from descriptor %d: %s", socket,
-				strerror(errno));
-	if (n != (ssize_t)sizeof(*note) || note->greeting != GREETING || note->reserved)
+	while (done < sizeof(*note)) {
+		ret = await(socket, POLLIN, timeout_ms);
+		if (ret)
+			return ret;
+		prepare(&p, (char *)note + done, sizeof(*note) - done,
+			nr ? 0 : sizeof(p.control.room));
+		n = recvmsg(socket, &p.msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+		if (n < 0 && (errno == EINTR || errno == EAGAIN))
+			continue;
+		if (!n || (n < 0 && errno == ECONNRESET))
+			return kvt_fail(-EPIPE, "the other end of the socket is gone");
+		if (n < 0)
+			return kvt_fail(-errno, "cannot receive from descriptor %d: %s", socket,
+					strerror(errno));
+		if (!nr)
+			nr = (int)take_descriptors(&p, fds);
+		done += (size_t)n;
+	}
+	if (note->greeting != GREETING || note->reserved)
 		return kvt_fail(-EPROTO, "what came over the socket is not of a hand-over");
 	return nr;
 }
@@ -151,7 +170,6 @@ static int seal_all(const struct kvt_seq *seq)
 /* The stream or map in a file that only memory holds, and that nobody can change any more. */
 static int pack(const struct kvt_seq *seq, bool map)
 {
-	const unsigned int seals = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE;
 	int fd = memfd_create("kvtier-sequence", MFD_CLOEXEC | MFD_ALLOW_SEALING), ret;
 
 	if (fd < 0)
@@ -159,7 +177,7 @@ static int pack(const struct kvt_seq *seq, bool map)
 	ret = map ? seal_all(seq) : 0;
 	if (!ret)
 		ret = kvt_wire_export(seq, fd, map, -1);
-	if (!ret && fcntl(fd, F_ADD_SEALS, seals))
+	if (!ret && fcntl(fd, F_ADD_SEALS, SEALS))
 		ret = kvt_fail(-errno, "cannot seal a memory file: %s", strerror(errno));
 	if (!ret)
 		return fd;
@@ -202,10 +220,19 @@ int kvt_seq_send(const struct kvt_seq *seq, int socket, int timeout_ms)
 	return ret ? ret : await_answer(socket, timeout_ms);
 }
 
+/* A file of another kind could make its reader wait, or change meanwhile. */
+static bool is_packed(int fd)
+{
+	int seals = fcntl(fd, F_GET_SEALS);
+
+	return seals >= 0 && (seals & SEALS) == SEALS;
+}
+
 static int unpack(struct kvt_cache *c, const struct note *note, const int fds[2], int nr,
 		  uint32_t flags, struct kvt_seq **seq)
 {
-	if (nr != (note->kernel ? 2 : 1) || (note->kernel && !has_module(c)))
+	if (nr != (note->kernel ? 2 : 1) || (note->kernel && !has_module(c)) ||
+	    !is_packed(fds[0]))
 		return kvt_fail(-EPROTO, "what came over the socket is not of a hand-over");
 	if (lseek(fds[0], 0, SEEK_SET))
 		return kvt_fail(-errno, "cannot read what came over the socket: %s",

@@ -38,8 +38,9 @@ int kvt_geometry_match(const struct kvt_geometry *a, const struct kvt_geometry *
 		memcpy(&x, (const char *)a + fields[i].at, sizeof(x));
 		memcpy(&y, (const char *)b + fields[i].at, sizeof(y));
 		if (x != y)
-			return kvt_fail(-EINVAL, "%s has another geometry: %s is %u there and %u here",
-					what, fields[i].name, x, y);
+			return kvt_fail(-EINVAL,
+					"%s has another geometry: %s is %u there and %u here", what,
+					fields[i].name, x, y);
 	}
 	if (memcmp(a->model, b->model, sizeof(a->model)))
 		return kvt_fail(-EINVAL, "%s is of another model: the fingerprints differ", what);
@@ -94,19 +95,23 @@ static int get_header(struct import *in, struct kvt_cache *c, uint32_t flags)
 	return ret ? ret : get_path(in, c, flags);
 }
 
-/* Pieces come in order, do not overlap, fit their extents, and the last one ends the sequence. */
+/*
+ * Pieces come in order, do not overlap, fit their extents, and the last one ends the sequence:
+ * it alone may end before the next extent of exact rows would begin.
+ */
 static int check_piece(const struct import *in, const struct kvt_wire_piece *p, uint32_t number)
 {
 	const struct kvt_cache *c = in->seq->cache;
 	const struct kvt_piece *last =
 		in->seq->nr_pieces ? &in->seq->pieces[in->seq->nr_pieces - 1] : NULL;
 	uint64_t end = (uint64_t)p->position + p->span;
+	uint32_t hot = c->layouts[KVT_HOT].tokens, filled = p->position % hot + p->rows;
 
 	if (p->number == number && p->layout < KVT_NR_LAYOUTS && !p->reserved && p->rows &&
 	    c->layouts[p->layout].tokens && p->rows <= c->layouts[p->layout].tokens &&
-	    p->span >= p->rows && end <= in->header.tokens &&
-	    (p->layout != KVT_HOT || p->span != p->rows ||
-	     p->position % c->layouts[KVT_HOT].tokens + p->rows <= c->layouts[KVT_HOT].tokens) &&
+	    p->span && !(p->span % p->rows) && end <= in->header.tokens &&
+	    (p->layout != KVT_HOT || p->span != p->rows || filled == hot ||
+	     (filled < hot && end == in->header.tokens)) &&
 	    (!last || p->position >= last->position + (uint64_t)last->span))
 		return 0;
 	return kvt_fail(-EILSEQ, "extent %u of the stream makes no sense", number);

@@ -47,7 +47,8 @@ static int await(const struct kvt_wire *s, short events)
 		ret = poll(&p, 1, s->timeout_ms);
 	} while (ret < 0 && errno == EINTR);
 	if (ret < 0)
-		return kvt_fail(-errno, "cannot wait for descriptor %d: %s", s->fd, strerror(errno));
+		return kvt_fail(-errno, "cannot wait for descriptor %d: %s", s->fd,
+				strerror(errno));
 	if (!ret)
 		return kvt_fail(-ETIMEDOUT, "the other end of the stream did nothing for %d ms",
 				s->timeout_ms);
@@ -156,7 +157,9 @@ int kvt_wire_get(struct kvt_wire *s, void *buf, size_t bytes, const char *what)
 	got = kvt_crc32c(buf, bytes);
 	s->crc += got;
 	if (got != crc)
-		return kvt_fail(-EILSEQ, "the stream is damaged: %s at byte %llu does not match its "
-					 "checksum", what, (unsigned long long)at);
+		return kvt_fail(-EILSEQ,
+				"the stream is damaged: %s at byte %llu does not match its "
+				"checksum",
+				what, (unsigned long long)at);
 	return 0;
 }

@@ -92,9 +92,10 @@ void generate_plain(struct text *t, const struct model *m, const struct options 
 	t->seconds = seconds_now() - start;
 	t->read_bytes = stage_read_bytes(&s) - before;
 	t->computed = o->tokens;
-	fprintf(stderr, "%u tokens, %.1f a second; %u bytes a token, %llu KiB of memory for %llu KiB; "
-			"%llu KiB a token read from NVMe; %llu tokens kept\n", o->tokens,
-		o->tokens / t->seconds, stage_token_bytes(&s),
+	fprintf(stderr,
+		"%u tokens, %.1f a second; %u bytes a token, %llu KiB of memory for %llu KiB; "
+		"%llu KiB a token read from NVMe; %llu tokens kept\n",
+		o->tokens, o->tokens / t->seconds, stage_token_bytes(&s),
 		(unsigned long long)s.dram_bytes >> 10, (unsigned long long)s.pool_bytes >> 10,
 		(unsigned long long)(t->read_bytes / o->tokens) >> 10,
 		(unsigned long long)kvt_seq_kept_tokens(s.seq));

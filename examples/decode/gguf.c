@@ -114,7 +114,8 @@ static void map_file(struct gguf *g)
 
 	if (fd < 0 || fstat(fd, &st))
 		err(1, "cannot open the model %s", g->path);
-	map = st.st_size ? mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0) : MAP_FAILED;
+	map = st.st_size ? mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0)
+			 : MAP_FAILED;
 	if (map == MAP_FAILED)
 		errx(1, "cannot map the model %s", g->path);
 	close(fd);
@@ -247,8 +248,8 @@ static float *convert(const struct gguf *g, const struct gguf_tensor *t, int typ
 		errx(1, "%s is damaged: tensor %s lies outside", g->path, t->name);
 	if (type == KVT_F32)
 		memcpy(out, g->data + t->offset, bytes * t->rows);
-	else if (kvt_dequantize((uint32_t)type, PIECE, (uint32_t)(t->row / PIECE), (uint32_t)t->rows,
-				g->data + t->offset, 0, out))
+	else if (kvt_dequantize((uint32_t)type, PIECE, (uint32_t)(t->row / PIECE),
+				(uint32_t)t->rows, g->data + t->offset, 0, out))
 		errx(1, "%s: tensor %s: %s", g->path, t->name, kvt_error_detail());
 	return out;
 }

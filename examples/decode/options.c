@@ -19,7 +19,7 @@ static const char usage[] =
 	"  --tokens N          how many tokens to generate (200)\n"
 	"  --dram SIZE         memory for keys and values, like 1M (all of them)\n"
 	"  --nvme DIR          where the rest goes (.)\n"
-	"  --type TYPE         of keys and values: f32 f16 bf16 e4m3 e5m2 int8 int4 q8_0 q4_0 (f16)\n"
+	"  --type TYPE         keys and values: f32 f16 bf16 e4m3 e5m2 int8 int4 q8_0 q4_0 (f16)\n"
 	"  --block-tokens N    tokens of an extent (16)\n"
 	"  --threads N         for attention (1)\n"
 	"  --policy NAME       keep, window, fifo, lru, lfu or heavy; with +merge or +summary\n"
@@ -34,16 +34,26 @@ static const char usage[] =
 	"  --text FILE         that text\n";
 
 static const struct option names[] = {
-	{ "model", required_argument, NULL, 'm' },    { "prompt", required_argument, NULL, 'p' },
-	{ "tokens", required_argument, NULL, 'n' },   { "dram", required_argument, NULL, 'd' },
-	{ "nvme", required_argument, NULL, 'N' },     { "type", required_argument, NULL, 't' },
-	{ "block-tokens", required_argument, NULL, 'b' }, { "threads", required_argument, NULL, 'T' },
-	{ "policy", required_argument, NULL, 'P' },   { "budget", required_argument, NULL, 'B' },
-	{ "sinks", required_argument, NULL, 'S' },    { "window", required_argument, NULL, 'W' },
-	{ "spec", required_argument, NULL, 's' },     { "draft-layers", required_argument, NULL, 'l' },
-	{ "no-cache", no_argument, NULL, 'c' },	      { "table", no_argument, NULL, 'a' },
-	{ "perplexity", no_argument, NULL, 'x' },     { "text", required_argument, NULL, 'f' },
-	{ "help", no_argument, NULL, 'h' },	      { 0 },
+	{ "model", required_argument, NULL, 'm' },
+	{ "prompt", required_argument, NULL, 'p' },
+	{ "tokens", required_argument, NULL, 'n' },
+	{ "dram", required_argument, NULL, 'd' },
+	{ "nvme", required_argument, NULL, 'N' },
+	{ "type", required_argument, NULL, 't' },
+	{ "block-tokens", required_argument, NULL, 'b' },
+	{ "threads", required_argument, NULL, 'T' },
+	{ "policy", required_argument, NULL, 'P' },
+	{ "budget", required_argument, NULL, 'B' },
+	{ "sinks", required_argument, NULL, 'S' },
+	{ "window", required_argument, NULL, 'W' },
+	{ "spec", required_argument, NULL, 's' },
+	{ "draft-layers", required_argument, NULL, 'l' },
+	{ "no-cache", no_argument, NULL, 'c' },
+	{ "table", no_argument, NULL, 'a' },
+	{ "perplexity", no_argument, NULL, 'x' },
+	{ "text", required_argument, NULL, 'f' },
+	{ "help", no_argument, NULL, 'h' },
+	{ 0 },
 };
 
 static uint32_t number(const char *name, const char *text, uint32_t least, uint32_t most)

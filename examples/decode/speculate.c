@@ -142,9 +142,11 @@ void generate_speculating(struct text *t, const struct model *m, const struct op
 	while (t->nr < t->prompt + o->tokens)
 		round_of(&s);
 	t->seconds = seconds_now() - start;
-	fprintf(stderr, "%u tokens, %.1f a second; %u of %u guesses right; rounds with a whole draft "
-			"%u, bounded %u, without %u\n", o->tokens, o->tokens / t->seconds, s.right,
-		s.guessed, s.rounds[0], s.rounds[1], s.rounds[2]);
+	fprintf(stderr,
+		"%u tokens, %.1f a second; %u of %u guesses right; rounds with a whole draft "
+		"%u, bounded %u, without %u\n",
+		o->tokens, o->tokens / t->seconds, s.right, s.guessed, s.rounds[0], s.rounds[1],
+		s.rounds[2]);
 	close_pair(&s);
 	free(s.logits);
 }

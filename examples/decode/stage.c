@@ -46,7 +46,8 @@ void stage_open(struct stage *s, const struct model *m, const struct options *o,
 	block = block_bytes(row);
 	fit = row ? (block - 128) / row : 0;
 	if (!fit)
-		errx(1, "heads of %u elements cannot be of type %s", m->head_dim, kvt_type_name(type));
+		errx(1, "heads of %u elements cannot be of type %s", m->head_dim,
+		     kvt_type_name(type));
 	geometry(&g, m, layers, type);
 	g.block_tokens = o->block_tokens < fit ? o->block_tokens : (uint32_t)fit;
 	blocks = (tokens / g.block_tokens + 4) * layers;

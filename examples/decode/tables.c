@@ -8,17 +8,17 @@
 #include "tables.h"
 
 static const char own_text[] =
-	"Once upon a time, there was a little girl named Lily. She loved to play outside in the park "
-	"with her friends. One day, she saw a big red ball under a tree. She wanted to play with it, "
-	"but a small dog was there too. The dog looked sad. Lily asked, \"Why are you sad, little "
-	"dog?\" The dog said, \"I lost my mom and I do not know where she is.\" Lily wanted to help. "
-	"She took the dog by the paw and they walked and walked. They looked in the garden, and they "
-	"looked near the lake. Then they saw a big dog who was running to them. \"Mom!\" said the "
-	"little dog. The big dog was so happy. She gave Lily a big hug and said, \"Thank you for "
-	"being so kind.\" Lily smiled. The two dogs played with her and the red ball all day. When "
-	"the sun went down, Lily went home and told her mom all about it. Her mom said that she was "
-	"very proud of her. From that day on, Lily and the dogs were the best of friends, and they "
-	"played in the park every day.";
+	"Once upon a time, there was a little girl named Lily. She loved to play outside in the "
+	"park with her friends. One day, she saw a big red ball under a tree. She wanted to play "
+	"with it, but a small dog was there too. The dog looked sad. Lily asked, \"Why are you "
+	"sad, little dog?\" The dog said, \"I lost my mom and I do not know where she is.\" Lily "
+	"wanted to help. She took the dog by the paw and they walked and walked. They looked in "
+	"the garden, and they looked near the lake. Then they saw a big dog who was running to "
+	"them. \"Mom!\" said the little dog. The big dog was so happy. She gave Lily a big hug "
+	"and said, \"Thank you for being so kind.\" Lily smiled. The two dogs played with her "
+	"and the red ball all day. When the sun went down, Lily went home and told her mom all "
+	"about it. Her mom said that she was very proud of her. From that day on, Lily and the "
+	"dogs were the best of friends, and they played in the park every day.";
 
 static void row(const char *name, const struct text *t, const struct options *o, bool same)
 {
@@ -132,8 +132,8 @@ void table_perplexity(const struct model *m, const struct options *options,
 {
 	static const uint32_t types[] = { KVT_F16, KVT_F32, KVT_BF16, KVT_E4M3, KVT_E5M2, KVT_INT8,
 					  KVT_INT4, KVT_Q8_0, KVT_Q4_0 };
-	static const char *const policies[] = { "window", "fifo", "lru", "lfu", "heavy", "fifo+merge",
-						"heavy+merge", "window+summary" };
+	static const char *const policies[] = { "window", "fifo", "lru", "lfu", "heavy",
+						"fifo+merge", "heavy+merge", "window+summary" };
 	char *text = options->text ? read_text(options->text) : NULL;
 	struct options o = *options;
 	uint32_t nr, i, *tokens = vocab_encode(&m->vocab, text ? text : own_text, &nr);

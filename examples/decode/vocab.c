@@ -60,7 +60,8 @@ void vocab_load(struct vocab *v, const struct gguf *g)
 	uint32_t i;
 
 	if (!tokens->nr || tokens->nr > 1 << 24)
-		errx(1, "%s has a vocabulary of %llu tokens", g->path, (unsigned long long)tokens->nr);
+		errx(1, "%s has a vocabulary of %llu tokens", g->path,
+		     (unsigned long long)tokens->nr);
 	v->nr = (uint32_t)tokens->nr;
 	v->text = calloc(v->nr, sizeof(char *));
 	if (!v->text)

@@ -9,8 +9,10 @@
  *
  * Every function returns 0 (or a count) on success and a negative errno on
  * failure; kvt_error_detail() then says what was wrong and what to do about it.  A
- * call that fails leaves its sequence as it was.  Sequences of one cache may be
- * used by several threads at once, each by one thread at a time.
+ * call that fails leaves its sequence as it was.  What needs a block in memory also
+ * fails with -ETIMEDOUT, where the block does not come within the pool's deadline.
+ * Sequences of one cache may be used by several threads at once, each by one thread
+ * at a time.
  */
 #ifndef KVTIER_SEQ_H
 #define KVTIER_SEQ_H
@@ -159,8 +161,8 @@ struct kvt_cache *kvt_seq_cache(const struct kvt_seq *seq);
  *          first all rows of layer 0, then all of layer 1, ...
  *
  * The result does not depend on how tokens are grouped into calls.  Errors:
- * -EINVAL no such layer; -ENOSPC the pool has no room, or a policy's budget cannot
- * be kept; -EIO the last block is lost; -EFBIG more than 2^32 - 1 tokens.
+ * -EINVAL no such layer; -ENOSPC the pool has no room; -EIO the last block is lost;
+ * -EFBIG more than 2^32 - 1 tokens.
  */
 int kvt_seq_append(struct kvt_seq *seq, uint32_t layer, uint32_t tokens, const void *k,
 		   const void *v);
@@ -188,7 +190,8 @@ int kvt_batch_append(struct kvt_batch_item *items, uint32_t nr, uint32_t layer);
  * kvt_seq_truncate() - forget all tokens from @tokens on, exactly
  *
  * Errors: -EINVAL more tokens than there are; -ENODATA what the next token needs
- * (the policy's window before @tokens) was dropped, merged or never all there.
+ * (the policy's window before @tokens) was dropped, merged or never all there, or a summary
+ * holds tokens from before @tokens and from after it.
  */
 int kvt_seq_truncate(struct kvt_seq *seq, uint64_t tokens);
 
@@ -212,8 +215,9 @@ int kvt_seq_read_float(const struct kvt_seq *seq, uint32_t layer, uint64_t first
  * @flags: KVTIER_OP_NOWAIT
  * @layer: one layer or KVT_ALL_LAYERS
  *
- * Extents that several sequences share move for all of them.  Returns 0 or the
- * first failure; the others are done nevertheless.
+ * Extents that several sequences share move for all of them.  A pin is the extent's: it
+ * stays when a writer gets a copy, and goes with the last sequence that has the extent.
+ * Returns 0 or the first failure; the others are done nevertheless.
  */
 int kvt_seq_place(const struct kvt_seq *seq, uint32_t op, uint32_t flags, uint32_t layer,
 		  uint64_t first, uint64_t tokens);
@@ -302,9 +306,10 @@ enum kvt_policy_kind {
  * @flags:  KVT_POLICY_*
  * @sinks:  first tokens that are never dropped
  * @window: last tokens that are never dropped
- * @budget: tokens that may be kept when an append returns.  Not for KVT_WINDOW,
- *          which keeps @sinks and @window rounded out to whole extents.  It must
- *          hold both, rounded out, and one extent more.
+ * @budget: tokens that may be kept when an append returns and all layers have the same:
+ *          what only some have yet is never dropped.  Not for KVT_WINDOW, which keeps
+ *          @sinks and @window rounded out to whole extents.  It must hold both, rounded
+ *          out, and one extent more.
  * @lookahead: tokens that a truncation may take back: so many more than @window are
  *          kept
  * @hot:    last tokens that stay in the cache's types; older ones are brought into
@@ -326,8 +331,9 @@ struct kvt_policy {
 /*
  * kvt_seq_set_policy() - bound a sequence from now on
  *
- * Forks inherit it.  Errors: -EINVAL a field is out of range, the budget is below
- * sinks + window, or merging and summaries are asked of a geometry without types.
+ * Forks inherit it.  A summary goes on where the policy before had one too; without
+ * KVT_POLICY_SUMMARY it is forgotten.  Errors: -EINVAL a field is out of range, the budget
+ * is below sinks + window, or merging and summaries are asked of a geometry without types.
  */
 int kvt_seq_set_policy(struct kvt_seq *seq, const struct kvt_policy *policy);
 
@@ -344,7 +350,8 @@ void kvt_seq_note(struct kvt_seq *seq, const struct kvt_seq_block *blocks, const
  * @q:       one query token: @q_heads rows of k_dim
  * @out:     @q_heads rows of v_dim
  * @lse:     a lower bound of the log-sum-exp of the dropped tokens' scores, to merge
- *           @out with other partial results; -INFINITY when nothing was dropped
+ *           @out with other partial results; -INFINITY when nothing was dropped, or
+ *           nothing of it answers @q
  *
  * Linear attention (kernel elu + 1) over all that was dropped: an approximation.
  */
@@ -389,9 +396,10 @@ enum kvt_draft_state {
 /*
  * kvt_draft_create() - put two sequences, alone in their caches, under one budget
  *
- * Sets the DRAM budgets of both pools and the draft's policy; the sequences stay the
- * caller's and have to outlive it.  Errors: -EINVAL a field is out of range, or both are in
- * one cache; -ENOSPC a pool cannot shrink so far.
+ * Sets the DRAM budgets of both pools; the draft's policy is kvt_draft_balance()'s from then
+ * on.  The sequences stay the caller's and have to outlive it.  Errors: -EINVAL a field is
+ * out of range, or both are in one cache; -ENOSPC a pool cannot shrink so far, and the
+ * budgets are as before.
  */
 int kvt_draft_create(struct kvt_seq *target, struct kvt_seq *draft,
 		     const struct kvt_draft_config *config, struct kvt_draft **pair);
@@ -446,8 +454,7 @@ int kvt_seq_import(struct kvt_cache *cache, int fd, uint32_t flags, int timeout_
  * An approximation.  As many whole extents at a time as fill one of the cold types; what
  * others refer to as well stays as it is.  Returns how many tokens; errors: -EINVAL the
  * geometry has no cold types; -ENOSPC no room for the copy; -EIO.  What was done before an
- * error stays done.  struct kvt_policy has
- * @hot to have it done by the way.
+ * error stays done.  struct kvt_policy has @hot to have it done by the way.
  */
 int64_t kvt_seq_compress(struct kvt_seq *seq, uint64_t end);
 
@@ -498,9 +505,9 @@ struct kvt_prefix_config {
 /*
  * kvt_prefix_create() - an empty tree over a cache
  *
- * All calls on a tree may come from any thread.  Tokens themselves are compared; a
- * hash only finds candidates.  The cache's model fingerprint and the tenant's name are
- * part of every key, so that nobody is served another's keys and values.
+ * All calls on a tree may come from any thread.  Tokens themselves are compared, not hashes
+ * of them.  The cache's model fingerprint and the tenant's name are part of every key, so
+ * that nobody is served another's keys and values.
  */
 int kvt_prefix_create(struct kvt_cache *cache, const struct kvt_prefix_config *config,
 		      struct kvt_prefix **prefix);
@@ -568,7 +575,7 @@ struct kvt_named_seq {
  * back; the manifest says where they lie.  Sequences may go on afterwards.  Slots
  * that a manifest names are not reused while the pool lives.  Errors: -EINVAL the
  * pool's store is not kept, or a name is too long or there twice; -EIO a block is
- * lost; -ENOSPC; the errors of writing a file.
+ * lost; -ENOSPC; -EFBIG the manifest has more than 4 GiB; the errors of writing a file.
  */
 int kvt_manifest_save(struct kvt_cache *cache, const char *path, const struct kvt_named_seq *seqs,
 		      uint32_t nr, struct kvt_prefix *prefix);
@@ -593,7 +600,7 @@ const char *kvt_manifest_name(const struct kvt_manifest *manifest, uint32_t numb
  * To be called before anything is written to the pool, whose file must be the one
  * that was saved.  Reads no block: each is verified when it is first used.  All or
  * nothing.  Errors: -EINVAL another geometry, model or block size, or the slots are
- * not in the pool's file; -ENOSPC the pool is too small.
+ * not in the pool's file; -EILSEQ what it says makes no sense; -ENOSPC the pool is too small.
  */
 int kvt_manifest_restore(const struct kvt_manifest *manifest, struct kvt_cache *cache,
 			 struct kvt_prefix *prefix, struct kvt_seq **seqs);

@@ -251,9 +251,10 @@ int main(int argc, char **argv)
 	fclose(f);
 	close_pool(&t);
 	gap = t.infinite ? 100.0 * (double)(t.infinite - t.found) / (double)t.infinite : 100;
-	printf("# %u requests, %u blocks, a tenth of them in DRAM; %llu asked, %.1f %% found, infinite "
-	       "cache %.1f %%, LRU of a tenth %.1f %%\n", t.requests, blocks,
-	       (unsigned long long)t.asked, 100.0 * (double)t.found / (double)t.asked,
+	printf("# %u requests, %u blocks, a tenth of them in DRAM; %llu asked, %.1f %% found, "
+	       "infinite cache %.1f %%, LRU of a tenth %.1f %%\n",
+	       t.requests, blocks, (unsigned long long)t.asked,
+	       100.0 * (double)t.found / (double)t.asked,
 	       100.0 * (double)t.infinite / (double)t.asked,
 	       100.0 * (double)t.lru_found / (double)t.asked);
 	printf("# seq.agentic.reuse_gap_pct=%.3f\n", gap);

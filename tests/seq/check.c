@@ -65,7 +65,8 @@ static int run(const struct check_case *c, const char *dir)
 	while (waitpid(pid, &status, 0) < 0)
 		;
 	if (WIFSIGNALED(status))
-		printf("# ended by signal %d (%s)\n", WTERMSIG(status), strsignal(WTERMSIG(status)));
+		printf("# ended by signal %d (%s)\n", WTERMSIG(status),
+		       strsignal(WTERMSIG(status)));
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
 }
 
@@ -208,7 +209,8 @@ static int compare(const struct kvt_seq *seq, uint32_t story, uint32_t layer, ui
 {
 	const struct kvt_geometry *g = kvt_cache_geometry(kvt_seq_cache(seq));
 	size_t bytes = (size_t)nr * g->kv_heads * g->k_dim * sizeof(float);
-	float *k = rows(g, story, layer, first, nr, false), *v = rows(g, story, layer, first, nr, true);
+	float *k = rows(g, story, layer, first, nr, false),
+	      *v = rows(g, story, layer, first, nr, true);
 	float *got_k = malloc(bytes + 1), *got_v = malloc(bytes + 1);
 	int ret;
 

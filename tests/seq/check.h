@@ -48,12 +48,13 @@ void check_skip(const char *why) __attribute__((noreturn));
 	} while (0)
 
 /* Fails as it should, and says why: the message has @word. */
-#define CHECK_ERR(expr, want, word)                                                         \
-	do {                                                                                \
-		CHECK_EQ(expr, want);                                                       \
-		if (!strstr(kvt_error_detail(), word) || strchr(kvt_error_detail(), '\n'))  \
-			check_fail(__FILE__, __LINE__, "expected one line with \"%s\", got \"%s\"", \
-				   word, kvt_error_detail());                               \
+#define CHECK_ERR(expr, want, word)                                                        \
+	do {                                                                               \
+		CHECK_EQ(expr, want);                                                      \
+		if (!strstr(kvt_error_detail(), word) || strchr(kvt_error_detail(), '\n')) \
+			check_fail(__FILE__, __LINE__,                                     \
+				   "expected one line with \"%s\", got \"%s\"", word,      \
+				   kvt_error_detail());                                    \
 	} while (0)
 
 /* A pool and a cache over it. */

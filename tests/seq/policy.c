@@ -201,7 +201,8 @@ static void reference(const float *q, const float *k, const float *v, const doub
 
 		for (most = -1e30, t = 0; t < nr; t++) {
 			for (score[t] = 0, i = 0; i < DIM; i++)
-				score[t] += (double)q[h * DIM + i] * (double)k[t * WIDTH + kv * DIM + i];
+				score[t] += (double)q[h * DIM + i] *
+					    (double)k[t * WIDTH + kv * DIM + i];
 			score[t] /= sqrt(DIM);
 			most = score[t] > most ? score[t] : most;
 		}
@@ -476,6 +477,7 @@ static void summarises(const char *dir)
 	struct kvt_policy policy = KVT_POLICY_INIT;
 	struct kvt_attend *attend = attention();
 	struct kvt_seq *seq, *fork;
+	float low[Q_HEADS * DIM];
 	double weight[64];
 	struct place p;
 	uint32_t t;
@@ -496,8 +498,67 @@ static void summarises(const char *dir)
 	CHECK(difference(out, want) < 1e-4);
 	ask(attend, fork, q, 0, out);
 	CHECK(difference(out, want) < 1e-4);
+	for (t = 0; t < Q_HEADS * DIM; t++)
+		low[t] = -200; /* no feature of it is greater than nothing */
+	CHECK_EQ(kvt_seq_summary_attend(fork, 1, Q_HEADS, low, 1, out, want), 0);
+	CHECK(isfinite(out[0]) && want[0] == -INFINITY);
+	reference(q, k, v, weight, 64, want);
+	policy.window = 3 * BT; /* what was dropped before stays in the summary */
+	CHECK_EQ(kvt_seq_set_policy(fork, &policy), 0);
+	ask(attend, fork, q, 0, out);
+	CHECK(difference(out, want) < 1e-4);
 	kvt_seq_destroy(seq);
 	kvt_seq_destroy(fork);
+	kvt_attend_destroy(attend);
+	place_close(&p);
+	free(k);
+	free(v);
+	free(q);
+}
+
+/* What is rolled back leaves the summary too, or the rollback is refused. */
+static void summary_truncated(const char *dir)
+{
+	float *k = random_floats(64 * WIDTH, 1), *v = random_floats(64 * WIDTH, 2);
+	float *q = random_floats(Q_HEADS * DIM, 3), want[Q_HEADS * DIM], out[Q_HEADS * DIM];
+	struct kvt_policy policy = KVT_POLICY_INIT;
+	struct kvt_attend *attend = attention();
+	double weight[64];
+	struct kvt_seq *seq;
+	struct place p;
+	uint32_t i;
+
+	place_open(&p, dir, &plain);
+	policy.kind = KVT_WINDOW;
+	policy.flags = KVT_POLICY_SUMMARY;
+	policy.sinks = 2 * BT;
+	policy.window = BT;
+	seq = bounded(&p, &policy);
+	fill(seq, k, v, 64);
+	CHECK_EQ(kvt_seq_kept_tokens(seq), 3 * BT);
+	CHECK_EQ(kvt_seq_truncate(seq, 2 * BT), 0); /* all that was dropped came later */
+	ones(weight, 64);
+	reference(q, k, v, weight, 2 * BT, want);
+	ask(attend, seq, q, 0, out);
+	CHECK(difference(out, want) < 1e-4);
+	fill(seq, k, v, 48);
+	CHECK_EQ(kvt_seq_tokens(seq), 64);
+	CHECK_EQ(kvt_seq_truncate(seq, 0), 0);
+	CHECK_EQ(kvt_seq_summary_attend(seq, 1, Q_HEADS, q, 1, out, want), 0);
+	CHECK(want[0] == -INFINITY);
+	kvt_seq_destroy(seq);
+	/* Dropped on both sides: the summary cannot tell them apart. */
+	policy = (struct kvt_policy){ .size = sizeof(policy), .kind = KVT_HEAVY, .window = BT,
+				      .flags = KVT_POLICY_SUMMARY, .budget = 4 * BT };
+	seq = bounded(&p, &policy);
+	fill(seq, k, v, 4 * BT);
+	attend_to(seq, 2 * BT, 1);
+	for (i = 0; i < 4; i++)
+		fill(seq, k, v, BT);
+	CHECK_ERR(kvt_seq_truncate(seq, 3 * BT), -ENODATA, "summary");
+	CHECK_EQ(kvt_seq_tokens(seq), 8 * BT);
+	CHECK_EQ(kvt_seq_truncate(seq, 8 * BT - 1), 0);
+	kvt_seq_destroy(seq);
 	kvt_attend_destroy(attend);
 	place_close(&p);
 	free(k);
@@ -532,7 +593,8 @@ static void compress_type(const char *dir, uint32_t type, double most)
 	kvt_seq_destroy(fork);
 	CHECK(kvt_seq_compress(seq, 299) > 0);
 	ask(attend, seq, q, 0, out);
-	printf("# type %s: attention differs by %.4f\n", kvt_type_name(type), difference(out, want));
+	printf("# type %s: attention differs by %.4f\n", kvt_type_name(type),
+	       difference(out, want));
 	CHECK(difference(out, want) < most);
 	kvt_cache_stats(p.cache, &stats);
 	CHECK(stats.compressed_tokens >= 200);
@@ -601,6 +663,18 @@ static void dedups(const char *dir)
 	place_close(&p);
 }
 
+/* Query heads come in multiples of the cache's: nothing is asked of a sketch before that. */
+static void refuses_heads(struct kvt_attend *attend, struct kvt_seq *seq, const float *q)
+{
+	float out[(HEADS + 1) * DIM];
+	struct kvt_seq_query query = { .seq = seq, .q_tokens = 1, .cold_blocks = 1, .q = q,
+				       .out = out };
+	struct kvt_attend_params wrong = params;
+
+	for (wrong.q_heads = 1; wrong.q_heads <= HEADS + 1; wrong.q_heads += HEADS)
+		CHECK_ERR(kvt_seq_attend(attend, &wrong, 1, &query, 1), -EINVAL, "multiple");
+}
+
 /* One block of forty has the keys that the query looks for; all are on NVMe. */
 static void sketches(const char *dir)
 {
@@ -631,6 +705,7 @@ static void sketches(const char *dir)
 	CHECK_EQ(kvt_stats(p.pool, &before), 0);
 	ask(attend, seq, q, 1, out);
 	CHECK_EQ(kvt_stats(p.pool, &after), 0);
+	refuses_heads(attend, seq, q);
 	/* The right block was read, and (nearly) no other. */
 	CHECK(difference(out, all) < 1e-3);
 	printf("# of 40 blocks on NVMe, %llu KiB were read\n",
@@ -691,7 +766,8 @@ static void drafts(const char *dir)
 		if (state != KVT_DRAFT_OUT)
 			CHECK_EQ(story_check(draft, 2, at, 3), 0);
 	}
-	printf("# %u steps with a whole draft, %u bounded, %u without\n", seen[0], seen[1], seen[2]);
+	printf("# %u steps with a whole draft, %u bounded, %u without\n", seen[0], seen[1],
+	       seen[2]);
 	CHECK(seen[KVT_DRAFT_BOUNDED] && seen[KVT_DRAFT_OUT]);
 	CHECK_EQ(state, KVT_DRAFT_OUT);
 	CHECK_EQ(story_check(target, 1, 0, at), 0);
@@ -717,6 +793,8 @@ static const struct check_case cases[] = {
 	{ "latent", "values that are a part of the keys (MLA)", latent },
 	{ "merges", "merged rows are means and weigh what they stand for", merges },
 	{ "summarises", "attention includes the summary of what was dropped", summarises },
+	{ "summary_truncated", "a rollback takes tokens out of the summary too",
+	  summary_truncated },
 	{ "compresses", "old tokens in int8, fp8 and int4, attended to and rolled back into",
 	  compresses },
 	{ "dedups", "identical extents become one, compared byte for byte", dedups },

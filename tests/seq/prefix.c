@@ -3,12 +3,14 @@
 #define _GNU_SOURCE
 #include <err.h>
 #include <errno.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "check.h"
+#include "model.h"
 
 #define BT 8
 #define TOKENS 64
@@ -147,6 +149,80 @@ static void tenants(const char *dir)
 	memset(longest, 'x', sizeof(longest));
 	longest[sizeof(longest) - 1] = 0;
 	CHECK_ERR(found(prefix, longest, 1, 32), -EINVAL, "tenant");
+	kvt_prefix_destroy(prefix);
+	place_close(&p);
+}
+
+static uint32_t alike(const uint32_t *a, const uint32_t *b, uint32_t nr)
+{
+	uint32_t i = 0;
+
+	while (i < nr && a[i] == b[i])
+		i++;
+	return i;
+}
+
+/* Prompts of two words, which branch everywhere: the longest of all is found. */
+static void branches(const char *dir)
+{
+	enum { PROMPTS = 60, LENGTH = 4 * BT };
+	static uint32_t prompts[PROMPTS][LENGTH];
+	struct kvt_prefix *prefix;
+	struct kvt_seq *seq;
+	uint32_t i, j, best, n;
+	uint64_t random = 1;
+	struct place p;
+
+	place_open(&p, dir, &(struct place_config){ .blocks = 600, .dram = 8, .nvme = 1200,
+						    .block_tokens = BT });
+	prefix = tree(&p, 0);
+	for (i = 0; i < PROMPTS; i++) {
+		/* What is asked for next shares the beginning of something. */
+		memcpy(prompts[i], prompts[i / 2], sizeof(prompts[i]));
+		for (j = (uint32_t)(model_random(&random) % LENGTH); j < LENGTH; j++)
+			prompts[i][j] = (uint32_t)(model_random(&random) % 2);
+		for (best = 0, j = 0; j < i; j++) {
+			n = alike(prompts[i], prompts[j], LENGTH);
+			best = n > best ? n : best;
+		}
+		CHECK_EQ(kvt_prefix_match(prefix, NULL, prompts[i], LENGTH, &seq), best);
+		if (best < LENGTH)
+			story_append(seq, i, best, LENGTH - best);
+		CHECK_EQ(kvt_prefix_insert(prefix, NULL, prompts[i], LENGTH, seq),
+			 LENGTH / BT - best / BT);
+		kvt_seq_destroy(seq);
+	}
+	for (i = 0; i < PROMPTS; i++) {
+		CHECK_EQ(kvt_prefix_match(prefix, NULL, prompts[i], LENGTH, &seq), LENGTH);
+		kvt_seq_destroy(seq);
+	}
+	CHECK_EQ(kvt_prefix_evict(prefix, 30), 30);
+	kvt_prefix_destroy(prefix);
+	place_close(&p);
+}
+
+/* Names of whom the tree has nothing take no memory. */
+static void passing_tenants(const char *dir)
+{
+	char name[KVT_TENANT_MAX + 1];
+	uint32_t tokens[TOKENS], i;
+	struct kvt_prefix *prefix;
+	struct kvt_seq *seq;
+	struct place p;
+	size_t before;
+
+	place_open(&p, dir, &plain);
+	prefix = tree(&p, 0);
+	tokens_of(tokens, 1, TOKENS);
+	CHECK_EQ(kvt_seq_create(p.cache, &seq), 0);
+	story_append(seq, 1, 0, BT - 1);
+	before = mallinfo2().uordblks;
+	for (i = 0; i < 5000; i++) {
+		snprintf(name, sizeof(name), "tenant %u", i);
+		CHECK_EQ(kvt_prefix_insert(prefix, name, tokens, BT - 1, seq), 0);
+	}
+	CHECK(mallinfo2().uordblks < before + (1 << 16));
+	kvt_seq_destroy(seq);
 	kvt_prefix_destroy(prefix);
 	place_close(&p);
 }
@@ -406,6 +482,9 @@ static void manifest_refusals(const char *dir)
 	unlink(manifest);
 	CHECK_EQ(kvt_manifest_open(manifest, &m), -ENOENT);
 	CHECK_EQ(kvt_manifest_open(dir, &m), -EILSEQ);
+	CHECK_EQ(mkfifo(manifest, 0600), 0); /* nobody will ever write to it */
+	CHECK_EQ(kvt_manifest_open(manifest, &m), -EILSEQ);
+	unlink(manifest);
 	unlink(file);
 	free(manifest);
 	free(file);
@@ -413,8 +492,10 @@ static void manifest_refusals(const char *dir)
 
 static const struct check_case cases[] = {
 	{ "hits", "hit, partial hit and insertion, token by token", hits },
+	{ "branches", "of many prompts that begin alike the longest is found", branches },
 	{ "shared", "what is found is shared, and lives on when the tree lets go", shared },
 	{ "tenants", "nobody is served another tenant's keys and values", tenants },
+	{ "passing_tenants", "tenants of whom nothing is kept are forgotten", passing_tenants },
 	{ "evicts", "what is worth least goes first", evicts },
 	{ "dropped", "a sequence without its beginning is no prefix", dropped },
 	{ "threads", "several threads, one tree, one cache", threads },

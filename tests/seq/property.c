@@ -407,7 +407,7 @@ static void op_note(struct world *w)
 	kvt_seq_note(e->seq, blocks, mass, (uint32_t)(nr < 64 ? nr : 64));
 }
 
-/* Through a stream, into the same cache: a policy does not travel, what it dropped stays dropped. */
+/* Through a stream, into the same cache: what a policy dropped stays dropped. */
 static void op_transfer(struct world *w)
 {
 	struct entry *e = any(w), *f = unused(w);
@@ -564,7 +564,8 @@ static void check_cache(struct world *w)
 		const struct entry *e = &w->entries[i];
 
 		seqs += e->seq != NULL;
-		if (e->seq && e->bounded && kvt_seq_kept_tokens(e->seq) > e->budget + LENGTH_MAX / 4)
+		if (e->seq && e->bounded &&
+		    kvt_seq_kept_tokens(e->seq) > e->budget + LENGTH_MAX / 4)
 			mismatch(w, "kept tokens", e->budget,
 				 (long long)kvt_seq_kept_tokens(e->seq));
 	}

@@ -45,7 +45,7 @@ run()
 }
 
 echo "KTAP version 1"
-for program in sequence prefix policy transfer agentic property; do
+for program in sequence prefix manifest policy transfer agentic property; do
 	run $program 2>&1 || echo "# $program: exit status $?"
 	echo "# end of $program"
 done | awk '

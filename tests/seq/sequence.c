@@ -37,7 +37,8 @@ static void pool_full(const char *dir)
 	b = create(&p);
 	story_append(a, 1, 0, 40);
 	story_append(b, 2, 0, 10);
-	CHECK_ERR(kvt_seq_append_float(a, KVT_ALL_LAYERS, 30, rows, rows), -ENOSPC, "the pool is full");
+	CHECK_ERR(kvt_seq_append_float(a, KVT_ALL_LAYERS, 30, rows, rows), -ENOSPC,
+		  "the pool is full");
 	CHECK_ERR(kvt_seq_append_float(a, 1, 30, rows, rows), -ENOSPC, "the pool is full");
 	CHECK_EQ(kvt_seq_tokens(a), 40);
 	CHECK_EQ(kvt_seq_layer_tokens(a, 1), 40);
@@ -61,7 +62,8 @@ static void fork_full(const char *dir)
 	a = create(&p);
 	story_append(a, 1, 0, 20);
 	b = fork_of(a);
-	CHECK_ERR(kvt_seq_append_float(b, KVT_ALL_LAYERS, 1, rows, rows), -ENOSPC, "the pool is full");
+	CHECK_ERR(kvt_seq_append_float(b, KVT_ALL_LAYERS, 1, rows, rows), -ENOSPC,
+		  "the pool is full");
 	CHECK_EQ(story_check(b, 1, 0, 20), 0);
 	CHECK_EQ(kvt_seq_truncate(b, 16), 0);
 	story_append(a, 1, 20, 12);
@@ -333,10 +335,47 @@ static void arguments(const char *dir)
 	g.block_tokens = 0;
 	g.layers = 9;
 	CHECK_ERR(kvt_cache_create(p.pool, &g, &cache), -ENOSPC, "take 9");
+	/* Rows that are given in bytes cannot be brought into other types. */
+	g = (struct kvt_geometry){ .size = sizeof(g), .layers = 1, .kv_heads = 64, .k_dim = 64,
+				   .v_dim = 64, .k_bytes = 64, .v_bytes = 64, .block_tokens = 1,
+				   .cold = 1, .cold_k_type = KVT_INT8, .cold_v_type = KVT_INT8 };
+	CHECK_ERR(kvt_cache_create(p.pool, &g, &cache), -EINVAL, "types");
 	g.size = 8;
 	CHECK_ERR(kvt_cache_create(p.pool, &g, &cache), -EINVAL, "KVT_GEOMETRY_INIT");
 	kvt_seq_destroy(seq);
 	place_close(&p);
+}
+
+/* Budgets beyond what can be counted in blocks. */
+static void large_budgets(const char *dir)
+{
+	struct kvt_config config = KVT_CONFIG_INIT;
+	struct kvtier_stats stats = { .size = sizeof(stats) };
+	struct kvt_pool *pool;
+
+	config.pager = KVT_PAGER_USER;
+	config.flags = KVT_NO_STATS_FILE;
+	config.block_bytes = KVT_BLOCK_MIN;
+	config.bytes = 16 * KVT_BLOCK_MIN;
+	config.dram_bytes = 4 * KVT_BLOCK_MIN;
+	config.nvme_path = dir;
+	if (kvt_pool_create(&config, &pool))
+		check_skip(kvt_error_detail());
+	kvt_pool_destroy(pool);
+	config.nvme_bytes = 1ull << 48;
+	CHECK_ERR(kvt_pool_create(&config, &pool), -EINVAL, "NVMe");
+	CHECK(!pool);
+	config.nvme_bytes = UINT64_MAX;
+	CHECK_ERR(kvt_pool_create(&config, &pool), -EINVAL, "NVMe");
+	config.nvme_bytes = 0;
+	config.cxl_node = 0;
+	config.cxl_bytes = 1ull << 48; /* more than the pool is no use, but no mistake */
+	CHECK_EQ(kvt_pool_create(&config, &pool), 0);
+	if (!pool)
+		return;
+	CHECK_EQ(kvt_stats(pool, &stats), 0);
+	CHECK_EQ(stats.tier[KVTIER_TIER_CXL].budget_bytes, config.bytes);
+	kvt_pool_destroy(pool);
 }
 
 static void seals_full(const char *dir)
@@ -357,6 +396,29 @@ static void seals_full(const char *dir)
 		CHECK_EQ(info.state, i < 2 ? KVTIER_BLOCK_SEALED : KVTIER_BLOCK_OPEN);
 	}
 	kvt_seq_destroy(seq);
+	place_close(&p);
+}
+
+/* A sequence that goes takes its pins with it. */
+static void pinned(const char *dir)
+{
+	struct kvt_seq *seq, *fork;
+	struct place p;
+	int i;
+
+	place_open(&p, dir, &(struct place_config){ .blocks = 8, .dram = 8, .block_tokens = 16 });
+	for (i = 0; i < 3; i++) {
+		seq = create(&p);
+		story_append(seq, 1, 0, 64);
+		CHECK_EQ(kvt_seq_place(seq, KVTIER_OP_PIN, 0, KVT_ALL_LAYERS, 0, KVT_TO_END), 0);
+		CHECK_EQ(kvt_seq_place(seq, KVTIER_OP_PIN, 0, 1, 0, 20), 0);
+		CHECK_EQ(kvt_seq_fork(seq, &fork), 0);
+		CHECK_EQ(kvt_seq_truncate(seq, 32), 0);
+		kvt_seq_destroy(fork); /* what it had alone is pinned no more */
+		story_append(seq, 2, 32, 32);
+		CHECK_EQ(kvt_seq_place(seq, KVTIER_OP_UNPIN, 0, 1, 0, 20), 0);
+		kvt_seq_destroy(seq);
+	}
 	place_close(&p);
 }
 
@@ -438,7 +500,9 @@ static const struct check_case cases[] = {
 	{ "forks", "a thousand forks of 128k tokens share their memory", forks },
 	{ "truncated", "a rollback is exact", truncated },
 	{ "arguments", "wrong arguments are refused by name", arguments },
+	{ "large_budgets", "budgets that cannot be counted in blocks are refused or cut", large_budgets },
 	{ "seals_full", "full blocks are sealed, the last is open", seals_full },
+	{ "pinned", "pins go with the last sequence that has the extent", pinned },
 	{ "lost_block", "a lost block is an error for those who need it", lost_block },
 };
 

@@ -154,7 +154,8 @@ static void other_geometry(const char *dir)
 		{ { .blocks = 32, .dram = 32, .block_tokens = 4, .layers = 3 }, "layers is 2" },
 		{ { .blocks = 32, .dram = 32, .block_tokens = 4, .kv_heads = 1 }, "kv_heads is 2" },
 		{ { .blocks = 32, .dram = 32, .block_tokens = 4, .dim = 16 }, "k_dim is 8" },
-		{ { .blocks = 32, .dram = 32, .block_tokens = 4, .k_type = KVT_F16 }, "k_type is 0" },
+		{ { .blocks = 32, .dram = 32, .block_tokens = 4, .k_type = KVT_F16 },
+		  "k_type is 0" },
 		{ { .blocks = 32, .dram = 32, .block_tokens = 8 }, "block_tokens is 4" },
 		{ { .blocks = 32, .dram = 32, .block_tokens = 4, .model = 'x' }, "another model" },
 	};
@@ -259,7 +260,8 @@ static void silent_peer(const char *dir)
 
 static void pair_of_sockets(int fd[2])
 {
-	struct sockaddr_in addr = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_in addr = { .sin_family = AF_INET,
+				    .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	socklen_t len = sizeof(addr);
 	int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
@@ -397,6 +399,42 @@ static void by_descriptor_refused(const char *dir)
 	place_close(&p);
 }
 
+/* A peer that stops in the middle of a note, and one whose file could still change. */
+static void half_a_hand_over(const char *dir)
+{
+	uint32_t note[6] = { 0x4b565431 }; /* greeting, pager, block size (2), error, reserved */
+	struct iovec iov = { .iov_base = note, .iov_len = sizeof(note) };
+	char control[CMSG_SPACE(sizeof(int))] __attribute__((aligned(8))) = { 0 };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control,
+			      .msg_controllen = sizeof(control) };
+	struct cmsghdr *head = CMSG_FIRSTHDR(&msg);
+	struct kvt_seq *seq, *copy;
+	struct place p;
+	int fd[2], file;
+
+	place_open(&p, dir, &small);
+	seq = story(&p, 1, 10);
+	CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fd), 0);
+	CHECK_EQ(send(fd[1], note, 7, MSG_NOSIGNAL), 7);
+	CHECK_ERR(kvt_seq_send(seq, fd[0], 50), -ETIMEDOUT, "did nothing");
+	CHECK_EQ(send(fd[1], note, 7, MSG_NOSIGNAL), 7);
+	CHECK_ERR(kvt_seq_receive(p.cache, fd[0], 0, 50, &copy), -ETIMEDOUT, "did nothing");
+	file = stream_of(seq);
+	head->cmsg_level = SOL_SOCKET;
+	head->cmsg_type = SCM_RIGHTS;
+	head->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(head), &file, sizeof(file));
+	CHECK_EQ(sendmsg(fd[1], &msg, MSG_NOSIGNAL), sizeof(note));
+	CHECK_ERR(kvt_seq_receive(p.cache, fd[0], KVT_IMPORT_AGAIN, TIMEOUT_MS, &copy), -EPROTO,
+		  "not of a hand-over");
+	kvt_seq_destroy(copy);
+	close(file);
+	close(fd[0]);
+	close(fd[1]);
+	kvt_seq_destroy(seq);
+	place_close(&p);
+}
+
 #define KILLS 24
 
 /* The prefill process dies at a random moment: a whole sequence or none. */
@@ -439,7 +477,8 @@ static void prefill_killed(const char *dir)
 		waitpid(pid, NULL, 0);
 		close(fd[0]);
 	}
-	printf("# of %d handed over by processes that were killed, %u were whole\n", KILLS, whole_ones);
+	printf("# of %d handed over by processes that were killed, %u were whole\n", KILLS,
+	       whole_ones);
 	place_close(&p);
 }
 
@@ -494,7 +533,11 @@ static const struct check_case cases[] = {
 	{ "by_descriptor", "a sequence handed over by descriptor", by_descriptor },
 	{ "by_descriptor_refused", "a socket with something else at its end is refused",
 	  by_descriptor_refused },
-	{ "prefill_killed", "a killed prefill process gives a whole sequence or none", prefill_killed },
+	{ "half_a_hand_over",
+	  "a peer that stops half-way, or keeps its file open to change, is refused",
+	  half_a_hand_over },
+	{ "prefill_killed", "a killed prefill process gives a whole sequence or none",
+	  prefill_killed },
 	{ "decode_killed", "a killed decode process costs the sequence nothing", decode_killed },
 };
 
