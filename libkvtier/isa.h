@@ -125,6 +125,12 @@ kvt_ahead_step(const uint8_t *at, uint32_t pace, uint32_t lines)
 	return at + pace;
 }
 
+/* What the same loop will come to soon, from the outer cache into the inner one. */
+static inline __attribute__((always_inline)) void kvt_near(const uint8_t *at, size_t distance)
+{
+	__builtin_prefetch(at + distance, 0, 3);
+}
+
 /* Loops over a few vectors, which have to be in registers. */
 #if defined(__clang__)
 #define KVT_UNROLL _Pragma("clang loop unroll(full)")

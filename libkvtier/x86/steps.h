@@ -12,12 +12,20 @@
 #include "isa.h"
 #include "number.h"
 
+#define NEAR 8 /* rows that are brought into the inner cache ahead of their use */
+
 #define INLINE static inline __attribute__((always_inline))
 
 /* Bytes of an element, for what a step uses up. */
 INLINE uint32_t width_of(uint32_t type)
 {
 	return type == KVT_F32 ? 4 : 2;
+}
+
+/* Vectors that a line of memory holds. */
+INLINE int line_vectors(uint32_t type)
+{
+	return (int)(64 / (VL * width_of(type)));
 }
 
 /* @dim elements from @p on as a vector: VL, or 8. */
@@ -64,6 +72,7 @@ INLINE const uint8_t *score_block(uint32_t type, int nr, int nt, const struct kv
 	float sums[NR_ACC] __attribute__((aligned(64)));
 	vec acc[NR_ACC];
 	uint32_t i, last = keys->nr - 1;
+	size_t near = (nt < NEAR ? NEAR : nt) * keys->stride;
 	int r, t;
 
 	KVT_UNROLL
@@ -75,6 +84,9 @@ INLINE const uint8_t *score_block(uint32_t type, int nr, int nt, const struct kv
 		acc[t] = vec_zero();
 	for (i = 0; i + VL <= keys->dim; i += VL) {
 		score_vector(type, nr, nt, token, queries, query_bytes, i, false, acc);
+		KVT_UNROLL
+		for (t = 0; t < nt; t++)
+			kvt_near(token[t] + i * width_of(type), near);
 		ahead = kvt_ahead_step(ahead, pace, (uint32_t)nt * VL * width_of(type) / 64);
 	}
 	if (i < keys->dim)
@@ -129,6 +141,7 @@ INLINE const uint8_t *add_block(uint32_t type, int nr, int nd, bool half,
 				const uint8_t *ahead, uint32_t pace)
 {
 	vec acc[16], v[8], weight;
+	size_t near = NEAR * values->stride;
 	uint32_t t;
 	int r, d;
 
@@ -154,6 +167,10 @@ INLINE const uint8_t *add_block(uint32_t type, int nr, int nd, bool half,
 			for (d = 0; d < nd; d++)
 				acc[r * nd + d] = vec_fma(weight, v[d], acc[r * nd + d]);
 		}
+		KVT_UNROLL
+		for (d = 0; d < nd; d += line_vectors(type))
+			kvt_near(values->base + t * values->stride +
+				 (i + (uint32_t)d * VL) * width_of(type), near);
 		ahead = kvt_ahead_step(ahead, pace,
 				       ((uint32_t)nd * VL * width_of(type) + 63) / 64);
 	}
