@@ -15,6 +15,7 @@
 
 #define KVT_TILE 64 /* tokens whose scores are in hand at once */
 #define KVT_ROWS 32 /* query rows, likewise */
+#define KVT_ROW_MAX (KVT_DIM_MAX / 32 * 34) /* bytes of a row of integers with scales */
 #define KVT_PAD 16 /* rows of floats are a multiple of it apart */
 
 static inline uint32_t kvt_pad(uint32_t dim)
@@ -46,6 +47,7 @@ struct kvt_scratch {
 	float values[KVT_TILE * KVT_DIM_MAX] __attribute__((aligned(64)));
 	float scores[KVT_ROWS * KVT_TILE] __attribute__((aligned(64)));
 	uint8_t bytes[KVT_TILE * KVT_DIM_MAX] __attribute__((aligned(64)));
+	uint8_t rows[KVT_TILE * KVT_ROW_MAX] __attribute__((aligned(64)));
 	uint8_t packed[KVT_TILE * KVT_DIM_MAX] __attribute__((aligned(64)));
 	float scales[KVT_DIM_MAX / 32 * KVT_TILE] __attribute__((aligned(64)));
 	float shrink[KVT_ROWS];

@@ -31,9 +31,12 @@ enum vnni_layout {
 	VNNI_NIBBLES, /* q4_0: a half, and 16 bytes, whose lower nibbles are the first elements */
 };
 
+#define VNNI_ROWS 16 /* that are looked at together */
+
 /*
  * A tile of whole rows in groups that share a scale.
- * @scales: [groups][KVT_TILE]; 0 for tokens that there are not
+ * @nr:     there are VNNI_ROWS of them, or more in steps of it: the last one is repeated
+ * @scales: [groups][KVT_TILE]; of no account for tokens that there are not
  */
 struct vnni_tile {
 	enum vnni_layout layout;
@@ -97,15 +100,36 @@ VNNI_INLINE size_t vnni_at(enum vnni_layout layout, uint32_t i)
 	}
 }
 
-/* The first of @nr pointers to rows from @first on; past the end it is the last row again. */
-VNNI_INLINE void vnni_rows(const struct vnni_tile *t, uint32_t first, uint32_t nr,
-			   const uint8_t **row)
+/* Four dwords of each of 16 tokens, from rows to columns. */
+VNNI_INLINE void vnni_transpose(__m512i *x)
 {
-	uint32_t j;
+	__m512i a = _mm512_unpacklo_epi32(x[0], x[1]), b = _mm512_unpackhi_epi32(x[0], x[1]);
+	__m512i c = _mm512_unpacklo_epi32(x[2], x[3]), d = _mm512_unpackhi_epi32(x[2], x[3]);
+
+	x[0] = _mm512_unpacklo_epi64(a, c);
+	x[1] = _mm512_unpackhi_epi64(a, c);
+	x[2] = _mm512_unpacklo_epi64(b, d);
+	x[3] = _mm512_unpackhi_epi64(b, d);
+}
+
+VNNI_INLINE __m128i vnni_load(const uint8_t *at, bool half)
+{
+	return half ? _mm_loadl_epi64((const void *)at) : _mm_loadu_si128((const void *)at);
+}
+
+/* 16 bytes of 16 rows, or 8 (@half): dword j of each in vector j. */
+VNNI_INLINE void vnni_dwords(const uint8_t *row, size_t stride, bool half, __m512i *x)
+{
+	int j;
 
 	KVT_UNROLL
-	for (j = 0; j < nr; j++)
-		row[j] = t->base + (first + j < t->nr ? first + j : t->nr - 1) * t->stride;
+	for (j = 0; j < 4; j++, row += stride) { /* inserted from memory, which takes no shuffle */
+		x[j] = _mm512_castsi128_si512(vnni_load(row, half));
+		x[j] = _mm512_inserti32x4(x[j], vnni_load(row + 4 * stride, half), 1);
+		x[j] = _mm512_inserti32x4(x[j], vnni_load(row + 8 * stride, half), 2);
+		x[j] = _mm512_inserti32x4(x[j], vnni_load(row + 12 * stride, half), 3);
+	}
+	vnni_transpose(x);
 }
 
 /*

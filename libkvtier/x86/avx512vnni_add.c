@@ -47,15 +47,15 @@ VNNI_INLINE __m512i load_column(enum vnni_layout layout, const uint8_t *row, uin
 }
 
 /* Four tokens' elements [i, i + COLUMN): four vectors, of dwords of four tokens. */
-VNNI_INLINE void pack_block(enum vnni_layout layout, const uint8_t *const *row, uint32_t i,
-			    uint32_t left, uint8_t *packed)
+VNNI_INLINE void pack_block(enum vnni_layout layout, const uint8_t *row, size_t stride,
+			    uint32_t i, uint32_t left, uint8_t *packed)
 {
 	__m512i r[4], ab[2], cd[2];
 	int j;
 
 	KVT_UNROLL
 	for (j = 0; j < 4; j++)
-		r[j] = load_column(layout, row[j], i, left);
+		r[j] = load_column(layout, row + (size_t)j * stride, i, left);
 	ab[0] = _mm512_unpacklo_epi8(r[0], r[1]);
 	ab[1] = _mm512_unpackhi_epi8(r[0], r[1]);
 	cd[0] = _mm512_unpacklo_epi8(r[2], r[3]);
@@ -72,16 +72,16 @@ VNNI_INLINE void pack_layout(enum vnni_layout layout, const struct vnni_tile *t,
 {
 	uint32_t blocks = (t->nr + 3) / 4 * ((t->dim + COLUMN - 1) / COLUMN);
 	uint32_t pace = kvt_ahead_pace(ahead, 2 * blocks), token, i; /* half of it here */
-	const uint8_t *row[4];
+	const uint8_t *row = t->base;
 
-	for (token = 0; token < t->nr; token += 4, packed += 256) {
-		vnni_rows(t, token, 4, row);
+	for (token = 0; token < t->nr; token += 4, packed += 256, row += 4 * t->stride) {
 		for (i = 0; i + COLUMN <= t->dim; i += COLUMN) {
-			pack_block(layout, row, i, COLUMN, packed + (size_t)i * KVT_TILE);
+			pack_block(layout, row, t->stride, i, COLUMN, packed + (size_t)i * KVT_TILE);
 			kvt_ahead_fetch(ahead, pace);
 		}
 		if (i < t->dim)
-			pack_block(layout, row, i, t->dim - i, packed + (size_t)i * KVT_TILE);
+			pack_block(layout, row, t->stride, i, t->dim - i,
+				   packed + (size_t)i * KVT_TILE);
 	}
 }
 

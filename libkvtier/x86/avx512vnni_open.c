@@ -2,60 +2,42 @@
 /* Rows of each type as a tile, and their scales side by side. */
 #include "x86/avx512vnni.h"
 
-/* Turn @groups rows of KVT_TILE halves into floats. */
-static void widen(const uint16_t *halves, uint32_t groups, float *scales)
+/* Halves, in the lower words of dwords, as floats that are finite or NaN. */
+static __m512 widen(__m512i halves)
 {
-	__m512 x;
-	uint32_t i;
+	__m512 x = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(halves));
 
-	for (i = 0; i < groups * KVT_TILE; i += 16) {
-		x = _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(halves + i)));
-		_mm512_storeu_ps(scales + i, _mm512_add_ps(x, _mm512_sub_ps(x, x)));
+	return _mm512_add_ps(x, _mm512_sub_ps(x, x));
+}
+
+/* @bytes of a group, whose scale is in front of them. */
+VNNI_INLINE void open_groups(struct vnni_tile *t, uint32_t bytes)
+{
+	const uint8_t *at = t->base;
+	uint32_t token, g;
+	__m512i x[4];
+
+	for (token = 0; token < t->nr; token += VNNI_ROWS, at += VNNI_ROWS * t->stride) {
+		for (g = 0; g < t->groups; g++) {
+			vnni_dwords(at + (size_t)g * (2 + bytes), t->stride, false, x);
+			_mm512_storeu_ps(t->scales + g * KVT_TILE + token, widen(x[0]));
+		}
 	}
 }
 
-static void open_int8(struct vnni_tile *t, const struct kvt_rows *rows)
+static void open_int8(struct vnni_tile *t)
 {
 	float scale;
 	uint32_t i;
 
-	for (i = 0; i < rows->nr; i++) {
-		memcpy(&scale, rows->base + i * rows->stride, sizeof(scale));
+	for (i = 0; i < t->nr; i++) {
+		memcpy(&scale, t->base + i * t->stride, sizeof(scale));
 		t->scales[i] = kvt_scale(scale);
 	}
-	for (; i < KVT_TILE; i++)
-		t->scales[i] = 0;
 	t->layout = VNNI_BYTES;
-	t->base = rows->base + 4;
-	t->group = rows->dim;
+	t->base += sizeof(scale);
+	t->group = t->dim;
 	t->groups = 1;
-}
-
-/* Scales of @groups groups, of @bytes each and a scale in front. */
-VNNI_INLINE void open_scales(const uint8_t *at, uint32_t groups, uint32_t bytes, uint16_t *halves)
-{
-	uint32_t g;
-
-	for (g = 0; g + 4 <= groups; g += 4, at += 4 * (2 + bytes), halves += 4 * KVT_TILE) {
-		halves[0] = kvt_load_half(at);
-		halves[KVT_TILE] = kvt_load_half(at + 2 + bytes);
-		halves[2 * KVT_TILE] = kvt_load_half(at + 2 * (2 + bytes));
-		halves[3 * KVT_TILE] = kvt_load_half(at + 3 * (2 + bytes));
-	}
-	for (; g < groups; g++, at += 2 + bytes, halves += KVT_TILE)
-		*halves = kvt_load_half(at);
-}
-
-VNNI_INLINE void open_groups(struct vnni_tile *t, const struct kvt_rows *rows, uint32_t bytes)
-{
-	uint16_t halves[KVT_DIM_MAX / KVT_GROUP * KVT_TILE];
-	uint32_t i;
-
-	for (i = 0; i < t->groups; i++)
-		memset(halves + i * KVT_TILE + rows->nr, 0, 2 * (KVT_TILE - rows->nr));
-	for (i = 0; i < rows->nr; i++)
-		open_scales(rows->base + i * rows->stride, t->groups, bytes, halves + i);
-	widen(halves, t->groups, t->scales);
 }
 
 /* A row of nibbles as bytes; the last group may be short. */
@@ -72,16 +54,29 @@ static void open_row(const uint8_t *at, uint32_t dim, uint8_t *to)
 	}
 }
 
-/* KVT_INT4 with a short last group, which the rest does not know. */
-static void open_bytes(struct vnni_tile *t, const struct kvt_rows *rows, uint8_t *to)
+/* KVT_INT4 with a short last group, which the rest does not know: its scales are there by now. */
+static void open_bytes(struct vnni_tile *t, uint8_t *to)
+{
+	uint32_t rows = (t->nr + VNNI_ROWS - 1) / VNNI_ROWS * VNNI_ROWS, i;
+
+	for (i = 0; i < rows; i++)
+		open_row(t->base + i * t->stride, t->dim, to + i * t->dim);
+	t->layout = VNNI_BYTES;
+	t->base = to;
+	t->stride = t->dim;
+}
+
+/* Repeat the last row up to a multiple of VNNI_ROWS, in a copy. */
+static void fill_up(struct vnni_tile *t, size_t bytes, uint8_t *to)
 {
 	uint32_t i;
 
-	t->layout = VNNI_BYTES;
+	for (i = 0; i < t->nr; i++)
+		memcpy(to + i * bytes, t->base + i * t->stride, bytes);
+	for (; i % VNNI_ROWS; i++)
+		memcpy(to + i * bytes, to + (i - 1) * bytes, bytes);
 	t->base = to;
-	t->stride = rows->dim;
-	for (i = 0; i < rows->nr; i++)
-		open_row(rows->base + i * rows->stride, rows->dim, to + i * t->stride);
+	t->stride = bytes;
 }
 
 struct vnni_tile vnni_open(uint32_t type, const struct kvt_rows *rows, struct kvt_scratch *scratch)
@@ -90,16 +85,18 @@ struct vnni_tile vnni_open(uint32_t type, const struct kvt_rows *rows, struct kv
 			       .dim = rows->dim, .group = KVT_GROUP,
 			       .groups = kvt_groups(rows->dim), .scales = scratch->scales };
 
+	if (t.nr % VNNI_ROWS || (type == KVT_INT4 && t.dim % KVT_GROUP))
+		fill_up(&t, kvt_row_bytes(type, t.dim), scratch->rows);
 	if (type == KVT_INT8) {
-		open_int8(&t, rows);
+		open_int8(&t);
 	} else if (type == KVT_Q8_0) {
 		t.layout = VNNI_GROUPS;
-		open_groups(&t, rows, KVT_GROUP);
+		open_groups(&t, KVT_GROUP);
 	} else {
 		t.layout = VNNI_NIBBLES;
-		open_groups(&t, rows, KVT_GROUP / 2);
-		if (rows->dim % KVT_GROUP)
-			open_bytes(&t, rows, scratch->bytes);
+		open_groups(&t, KVT_GROUP / 2);
+		if (t.dim % KVT_GROUP)
+			open_bytes(&t, scratch->bytes);
 	}
 	return t;
 }

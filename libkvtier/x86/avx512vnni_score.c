@@ -2,48 +2,16 @@
 /* Scores of keys of small integers. */
 #include "x86/avx512vnni.h"
 
-/* Four dwords of each of 16 tokens, from rows to columns. */
-VNNI_INLINE void transpose(__m512i *x)
-{
-	__m512i a = _mm512_unpacklo_epi32(x[0], x[1]), b = _mm512_unpackhi_epi32(x[0], x[1]);
-	__m512i c = _mm512_unpacklo_epi32(x[2], x[3]), d = _mm512_unpackhi_epi32(x[2], x[3]);
-
-	x[0] = _mm512_unpacklo_epi64(a, c);
-	x[1] = _mm512_unpackhi_epi64(a, c);
-	x[2] = _mm512_unpacklo_epi64(b, d);
-	x[3] = _mm512_unpackhi_epi64(b, d);
-}
-
-VNNI_INLINE __m128i load(const uint8_t *at, bool half)
-{
-	return half ? _mm_loadl_epi64((const void *)at) : _mm_loadu_si128((const void *)at);
-}
-
-/* 16 bytes of 16 rows, or 8, from @at on: dword j of each in vector j. */
-VNNI_INLINE void load_dwords(const uint8_t *const *row, size_t at, bool half, __m512i *x)
-{
-	int j;
-
-	KVT_UNROLL
-	for (j = 0; j < 4; j++) { /* inserted from memory, which takes no shuffle */
-		x[j] = _mm512_castsi128_si512(load(row[j] + at, half));
-		x[j] = _mm512_inserti32x4(x[j], load(row[4 + j] + at, half), 1);
-		x[j] = _mm512_inserti32x4(x[j], load(row[8 + j] + at, half), 2);
-		x[j] = _mm512_inserti32x4(x[j], load(row[12 + j] + at, half), 3);
-	}
-	transpose(x);
-}
-
 /* Elements [i, i + 16) of 16 tokens, or 8 of them; of nibbles, twice as many. */
-VNNI_INLINE void pack_block(enum vnni_layout layout, const uint8_t *const *row, uint32_t i,
-			    bool half, uint8_t *packed)
+VNNI_INLINE void pack_block(enum vnni_layout layout, const struct vnni_tile *t, uint32_t token,
+			    uint32_t i, bool half, uint8_t *packed)
 {
 	const __m512i offset = _mm512_set1_epi8((char)0x80), low = _mm512_set1_epi8(15);
 	__m512i x[4];
 	int j;
 
-	load_dwords(row, vnni_at(layout, i), half, x);
-	packed += (size_t)i * KVT_TILE;
+	vnni_dwords(t->base + token * t->stride + vnni_at(layout, i), t->stride, half, x);
+	packed += (size_t)i * KVT_TILE + 4 * (size_t)token;
 	KVT_UNROLL
 	for (j = 0; j < 4; j++, packed += 4 * KVT_TILE) {
 		if (half && j == 2)
@@ -63,18 +31,16 @@ VNNI_INLINE void pack_layout(enum vnni_layout layout, const struct vnni_tile *t,
 			     struct kvt_ahead *ahead)
 {
 	const uint32_t step = layout == VNNI_NIBBLES ? KVT_GROUP : 16;
-	uint32_t blocks = (t->nr + 15) / 16 * ((t->dim + step - 1) / step);
+	uint32_t blocks = (t->nr + VNNI_ROWS - 1) / VNNI_ROWS * ((t->dim + step - 1) / step);
 	uint32_t pace = kvt_ahead_pace(ahead, 2 * blocks), token, i; /* half of it here */
-	const uint8_t *row[16];
 
-	for (token = 0; token < t->nr; token += 16) {
-		vnni_rows(t, token, 16, row);
+	for (token = 0; token < t->nr; token += VNNI_ROWS) {
 		for (i = 0; i + 16 <= t->dim; i += step) {
-			pack_block(layout, row, i, false, packed + 4 * (size_t)token);
+			pack_block(layout, t, token, i, false, packed);
 			kvt_ahead_fetch(ahead, pace);
 		}
 		if (i < t->dim)
-			pack_block(layout, row, i, true, packed + 4 * (size_t)token);
+			pack_block(layout, t, token, i, true, packed);
 	}
 }
 
