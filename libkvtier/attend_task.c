@@ -146,6 +146,25 @@ static bool decoded(const struct kvt_isa *isa, uint32_t type, uint32_t rows, boo
 	return type != KVT_F32 && (!there || rows > isa->few[type]);
 }
 
+/* Where the rows are that come after those of a head. */
+static void look_soon(const struct tile *t, uint32_t head, bool last)
+{
+	const struct kvt_attend_params *p = &t->w->params;
+	const struct kvt_seq_block *b = t->block;
+	struct kvt_scratch *s = t->scratch;
+
+	s->soon_values = (struct kvt_soon){ (const void *)s->scores, 0, 0 };
+	s->soon_keys = s->soon_values;
+	if (b->v)
+		s->soon_values = (struct kvt_soon){
+			head_of(b->v, b->v_stride, t->first, b->v_type, p->v_dim, head),
+			b->v_stride, t->nr };
+	if (!last)
+		s->soon_keys = (struct kvt_soon){
+			head_of(b->k, b->k_stride, t->first, b->k_type, p->k_dim, head + 1),
+			b->k_stride, t->nr };
+}
+
 /* Set up the keys and values of a head. */
 static void open_head(struct tile *t, uint32_t head, uint32_t rows)
 {
@@ -251,13 +270,14 @@ static void tile_rows_run(const struct tile *t, uint32_t row, uint32_t nr, const
 					   t->scratch);
 }
 
-static void head_run(struct tile *t, uint32_t leaf, uint32_t head)
+static void head_run(struct tile *t, uint32_t leaf, uint32_t head, bool last)
 {
 	const struct kvt_work *w = t->w;
 	uint32_t rows = kvt_work_rows(w, t->seq), row, nr;
 	size_t partial = kvt_work_partial(w, leaf, head);
 	const char *queries = w->queries + kvt_work_query(w, t->seq, head) * w->query_bytes;
 
+	look_soon(t, head, last);
 	open_head(t, head, rows);
 	for (row = 0; row < rows; row += nr) {
 		nr = rows - row < KVT_ROWS ? rows - row : KVT_ROWS;
@@ -301,6 +321,7 @@ void kvt_task_run(const struct kvt_work *w, const struct kvt_task *task,
 		look_after(&t, task, after, done + t.nr);
 		for (head = task->head; head < task->head + task->heads; head++)
 			if (kvt_mask_has(&w->seqs[t.seq], head, leaf->block))
-				head_run(&t, task->leaf, head);
+				head_run(&t, task->leaf, head,
+					 head + 1 == (uint32_t)task->head + task->heads);
 	}
 }

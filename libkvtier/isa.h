@@ -33,6 +33,16 @@ struct kvt_ahead {
 	size_t bytes;
 };
 
+/*
+ * struct kvt_soon - rows that are wanted right after those at hand, and are in the outer
+ * cache by now: values while scores are computed, the next head's keys while outputs are
+ */
+struct kvt_soon {
+	const uint8_t *at;
+	size_t stride;
+	uint32_t nr;
+};
+
 /* Rows of keys or values of one head: at most KVT_TILE of them. */
 struct kvt_rows {
 	const uint8_t *base;
@@ -53,6 +63,8 @@ struct kvt_scratch {
 	float shrink[KVT_ROWS];
 	struct kvt_ahead ahead_keys;
 	struct kvt_ahead ahead_values;
+	struct kvt_soon soon_keys;
+	struct kvt_soon soon_values;
 };
 
 /*
@@ -131,6 +143,16 @@ kvt_ahead_step(const uint8_t *at, uint32_t pace, uint32_t lines)
 static inline __attribute__((always_inline)) void kvt_near(const uint8_t *at, size_t distance)
 {
 	__builtin_prefetch(at + distance, 0, 3);
+}
+
+/* The next of these rows, or the first lines of it, into the inner cache. */
+static inline __attribute__((always_inline)) void kvt_soon_step(struct kvt_soon *s)
+{
+	__builtin_prefetch(s->at, 0, 3);
+	__builtin_prefetch(s->at + 64, 0, 3);
+	__builtin_prefetch(s->at + 128, 0, 3);
+	s->at += s->nr ? s->stride : 0;
+	s->nr -= s->nr != 0;
 }
 
 /* Loops over a few vectors, which have to be in registers. */

@@ -132,6 +132,19 @@ VNNI_INLINE void vnni_dwords(const uint8_t *row, size_t stride, bool half, __m51
 	vnni_transpose(x);
 }
 
+/* What the inner loops fetch: the next tile, and the rows that come right after these. */
+struct vnni_fetch {
+	const uint8_t *ahead;
+	uint32_t pace;
+	struct kvt_soon soon;
+};
+
+VNNI_INLINE void vnni_fetch(struct vnni_fetch *f)
+{
+	f->ahead = kvt_ahead_step(f->ahead, f->pace, 2);
+	kvt_soon_step(&f->soon);
+}
+
 /*
  * sum + four products in each lane.  Not the intrinsic: compilers move the sums from
  * register to register around it.

@@ -222,10 +222,10 @@ static void finish(const struct weights *first, const struct weights *second, co
 }
 
 /* A column of the outputs of @nr rows; @first and @second: its groups' weights. */
-VNNI_INLINE const uint8_t *
+VNNI_INLINE void
 add_column(int nr, bool two, const struct weights *const *first, const struct weights *const *second,
 	   const uint8_t *packed, uint32_t fours, const float *shrink, float *o, uint32_t o_pad,
-	   uint32_t left, const uint8_t *ahead, uint32_t pace)
+	   uint32_t left, struct vnni_fetch *fetch)
 {
 	__m512i high[2][4], low[2][4], v[4], x;
 	uint32_t i;
@@ -256,24 +256,21 @@ add_column(int nr, bool two, const struct weights *const *first, const struct we
 			for (j = 0; j < 4; j++)
 				low[r][j] = vnni_dot(low[r][j], v[j], x);
 		}
-		ahead = kvt_ahead_step(ahead, pace, 2);
+		vnni_fetch(fetch);
 	}
 	KVT_UNROLL
 	for (r = 0; r < nr; r++)
 		finish(first[r], second[r], high[r], low[r], shrink[r], o + (size_t)r * o_pad, left);
-	return ahead;
 }
 
 /* All columns of @nr rows; @largest: the scale of each group that is 1 now. */
 VNNI_INLINE void add_rows(const struct vnni_tile *t, const float *largest, int nr, const float *p,
 			  const float *shrink, const uint8_t *packed, float *o, uint32_t o_pad,
-			  struct kvt_ahead *ahead)
+			  struct vnni_fetch *fetch)
 {
 	struct weights w[2][KVT_DIM_MAX / KVT_GROUP];
 	const struct weights *first[2], *second[2];
-	uint32_t fours = (t->nr + 3) / 4, columns = (t->dim + COLUMN - 1) / COLUMN, g, i;
-	uint32_t pace = kvt_ahead_pace(ahead, 2 * fours * columns);
-	const uint8_t *at = ahead->at;
+	uint32_t fours = (t->nr + 3) / 4, g, i;
 	bool two = t->groups > 1;
 	int r;
 
@@ -288,30 +285,32 @@ VNNI_INLINE void add_rows(const struct vnni_tile *t, const float *largest, int n
 			second[r] = &w[r][g + 1 < t->groups ? g + 1 : g];
 		}
 		if (two)
-			at = add_column(nr, true, first, second, packed + (size_t)i * KVT_TILE,
-					fours, shrink, o + i, o_pad, t->dim - i, at, pace);
+			add_column(nr, true, first, second, packed + (size_t)i * KVT_TILE,
+					fours, shrink, o + i, o_pad, t->dim - i, fetch);
 		else
-			at = add_column(nr, false, first, second, packed + (size_t)i * KVT_TILE,
-					fours, shrink, o + i, o_pad, t->dim - i, at, pace);
+			add_column(nr, false, first, second, packed + (size_t)i * KVT_TILE,
+					fours, shrink, o + i, o_pad, t->dim - i, fetch);
 	}
-	ahead->at = at;
 }
 
 void vnni_add(uint32_t type, const struct kvt_rows *values, const float *p, const float *shrink,
 	      uint32_t nr, float *o, uint32_t o_pad, struct kvt_scratch *scratch)
 {
 	struct vnni_tile t = vnni_open(type, values, scratch);
-	struct kvt_ahead none = { (const void *)p, 0 }, *ahead = &scratch->ahead_values;
+	uint32_t steps = (t.nr + 3) / 4 * ((t.dim + COLUMN - 1) / COLUMN), r, g;
+	struct kvt_ahead *ahead = &scratch->ahead_values;
+	struct vnni_fetch fetch = { .pace = kvt_ahead_pace(ahead, 2 * steps),
+				    .soon = scratch->soon_keys };
 	float largest[KVT_DIM_MAX / KVT_GROUP];
-	uint32_t r, g;
 
 	for (g = 0; g < t.groups; g++)
 		largest[g] = level(t.scales + g * KVT_TILE, t.nr, 1, t.scales + g * KVT_TILE);
 	pack(&t, scratch->packed, ahead);
-	for (r = 0; r + 2 <= nr; r += 2, ahead = &none)
+	fetch.ahead = ahead->at;
+	for (r = 0; r + 2 <= nr; r += 2, fetch.pace = 0)
 		add_rows(&t, largest, 2, p + r * KVT_TILE, shrink + r, scratch->packed,
-			 o + (size_t)r * o_pad, o_pad, ahead);
+			 o + (size_t)r * o_pad, o_pad, &fetch);
 	if (r < nr)
 		add_rows(&t, largest, 1, p + r * KVT_TILE, shrink + r, scratch->packed,
-			 o + (size_t)r * o_pad, o_pad, ahead);
+			 o + (size_t)r * o_pad, o_pad, &fetch);
 }

@@ -60,9 +60,9 @@ static void pack(const struct vnni_tile *t, uint8_t *packed, struct kvt_ahead *a
 }
 
 /* Elements [from, to) of @nr query rows with 32 tokens, exactly; @off of each is taken off. */
-static inline __attribute__((always_inline)) const uint8_t *
+VNNI_INLINE void
 multiply(int nr, const struct vnni_query *const *q, const uint8_t *packed, uint32_t from,
-	 uint32_t to, const uint32_t *off, __m512i (*dot)[2], const uint8_t *ahead, uint32_t pace)
+	 uint32_t to, const uint32_t *off, __m512i (*dot)[2], struct vnni_fetch *fetch)
 {
 	__m512i high[4][2], low[4][2], k[2];
 	uint32_t i;
@@ -74,7 +74,7 @@ multiply(int nr, const struct vnni_query *const *q, const uint8_t *packed, uint3
 		low[r][0] = low[r][1] = _mm512_set1_epi32((int)-off[r]);
 	}
 	for (i = from / 4; i < to / 4; i++) {
-		ahead = kvt_ahead_step(ahead, pace, 1);
+		vnni_fetch(fetch);
 		k[0] = _mm512_loadu_si512(packed + (size_t)i * 4 * KVT_TILE);
 		k[1] = _mm512_loadu_si512(packed + (size_t)i * 4 * KVT_TILE + 64);
 		KVT_UNROLL
@@ -90,14 +90,12 @@ multiply(int nr, const struct vnni_query *const *q, const uint8_t *packed, uint3
 		dot[r][0] = vnni_join(high[r][0], low[r][0]);
 		dot[r][1] = vnni_join(high[r][1], low[r][1]);
 	}
-	return ahead;
 }
 
 /* @nr query rows with 32 tokens from @token on. */
-static inline __attribute__((always_inline)) const uint8_t *
+VNNI_INLINE void
 score_block(const struct vnni_tile *t, int nr, const struct vnni_query *const *q,
-	    const uint8_t *packed, uint32_t token, float *s, const uint8_t *ahead,
-	    uint32_t pace)
+	    const uint8_t *packed, uint32_t token, float *s, struct vnni_fetch *fetch)
 {
 	__m512 sum[4][2], scale[2];
 	uint32_t g, from, to, off[4];
@@ -114,8 +112,7 @@ score_block(const struct vnni_tile *t, int nr, const struct vnni_query *const *q
 		for (r = 0; r < nr; r++)
 			off[r] = (uint32_t)vnni_offset(t->layout) *
 				 (uint32_t)(t->groups == 1 ? q[r]->sum : q[r]->sums[g]);
-		ahead = multiply(nr, q, packed + 4 * (size_t)token, from, to, off, dot, ahead,
-				 pace);
+		multiply(nr, q, packed + 4 * (size_t)token, from, to, off, dot, fetch);
 		scale[0] = _mm512_loadu_ps(t->scales + g * KVT_TILE + token);
 		scale[1] = _mm512_loadu_ps(t->scales + g * KVT_TILE + token + 16);
 		KVT_UNROLL
@@ -133,38 +130,38 @@ score_block(const struct vnni_tile *t, int nr, const struct vnni_query *const *q
 		_mm512_storeu_ps(s + r * KVT_TILE + token + 16,
 				 _mm512_mul_ps(sum[r][1], _mm512_set1_ps(q[r]->scale)));
 	}
-	return ahead;
 }
 
-static inline __attribute__((always_inline)) void
+VNNI_INLINE void
 score_rows(const struct vnni_tile *t, int nr, const char *queries, uint32_t query_bytes,
-	   const uint8_t *packed, float *s, struct kvt_ahead *ahead)
+	   const uint8_t *packed, float *s, struct vnni_fetch *fetch)
 {
-	uint32_t pace = kvt_ahead_pace(ahead, 2 * ((t->nr + 31) / 32 * (t->dim / 4))), token;
-	const uint8_t *at = ahead->at;
 	const struct vnni_query *q[4];
+	uint32_t token;
 	int r;
 
 	KVT_UNROLL
 	for (r = 0; r < nr; r++)
 		q[r] = vnni_query_of(queries + (size_t)r * query_bytes, t->dim);
 	for (token = 0; token < t->nr; token += 32)
-		at = score_block(t, nr, q, packed, token, s, at, pace);
-	ahead->at = at;
+		score_block(t, nr, q, packed, token, s, fetch);
 }
 
 void vnni_score(uint32_t type, const struct kvt_rows *keys, const char *queries,
 		uint32_t query_bytes, uint32_t nr, float *s, struct kvt_scratch *scratch)
 {
 	struct vnni_tile t = vnni_open(type, keys, scratch);
-	struct kvt_ahead none = { (const void *)s, 0 }, *ahead = &scratch->ahead_keys;
-	uint32_t r;
+	struct kvt_ahead *ahead = &scratch->ahead_keys;
+	uint32_t steps = (t.nr + 31) / 32 * (t.dim / 4), r;
+	struct vnni_fetch fetch = { .pace = kvt_ahead_pace(ahead, 2 * steps),
+				    .soon = scratch->soon_values };
 
 	pack(&t, scratch->packed, ahead);
-	for (r = 0; r + 4 <= nr; r += 4, ahead = &none)
+	fetch.ahead = ahead->at;
+	for (r = 0; r + 4 <= nr; r += 4, fetch.pace = 0)
 		score_rows(&t, 4, queries + (size_t)r * query_bytes, query_bytes, scratch->packed,
-			   s + r * KVT_TILE, ahead);
-	for (; r < nr; r++, ahead = &none)
+			   s + r * KVT_TILE, &fetch);
+	for (; r < nr; r++, fetch.pace = 0)
 		score_rows(&t, 1, queries + (size_t)r * query_bytes, query_bytes, scratch->packed,
-			   s + r * KVT_TILE, ahead);
+			   s + r * KVT_TILE, &fetch);
 }
