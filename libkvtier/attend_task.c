@@ -229,18 +229,18 @@ static void row_of_some(const struct tile *t, struct kvt_range range, float *s, 
 {
 	uint32_t sink_low = 0, sink_high = range.sink, low = range.low, high = range.high;
 	bool sinks = in_tile(t, &sink_low, &sink_high), rest = in_tile(t, &low, &high);
-	float shrink;
+	float shrink[KVT_ROWS];
 
 	hide(s, sinks ? sink_high : 0, rest ? low : t->nr);
 	if (rest)
 		hide(s, high, t->nr);
 	if (!sinks && !rest)
 		return;
-	shrink = t->w->isa->softmax(s, sums);
+	t->w->isa->softmax(s, 1, sums, shrink);
 	if (sinks)
-		add_range(t, sink_low, sink_high, s, shrink, o);
+		add_range(t, sink_low, sink_high, s, shrink[0], o);
 	if (rest)
-		add_range(t, low, high, s, sinks ? 1 : shrink, o);
+		add_range(t, low, high, s, sinks ? 1 : shrink[0], o);
 }
 
 /* Query rows [row, row + nr) of a head. */
@@ -250,24 +250,24 @@ static void tile_rows_run(const struct tile *t, uint32_t row, uint32_t nr, const
 	const struct kvt_work *w = t->w;
 	float *s = t->scratch->scores, shrink[KVT_ROWS];
 	struct kvt_ahead *ahead = &t->scratch->ahead_values;
-	uint32_t pace = kvt_ahead_pace(ahead, 4 * nr), i; /* a part of it for the softmax */
+	uint32_t pace = kvt_ahead_pace(ahead, 8 * nr), i; /* a part of it for the softmax */
 
 	w->isa->score[t->key_type](&t->keys, queries, w->query_bytes, nr, s, t->scratch);
-	ahead->bytes -= ahead->bytes / 4;
+	ahead->bytes -= ahead->bytes / 8;
 	for (i = 0; i < nr; i++, s += KVT_TILE) {
 		kvt_ahead_fetch(ahead, pace);
 		w->isa->cap(s, w->params.scale, w->params.softcap);
 		hide(s, t->nr, KVT_TILE);
-		if (t->sight == ALL)
-			shrink[i] = w->isa->softmax(s, &sums[2 * i]);
-		else
+		if (t->sight != ALL)
 			row_of_some(t, kvt_range_of(&w->params, t->block,
 						    position_of(w, t->seq, (row + i) / w->group)),
 				    s, &sums[2 * i], o + (size_t)i * w->v_pad);
 	}
-	if (t->sight == ALL)
-		w->isa->add[t->value_type](&t->values, t->scratch->scores, shrink, nr, o, w->v_pad,
-					   t->scratch);
+	if (t->sight != ALL)
+		return;
+	w->isa->softmax(t->scratch->scores, nr, sums, shrink);
+	w->isa->add[t->value_type](&t->values, t->scratch->scores, shrink, nr, o, w->v_pad,
+				   t->scratch);
 }
 
 static void head_run(struct tile *t, uint32_t leaf, uint32_t head, bool last)

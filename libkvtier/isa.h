@@ -78,8 +78,9 @@ struct kvt_scratch {
  * @add:         o[row] = o[row] * shrink[row] + sum of p[row][token] * values; likewise
  * @few:         with up to so many query rows a type's own score and add pay; more: decode
  * @cap:         s = cap * tanh(s * scale / cap), or s * scale for cap 0; KVT_TILE of them
- * @softmax:     turn KVT_TILE scores into exp(score - m) with m the largest so far, update
- *               sums[0] = m and sums[1] = l, and return by what earlier sums shrink
+ * @softmax:     turn KVT_TILE scores of each of @nr query rows into exp(score - m) with m
+ *               the largest so far, update sums[2 * row] = m and the next one, l; shrink[row]
+ *               is by what earlier sums shrink: KVT_ROWS floats, whatever @nr is
  * @blend:       x = x * a + y * b
  */
 struct kvt_isa {
@@ -96,7 +97,7 @@ struct kvt_isa {
 			       struct kvt_scratch *scratch);
 	uint32_t few[KVT_TYPES];
 	void (*cap)(float *s, float scale, float cap);
-	float (*softmax)(float *s, float *sums);
+	void (*softmax)(float *s, uint32_t nr, float *sums, float *shrink);
 	void (*blend)(float *x, float a, const float *y, float b, uint32_t nr);
 };
 

@@ -68,34 +68,38 @@ VNNI_INLINE void pack_block(enum vnni_layout layout, const uint8_t *row, size_t 
 
 /* Column after column, each of all tokens. */
 VNNI_INLINE void pack_layout(enum vnni_layout layout, const struct vnni_tile *t, uint8_t *packed,
-			     struct kvt_ahead *ahead)
+			     struct kvt_ahead *ahead, const struct kvt_ahead *keys)
 {
 	uint32_t blocks = (t->nr + 3) / 4 * ((t->dim + COLUMN - 1) / COLUMN);
 	uint32_t pace = kvt_ahead_pace(ahead, 2 * blocks), token, i; /* half of it here */
-	const uint8_t *row = t->base;
+	uint32_t pace_keys = kvt_ahead_pace(keys, blocks);
+	const uint8_t *row = t->base, *far = ahead->at, *far_keys = keys->at;
 
 	for (token = 0; token < t->nr; token += 4, packed += 256, row += 4 * t->stride) {
 		for (i = 0; i + COLUMN <= t->dim; i += COLUMN) {
 			pack_block(layout, row, t->stride, i, COLUMN, packed + (size_t)i * KVT_TILE);
-			kvt_ahead_fetch(ahead, pace);
+			far = kvt_ahead_step(far, pace, 2);
+			far_keys = kvt_ahead_step(far_keys, pace_keys, 1);
 		}
 		if (i < t->dim)
 			pack_block(layout, row, t->stride, i, t->dim - i,
 				   packed + (size_t)i * KVT_TILE);
 	}
+	ahead->at = far;
 }
 
-static void pack(const struct vnni_tile *t, uint8_t *packed, struct kvt_ahead *ahead)
+static void pack(const struct vnni_tile *t, uint8_t *packed, struct kvt_ahead *ahead,
+		 const struct kvt_ahead *keys)
 {
 	switch (t->layout) {
 	case VNNI_BYTES:
-		pack_layout(VNNI_BYTES, t, packed, ahead);
+		pack_layout(VNNI_BYTES, t, packed, ahead, keys);
 		break;
 	case VNNI_GROUPS:
-		pack_layout(VNNI_GROUPS, t, packed, ahead);
+		pack_layout(VNNI_GROUPS, t, packed, ahead, keys);
 		break;
 	case VNNI_NIBBLES:
-		pack_layout(VNNI_NIBBLES, t, packed, ahead);
+		pack_layout(VNNI_NIBBLES, t, packed, ahead, keys);
 		break;
 	}
 }
@@ -305,7 +309,7 @@ void vnni_add(uint32_t type, const struct kvt_rows *values, const float *p, cons
 
 	for (g = 0; g < t.groups; g++)
 		largest[g] = level(t.scales + g * KVT_TILE, t.nr, 1, t.scales + g * KVT_TILE);
-	pack(&t, scratch->packed, ahead);
+	pack(&t, scratch->packed, ahead, &scratch->ahead_keys);
 	fetch.ahead = ahead->at;
 	for (r = 0; r + 2 <= nr; r += 2, fetch.pace = 0)
 		add_rows(&t, largest, 2, p + r * KVT_TILE, shrink + r, scratch->packed,

@@ -33,15 +33,17 @@ VNNI_INLINE void pack_layout(enum vnni_layout layout, const struct vnni_tile *t,
 	const uint32_t step = layout == VNNI_NIBBLES ? KVT_GROUP : 16;
 	uint32_t blocks = (t->nr + VNNI_ROWS - 1) / VNNI_ROWS * ((t->dim + step - 1) / step);
 	uint32_t pace = kvt_ahead_pace(ahead, 2 * blocks), token, i; /* half of it here */
+	const uint8_t *far = ahead->at;
 
 	for (token = 0; token < t->nr; token += VNNI_ROWS) {
 		for (i = 0; i + 16 <= t->dim; i += step) {
 			pack_block(layout, t, token, i, false, packed);
-			kvt_ahead_fetch(ahead, pace);
+			far = kvt_ahead_step(far, pace, 2);
 		}
 		if (i < t->dim)
 			pack_block(layout, t, token, i, true, packed);
 	}
+	ahead->at = far;
 }
 
 static void pack(const struct vnni_tile *t, uint8_t *packed, struct kvt_ahead *ahead)
@@ -151,13 +153,15 @@ void vnni_score(uint32_t type, const struct kvt_rows *keys, const char *queries,
 		uint32_t query_bytes, uint32_t nr, float *s, struct kvt_scratch *scratch)
 {
 	struct vnni_tile t = vnni_open(type, keys, scratch);
-	struct kvt_ahead *ahead = &scratch->ahead_keys;
+	struct kvt_ahead ahead = { scratch->ahead_keys.at, scratch->ahead_keys.bytes / 4 * 3 };
 	uint32_t steps = (t.nr + 31) / 32 * (t.dim / 4), r;
-	struct vnni_fetch fetch = { .pace = kvt_ahead_pace(ahead, 2 * steps),
+	struct vnni_fetch fetch = { .pace = kvt_ahead_pace(&ahead, 2 * steps),
 				    .soon = scratch->soon_values };
 
-	pack(&t, scratch->packed, ahead);
-	fetch.ahead = ahead->at;
+	scratch->ahead_keys.at += ahead.bytes; /* the rest while outputs are computed */
+	scratch->ahead_keys.bytes -= ahead.bytes;
+	pack(&t, scratch->packed, &ahead);
+	fetch.ahead = ahead.at;
 	for (r = 0; r + 4 <= nr; r += 4, fetch.pace = 0)
 		score_rows(&t, 4, queries + (size_t)r * query_bytes, query_bytes, scratch->packed,
 			   s + r * KVT_TILE, &fetch);

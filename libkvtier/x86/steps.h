@@ -226,13 +226,13 @@ INLINE void add(uint32_t type, const struct kvt_rows *values, const float *p, co
 			 o_pad, ahead);
 }
 
-/* kvt_exp(), up to 88: what is larger counts as 88.  NaN stays. */
+/* kvt_exp() up to 88.  NaN stays. */
 INLINE vec exp_vector(vec x)
 {
-	vec n, r, y, at = vec_min(vec_set(88), vec_max(vec_set(-88), x));
+	vec n, r, y;
 
-	n = vec_round(vec_mul(at, vec_set(KVT_LOG2_E)));
-	r = vec_fnma(n, vec_set(KVT_LN2_HIGH), at);
+	n = vec_round(vec_mul(x, vec_set(KVT_LOG2_E)));
+	r = vec_fnma(n, vec_set(KVT_LN2_HIGH), x);
 	r = vec_fnma(n, vec_set(KVT_LN2_LOW), r);
 	y = vec_fma(vec_set(KVT_EXP_6), r, vec_set(KVT_EXP_5));
 	y = vec_fma(y, r, vec_set(KVT_EXP_4));
@@ -252,6 +252,7 @@ static void cap(float *s, float scale, float most)
 		x = vec_mul(vec_load(s + t), vec_set(scale));
 		if (most != 0) {
 			x = vec_mul(vec_div(x, vec_set(most)), two);
+			x = vec_min(vec_set(88), x); /* whose tanh is 1; NaN stays */
 			x = vec_sub(one, vec_div(two, vec_add(exp_vector(x), one)));
 			x = vec_mul(x, vec_set(most));
 		}
@@ -259,26 +260,47 @@ static void cap(float *s, float scale, float most)
 	}
 }
 
-static float softmax(float *s, float *sums)
+static float most_of(const float *s)
 {
-	vec most = vec_load(s), sum = vec_zero(), x;
-	float m, less, shrink;
+	vec most = vec_load(s);
 	uint32_t t;
 
 	for (t = VL; t < KVT_TILE; t += VL)
 		most = vec_max(most, vec_load(s + t));
-	m = vec_most(most);
-	m = m > sums[0] ? m : sums[0];
-	less = m == -INFINITY ? 0 : m; /* nothing yet: exp(-inf - 0) is 0, not NaN */
+	return vec_most(most);
+}
+
+/* Turn scores into exp(score - @less); the sum of that. */
+static float exp_row(float *s, float less)
+{
+	vec sum = vec_zero(), x;
+	uint32_t t;
+
 	for (t = 0; t < KVT_TILE; t += VL) {
 		x = exp_vector(vec_sub(vec_load(s + t), vec_set(less)));
 		vec_store(s + t, x);
 		sum = vec_add(sum, x);
 	}
-	shrink = kvt_exp(sums[0] - less);
-	sums[0] = m;
-	sums[1] = sums[1] * shrink + vec_sum(sum);
-	return shrink;
+	return vec_sum(sum);
+}
+
+static void softmax(float *s, uint32_t nr, float *sums, float *shrink)
+{
+	float less[KVT_ROWS], m;
+	uint32_t r;
+
+	for (r = 0; r < nr; r++) {
+		m = most_of(s + r * KVT_TILE);
+		m = m > sums[2 * r] ? m : sums[2 * r];
+		less[r] = m == -INFINITY ? 0 : m; /* nothing yet: exp(-inf - 0) is 0, not NaN */
+		shrink[r] = sums[2 * r] - less[r];
+		sums[2 * r] = m;
+	}
+	for (r = 0; r < nr; r += VL)
+		vec_store(shrink + r, exp_vector(vec_load(shrink + r)));
+	for (r = 0; r < nr; r++)
+		sums[2 * r + 1] = sums[2 * r + 1] * shrink[r] +
+				  exp_row(s + r * KVT_TILE, less[r]);
 }
 
 /* @nr is a multiple of KVT_PAD. */
