@@ -141,7 +141,7 @@ struct vnni_fetch {
 
 VNNI_INLINE void vnni_fetch(struct vnni_fetch *f)
 {
-	f->ahead = kvt_ahead_step(f->ahead, f->pace, 2);
+	f->ahead = kvt_ahead_step(f->ahead, f->pace, 1);
 	kvt_soon_step(&f->soon);
 }
 

@@ -104,30 +104,38 @@ static void pack(const struct vnni_tile *t, uint8_t *packed, struct kvt_ahead *a
 	}
 }
 
+VNNI_INLINE float level_some(const float *x, uint32_t nr, float most, float *to)
+{
+	__m512i v[KVT_TILE / 16], top = _mm512_setzero_si512();
+	__m512 times;
+	uint32_t i, bits;
+	float largest;
+
+	KVT_UNROLL
+	for (i = 0; i < KVT_TILE / 16; i++) {
+		uint32_t left = nr > 16 * i ? nr - 16 * i : 0;
+
+		v[i] = left >= 16 ? _mm512_loadu_si512(x + 16 * i)
+				  : _mm512_maskz_loadu_epi32((__mmask16)((1u << left) - 1),
+							     x + 16 * i);
+		top = _mm512_max_epu32(top, _mm512_slli_epi32(v[i], 1)); /* less the sign */
+	}
+	bits = _mm512_reduce_max_epu32(top) >> 1; /* as integers, a NaN is the largest */
+	memcpy(&largest, &bits, sizeof(largest));
+	times = _mm512_set1_ps(largest > 0x1p-100f ? most / largest : 0);
+	KVT_UNROLL
+	for (i = 0; i < KVT_TILE / 16; i++)
+		_mm512_storeu_ps(to + 16 * i, _mm512_mul_ps(_mm512_castsi512_ps(v[i]), times));
+	return largest;
+}
+
 /*
  * @nr numbers so that the largest becomes @most, and zeros up to KVT_TILE.  Returns what
  * the largest was: NaN, and numbers of no account, if one of them is.
  */
 static float level(const float *x, uint32_t nr, float most, float *to)
 {
-	__m512 v[KVT_TILE / 16], top = _mm512_setzero_ps();
-	__mmask16 nan = 0, there;
-	float largest;
-	uint32_t i;
-
-	KVT_UNROLL
-	for (i = 0; i < KVT_TILE / 16; i++) {
-		there = nr >= 16 * (i + 1) ? 0xffff : nr > 16 * i ? (__mmask16)((1u << (nr - 16 * i)) - 1) : 0;
-		v[i] = _mm512_maskz_loadu_ps(there, x + 16 * i);
-		top = _mm512_max_ps(top, _mm512_abs_ps(v[i]));
-		nan |= _mm512_cmp_ps_mask(v[i], v[i], _CMP_UNORD_Q);
-	}
-	largest = _mm512_reduce_max_ps(top);
-	top = _mm512_set1_ps(largest > 0x1p-100f ? most / largest : 0);
-	KVT_UNROLL
-	for (i = 0; i < KVT_TILE / 16; i++)
-		_mm512_storeu_ps(to + 16 * i, _mm512_mul_ps(v[i], top));
-	return nan ? NAN : largest;
+	return nr == KVT_TILE ? level_some(x, KVT_TILE, most, to) : level_some(x, nr, most, to);
 }
 
 /* The bytes of four vectors of 16 numbers of 16 bits: @low, or the upper ones, as dwords. */
@@ -150,8 +158,8 @@ static __m512i bytes_of(__m512i first, __m512i second, bool low)
 /* Of a row's weights, at most WEIGHT_MOST, and a group's scales, at most 1. */
 static void weigh(const float *p, const float *scales, int offset, struct weights *w)
 {
-	const __m512i ones = _mm512_set1_epi8(1), zero = _mm512_setzero_si512();
-	__m512i n[KVT_TILE / 16], high, low;
+	const __m512i ones = _mm512_set1_epi16(1);
+	__m512i n[KVT_TILE / 16], sum;
 	uint32_t i;
 
 	KVT_UNROLL
@@ -160,12 +168,10 @@ static void weigh(const float *p, const float *scales, int offset, struct weight
 							_mm512_loadu_ps(scales + 16 * i)));
 	n[0] = _mm512_packs_epi32(n[0], n[1]);
 	n[2] = _mm512_packs_epi32(n[2], n[3]);
-	high = bytes_of(n[0], n[2], false);
-	low = bytes_of(n[0], n[2], true);
-	_mm512_storeu_si512(w->high, high);
-	_mm512_storeu_si512(w->low, low);
-	w->off = (uint32_t)-offset * (uint32_t)_mm512_reduce_add_epi32(vnni_join(
-					     vnni_dot(zero, ones, high), vnni_dot(zero, ones, low)));
+	_mm512_storeu_si512(w->high, bytes_of(n[0], n[2], false));
+	_mm512_storeu_si512(w->low, bytes_of(n[0], n[2], true));
+	sum = _mm512_add_epi32(_mm512_madd_epi16(n[0], ones), _mm512_madd_epi16(n[2], ones));
+	w->off = (uint32_t)-offset * (uint32_t)_mm512_reduce_add_epi32(sum);
 }
 
 /* Each group of a row. */
