@@ -307,12 +307,11 @@ void kvt_task_run(const struct kvt_work *w, const struct kvt_task *task,
 	const struct kvt_leaf *leaf = &w->leaves[task->leaf];
 	struct tile t = { .w = w, .block = kvt_leaf_block(w, leaf), .scratch = scratch,
 			  .seq = leaf->seq };
-	bool skip = w->states[kvt_work_block(w, leaf->seq, leaf->block)].skip;
+	bool seen = sight_of(w, t.seq, t.block, leaf->first, leaf->rows) != NOTHING;
 	uint32_t done, head;
 
-	skip = skip || sight_of(w, t.seq, t.block, leaf->first, leaf->rows) == NOTHING;
-	clear(w, task, !skip);
-	for (done = 0; !skip && done < leaf->rows; done += t.nr) {
+	clear(w, task, seen);
+	for (done = 0; seen && done < leaf->rows; done += t.nr) {
 		t.first = leaf->first + done;
 		t.nr = tile_rows(leaf, done);
 		t.sight = sight_of(w, t.seq, t.block, t.first, t.nr);

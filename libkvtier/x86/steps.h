@@ -13,6 +13,7 @@
 #include "number.h"
 
 #define NEAR 8 /* rows that are brought into the inner cache ahead of their use */
+#define AGAIN 8192 /* bytes */
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -20,6 +21,16 @@
 INLINE uint32_t width_of(uint32_t type)
 {
 	return type == KVT_F32 ? 4 : 2;
+}
+
+/*
+ * A step of what is fetched ahead.  Each line is asked for once more a little later, since
+ * the processor drops requests when it has many under way.
+ */
+INLINE const uint8_t *fetch_step(const uint8_t *at, uint32_t pace, uint32_t lines)
+{
+	kvt_ahead_step(at - AGAIN, 0, lines);
+	return kvt_ahead_step(at, pace, lines);
 }
 
 /* Vectors that a line of memory holds. */
@@ -87,7 +98,7 @@ INLINE const uint8_t *score_block(uint32_t type, int nr, int nt, const struct kv
 		KVT_UNROLL
 		for (t = 0; t < nt; t++)
 			kvt_near(token[t] + i * width_of(type), near);
-		ahead = kvt_ahead_step(ahead, pace, (uint32_t)nt * VL * width_of(type) / 64);
+		ahead = fetch_step(ahead, pace, (uint32_t)nt * VL * width_of(type) / 64);
 	}
 	if (i < keys->dim)
 		score_vector(type, nr, nt, token, queries, query_bytes, i, true, acc);
@@ -171,8 +182,8 @@ INLINE const uint8_t *add_block(uint32_t type, int nr, int nd, bool half,
 		for (d = 0; d < nd; d += line_vectors(type))
 			kvt_near(values->base + t * values->stride +
 				 (i + (uint32_t)d * VL) * width_of(type), near);
-		ahead = kvt_ahead_step(ahead, pace,
-				       ((uint32_t)nd * VL * width_of(type) + 63) / 64);
+		ahead = fetch_step(ahead, pace,
+				   ((uint32_t)nd * VL * width_of(type) + 63) / 64);
 	}
 	KVT_UNROLL
 	for (r = 0; r < nr; r++) {
