@@ -179,12 +179,12 @@ static void weigh_row(const struct vnni_tile *t, const float *largest, const flo
 		      struct weights *w)
 {
 	float parts[KVT_TILE], most = level(p, t->nr, WEIGHT_MOST, parts);
-	uint32_t g;
+	uint32_t g = 0;
 
-	for (g = 0; g < t->groups; g++) {
+	do {
 		weigh(parts, t->scales + g * KVT_TILE, vnni_offset(t->layout), &w[g]);
 		w[g].back = most * (largest[g] / WEIGHT_MOST);
-	}
+	} while (++g < t->groups);
 }
 
 /* A column lies over two groups (or one that is longer): a pair of their numbers as lanes. */
@@ -307,14 +307,15 @@ void vnni_add(uint32_t type, const struct kvt_rows *values, const float *p, cons
 	      uint32_t nr, float *o, uint32_t o_pad, struct kvt_scratch *scratch)
 {
 	struct vnni_tile t = vnni_open(type, values, scratch);
-	uint32_t steps = (t.nr + 3) / 4 * ((t.dim + COLUMN - 1) / COLUMN), r, g;
+	uint32_t steps = (t.nr + 3) / 4 * ((t.dim + COLUMN - 1) / COLUMN), r, g = 0;
 	struct kvt_ahead *ahead = &scratch->ahead_values;
 	struct vnni_fetch fetch = { .pace = kvt_ahead_pace(ahead, 2 * steps),
 				    .soon = scratch->soon_keys };
 	float largest[KVT_DIM_MAX / KVT_GROUP];
 
-	for (g = 0; g < t.groups; g++)
+	do {
 		largest[g] = level(t.scales + g * KVT_TILE, t.nr, 1, t.scales + g * KVT_TILE);
+	} while (++g < t.groups); /* there is one at least */
 	pack(&t, scratch->packed, ahead, &scratch->ahead_keys);
 	fetch.ahead = ahead->at;
 	for (r = 0; r + 2 <= nr; r += 2, fetch.pace = 0)
