@@ -55,14 +55,9 @@ struct kvt_task {
 
 /*
  * struct kvt_block_state - what is known of a block of a table beyond the table
- * @bounds: smallest and largest key elements, [kv_heads][2][k_dim]; NULL: not known.
- *          For whoever decides what need not be read.
- * @skip:   not attended to at all, by decision of the source before the first pass
- * @mass:   its share of the attention, summed over query rows; set by the merge
+ * @mass: its share of the attention, summed over query rows; set by the merge
  */
 struct kvt_block_state {
-	const float *bounds;
-	bool skip;
 	double mass;
 };
 

@@ -146,6 +146,25 @@ static bool decoded(const struct kvt_isa *isa, uint32_t type, uint32_t rows, boo
 	return type != KVT_F32 && (!there || rows > isa->few[type]);
 }
 
+/* Where the rows are that come after those of a head. */
+static void look_soon(const struct tile *t, uint32_t head, bool last)
+{
+	const struct kvt_attend_params *p = &t->w->params;
+	const struct kvt_seq_block *b = t->block;
+	struct kvt_scratch *s = t->scratch;
+
+	s->soon_values = (struct kvt_soon){ (const void *)s->scores, 0, 0 };
+	s->soon_keys = s->soon_values;
+	if (b->v)
+		s->soon_values = (struct kvt_soon){
+			head_of(b->v, b->v_stride, t->first, b->v_type, p->v_dim, head),
+			b->v_stride, t->nr };
+	if (!last)
+		s->soon_keys = (struct kvt_soon){
+			head_of(b->k, b->k_stride, t->first, b->k_type, p->k_dim, head + 1),
+			b->k_stride, t->nr };
+}
+
 /* Set up the keys and values of a head. */
 static void open_head(struct tile *t, uint32_t head, uint32_t rows)
 {
@@ -210,18 +229,18 @@ static void row_of_some(const struct tile *t, struct kvt_range range, float *s, 
 {
 	uint32_t sink_low = 0, sink_high = range.sink, low = range.low, high = range.high;
 	bool sinks = in_tile(t, &sink_low, &sink_high), rest = in_tile(t, &low, &high);
-	float shrink;
+	float shrink[KVT_ROWS];
 
 	hide(s, sinks ? sink_high : 0, rest ? low : t->nr);
 	if (rest)
 		hide(s, high, t->nr);
 	if (!sinks && !rest)
 		return;
-	shrink = t->w->isa->softmax(s, sums);
+	t->w->isa->softmax(s, 1, sums, shrink);
 	if (sinks)
-		add_range(t, sink_low, sink_high, s, shrink, o);
+		add_range(t, sink_low, sink_high, s, shrink[0], o);
 	if (rest)
-		add_range(t, low, high, s, sinks ? 1 : shrink, o);
+		add_range(t, low, high, s, sinks ? 1 : shrink[0], o);
 }
 
 /* Query rows [row, row + nr) of a head. */
@@ -231,33 +250,34 @@ static void tile_rows_run(const struct tile *t, uint32_t row, uint32_t nr, const
 	const struct kvt_work *w = t->w;
 	float *s = t->scratch->scores, shrink[KVT_ROWS];
 	struct kvt_ahead *ahead = &t->scratch->ahead_values;
-	uint32_t pace = kvt_ahead_pace(ahead, 4 * nr), i; /* a part of it for the softmax */
+	uint32_t pace = kvt_ahead_pace(ahead, 8 * nr), i; /* a part of it for the softmax */
 
 	w->isa->score[t->key_type](&t->keys, queries, w->query_bytes, nr, s, t->scratch);
-	ahead->bytes -= ahead->bytes / 4;
+	ahead->bytes -= ahead->bytes / 8;
 	for (i = 0; i < nr; i++, s += KVT_TILE) {
 		kvt_ahead_fetch(ahead, pace);
 		w->isa->cap(s, w->params.scale, w->params.softcap);
 		hide(s, t->nr, KVT_TILE);
-		if (t->sight == ALL)
-			shrink[i] = w->isa->softmax(s, &sums[2 * i]);
-		else
+		if (t->sight != ALL)
 			row_of_some(t, kvt_range_of(&w->params, t->block,
 						    position_of(w, t->seq, (row + i) / w->group)),
 				    s, &sums[2 * i], o + (size_t)i * w->v_pad);
 	}
-	if (t->sight == ALL)
-		w->isa->add[t->value_type](&t->values, t->scratch->scores, shrink, nr, o, w->v_pad,
-					   t->scratch);
+	if (t->sight != ALL)
+		return;
+	w->isa->softmax(t->scratch->scores, nr, sums, shrink);
+	w->isa->add[t->value_type](&t->values, t->scratch->scores, shrink, nr, o, w->v_pad,
+				   t->scratch);
 }
 
-static void head_run(struct tile *t, uint32_t leaf, uint32_t head)
+static void head_run(struct tile *t, uint32_t leaf, uint32_t head, bool last)
 {
 	const struct kvt_work *w = t->w;
 	uint32_t rows = kvt_work_rows(w, t->seq), row, nr;
 	size_t partial = kvt_work_partial(w, leaf, head);
 	const char *queries = w->queries + kvt_work_query(w, t->seq, head) * w->query_bytes;
 
+	look_soon(t, head, last);
 	open_head(t, head, rows);
 	for (row = 0; row < rows; row += nr) {
 		nr = rows - row < KVT_ROWS ? rows - row : KVT_ROWS;
@@ -287,12 +307,11 @@ void kvt_task_run(const struct kvt_work *w, const struct kvt_task *task,
 	const struct kvt_leaf *leaf = &w->leaves[task->leaf];
 	struct tile t = { .w = w, .block = kvt_leaf_block(w, leaf), .scratch = scratch,
 			  .seq = leaf->seq };
-	bool skip = w->states[kvt_work_block(w, leaf->seq, leaf->block)].skip;
+	bool seen = sight_of(w, t.seq, t.block, leaf->first, leaf->rows) != NOTHING;
 	uint32_t done, head;
 
-	skip = skip || sight_of(w, t.seq, t.block, leaf->first, leaf->rows) == NOTHING;
-	clear(w, task, !skip);
-	for (done = 0; !skip && done < leaf->rows; done += t.nr) {
+	clear(w, task, seen);
+	for (done = 0; seen && done < leaf->rows; done += t.nr) {
 		t.first = leaf->first + done;
 		t.nr = tile_rows(leaf, done);
 		t.sight = sight_of(w, t.seq, t.block, t.first, t.nr);
@@ -301,6 +320,7 @@ void kvt_task_run(const struct kvt_work *w, const struct kvt_task *task,
 		look_after(&t, task, after, done + t.nr);
 		for (head = task->head; head < task->head + task->heads; head++)
 			if (kvt_mask_has(&w->seqs[t.seq], head, leaf->block))
-				head_run(&t, task->leaf, head);
+				head_run(&t, task->leaf, head,
+					 head + 1 == (uint32_t)task->head + task->heads);
 	}
 }

@@ -15,6 +15,7 @@
 
 #define KVT_TILE 64 /* tokens whose scores are in hand at once */
 #define KVT_ROWS 32 /* query rows, likewise */
+#define KVT_ROW_MAX (KVT_DIM_MAX / 32 * 34) /* bytes of a row of integers with scales */
 #define KVT_PAD 16 /* rows of floats are a multiple of it apart */
 
 static inline uint32_t kvt_pad(uint32_t dim)
@@ -32,6 +33,16 @@ struct kvt_ahead {
 	size_t bytes;
 };
 
+/*
+ * struct kvt_soon - rows that are wanted right after those at hand, and are in the outer
+ * cache by now: values while scores are computed, the next head's keys while outputs are
+ */
+struct kvt_soon {
+	const uint8_t *at;
+	size_t stride;
+	uint32_t nr;
+};
+
 /* Rows of keys or values of one head: at most KVT_TILE of them. */
 struct kvt_rows {
 	const uint8_t *base;
@@ -46,11 +57,14 @@ struct kvt_scratch {
 	float values[KVT_TILE * KVT_DIM_MAX] __attribute__((aligned(64)));
 	float scores[KVT_ROWS * KVT_TILE] __attribute__((aligned(64)));
 	uint8_t bytes[KVT_TILE * KVT_DIM_MAX] __attribute__((aligned(64)));
+	uint8_t rows[KVT_TILE * KVT_ROW_MAX] __attribute__((aligned(64)));
 	uint8_t packed[KVT_TILE * KVT_DIM_MAX] __attribute__((aligned(64)));
 	float scales[KVT_DIM_MAX / 32 * KVT_TILE] __attribute__((aligned(64)));
 	float shrink[KVT_ROWS];
 	struct kvt_ahead ahead_keys;
 	struct kvt_ahead ahead_values;
+	struct kvt_soon soon_keys;
+	struct kvt_soon soon_values;
 };
 
 /*
@@ -64,8 +78,9 @@ struct kvt_scratch {
  * @add:         o[row] = o[row] * shrink[row] + sum of p[row][token] * values; likewise
  * @few:         with up to so many query rows a type's own score and add pay; more: decode
  * @cap:         s = cap * tanh(s * scale / cap), or s * scale for cap 0; KVT_TILE of them
- * @softmax:     turn KVT_TILE scores into exp(score - m) with m the largest so far, update
- *               sums[0] = m and sums[1] = l, and return by what earlier sums shrink
+ * @softmax:     turn KVT_TILE scores of each of @nr query rows into exp(score - m) with m
+ *               the largest so far, update sums[2 * row] = m and the next one, l; shrink[row]
+ *               is by what earlier sums shrink: KVT_ROWS floats, whatever @nr is
  * @blend:       x = x * a + y * b
  */
 struct kvt_isa {
@@ -82,7 +97,7 @@ struct kvt_isa {
 			       struct kvt_scratch *scratch);
 	uint32_t few[KVT_TYPES];
 	void (*cap)(float *s, float scale, float cap);
-	float (*softmax)(float *s, float *sums);
+	void (*softmax)(float *s, uint32_t nr, float *sums, float *shrink);
 	void (*blend)(float *x, float a, const float *y, float b, uint32_t nr);
 };
 
@@ -123,6 +138,22 @@ kvt_ahead_step(const uint8_t *at, uint32_t pace, uint32_t lines)
 	for (i = 0; i < lines; i++)
 		__builtin_prefetch(at + 64 * i, 0, 2);
 	return at + pace;
+}
+
+/* What the same loop will come to soon, from the outer cache into the inner one. */
+static inline __attribute__((always_inline)) void kvt_near(const uint8_t *at, size_t distance)
+{
+	__builtin_prefetch(at + distance, 0, 3);
+}
+
+/* The next of these rows, or the first lines of it, into the inner cache. */
+static inline __attribute__((always_inline)) void kvt_soon_step(struct kvt_soon *s)
+{
+	__builtin_prefetch(s->at, 0, 3);
+	__builtin_prefetch(s->at + 64, 0, 3);
+	__builtin_prefetch(s->at + 128, 0, 3);
+	s->at += s->nr ? s->stride : 0;
+	s->nr -= s->nr != 0;
 }
 
 /* Loops over a few vectors, which have to be in registers. */

@@ -86,7 +86,7 @@ static void cap(float *s, float scale, float most)
 			s[t] = most * (1 - 2 / (kvt_exp(s[t] * scale / most * 2) + 1));
 }
 
-static float softmax(float *s, float *sums)
+static float softmax_row(float *s, float *sums)
 {
 	float lane[LANES] = { 0 }, m = sums[0], less, shrink;
 	uint32_t t, i;
@@ -105,6 +105,14 @@ static float softmax(float *s, float *sums)
 	sums[0] = m;
 	sums[1] = sums[1] * shrink + lane[0];
 	return shrink;
+}
+
+static void softmax(float *s, uint32_t nr, float *sums, float *shrink)
+{
+	uint32_t r;
+
+	for (r = 0; r < nr; r++)
+		shrink[r] = softmax_row(s + r * KVT_TILE, sums + 2 * r);
 }
 
 static void blend(float *x, float a, const float *y, float b, uint32_t nr)

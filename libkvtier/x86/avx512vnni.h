@@ -5,9 +5,9 @@
  *
  * The other factor, a query or a softmax weight times a value's scale, is made an
  * integer of 16 bits, q = 256 * high + low, and multiplied in two halves.  What is
- * stored is signed, and the instruction wants one side unsigned: it is offset by 128,
- * and 128 times the sum of the other side is taken off again.  All sums are exact; the
- * rounding to 16 bits is the only loss.
+ * stored is signed, and the instruction wants one side unsigned: it is offset by 128
+ * (8 for nibbles), and as many times the sum of the other side are taken off again.  All
+ * sums are exact; the rounding to 16 bits is the only loss.
  *
  * A tile is first packed: for scores, so that four elements of 16 tokens are a vector (a lane
  * is a token, and there is nothing to sum across lanes); for outputs, so that an
@@ -24,20 +24,29 @@
 #include "number.h"
 #include "quant.h"
 
-#define COLUMN 64 /* bytes of a row that are packed at once */
+/* How the elements of a row lie. */
+enum vnni_layout {
+	VNNI_BYTES, /* one after the other */
+	VNNI_GROUPS, /* q8_0: for each 32, a half and then the bytes */
+	VNNI_NIBBLES, /* q4_0: a half, and 16 bytes, whose lower nibbles are the first elements */
+};
+
+#define VNNI_ROWS 16 /* that are looked at together */
 
 /*
- * A tile of whole rows of signed bytes, in groups that share a scale.
- * @scales: [groups][KVT_TILE]
+ * A tile of whole rows in groups that share a scale.
+ * @nr:     there are VNNI_ROWS of them, or more in steps of it: the last one is repeated
+ * @scales: [groups][KVT_TILE]; of no account for tokens that there are not
  */
 struct vnni_tile {
+	enum vnni_layout layout;
 	const uint8_t *base;
 	size_t stride;
 	uint32_t nr;
 	uint32_t dim;
 	uint32_t group; /* elements */
 	uint32_t groups;
-	const float *scales;
+	float *scales;
 };
 
 /* A query row: dwords of four high and of four low bytes, and what they add up to. */
@@ -70,34 +79,70 @@ void vnni_score(uint32_t type, const struct kvt_rows *keys, const char *queries,
 void vnni_add(uint32_t type, const struct kvt_rows *values, const float *p, const float *shrink,
 	      uint32_t nr, float *o, uint32_t o_pad, struct kvt_scratch *scratch);
 
-static inline __m512i vnni_load(const void *p, uint32_t bytes)
+#define VNNI_INLINE static inline __attribute__((always_inline))
+
+/* What is added to make elements unsigned. */
+VNNI_INLINE int vnni_offset(enum vnni_layout layout)
 {
-	return bytes >= 64 ? _mm512_loadu_si512(p)
-			   : _mm512_maskz_loadu_epi8(((__mmask64)1 << bytes) - 1, p);
+	return layout == VNNI_NIBBLES ? 8 : 128;
 }
 
-/*
- * Elements [i, i + COLUMN) of @nr rows from @first on, offset by 128.  Past the end of
- * the tile it is the last row again, past the end of a row 128.
- */
-static inline __attribute__((always_inline)) void
-vnni_load_rows(const struct vnni_tile *t, uint32_t first, uint32_t i, uint32_t nr, __m512i *r)
+/* Where the bytes of element @i, the first of a group or of half of one, are in a row. */
+VNNI_INLINE size_t vnni_at(enum vnni_layout layout, uint32_t i)
 {
-	const __m512i offset = _mm512_set1_epi8((char)0x80);
-	const uint8_t *at = t->base + first * t->stride + i;
-	uint32_t bytes = t->dim - i, j;
+	switch (layout) {
+	case VNNI_GROUPS:
+		return i / KVT_GROUP * (2 + KVT_GROUP) + 2 + i % KVT_GROUP;
+	case VNNI_NIBBLES:
+		return i / KVT_GROUP * (2 + KVT_GROUP / 2) + 2;
+	default:
+		return i;
+	}
+}
 
-	if (first + nr <= t->nr && bytes >= COLUMN) {
-		KVT_UNROLL
-		for (j = 0; j < nr; j++)
-			r[j] = _mm512_xor_si512(_mm512_loadu_si512(at + j * t->stride), offset);
-		return;
-	}
+/* Four dwords of each of 16 tokens, from rows to columns. */
+VNNI_INLINE void vnni_transpose(__m512i *x)
+{
+	__m512i a = _mm512_unpacklo_epi32(x[0], x[1]), b = _mm512_unpackhi_epi32(x[0], x[1]);
+	__m512i c = _mm512_unpacklo_epi32(x[2], x[3]), d = _mm512_unpackhi_epi32(x[2], x[3]);
+
+	x[0] = _mm512_unpacklo_epi64(a, c);
+	x[1] = _mm512_unpackhi_epi64(a, c);
+	x[2] = _mm512_unpacklo_epi64(b, d);
+	x[3] = _mm512_unpackhi_epi64(b, d);
+}
+
+VNNI_INLINE __m128i vnni_load(const uint8_t *at, bool half)
+{
+	return half ? _mm_loadl_epi64((const void *)at) : _mm_loadu_si128((const void *)at);
+}
+
+/* 16 bytes of 16 rows, or 8 (@half): dword j of each in vector j. */
+VNNI_INLINE void vnni_dwords(const uint8_t *row, size_t stride, bool half, __m512i *x)
+{
+	int j;
+
 	KVT_UNROLL
-	for (j = 0; j < nr; j++) {
-		r[j] = _mm512_xor_si512(vnni_load(at, bytes), offset);
-		at += first + j + 1 < t->nr ? t->stride : 0;
+	for (j = 0; j < 4; j++, row += stride) { /* inserted from memory, which takes no shuffle */
+		x[j] = _mm512_castsi128_si512(vnni_load(row, half));
+		x[j] = _mm512_inserti32x4(x[j], vnni_load(row + 4 * stride, half), 1);
+		x[j] = _mm512_inserti32x4(x[j], vnni_load(row + 8 * stride, half), 2);
+		x[j] = _mm512_inserti32x4(x[j], vnni_load(row + 12 * stride, half), 3);
 	}
+	vnni_transpose(x);
+}
+
+/* What the inner loops fetch: the next tile, and the rows that come right after these. */
+struct vnni_fetch {
+	const uint8_t *ahead;
+	uint32_t pace;
+	struct kvt_soon soon;
+};
+
+VNNI_INLINE void vnni_fetch(struct vnni_fetch *f)
+{
+	f->ahead = kvt_ahead_step(f->ahead, f->pace, 1);
+	kvt_soon_step(&f->soon);
 }
 
 /*

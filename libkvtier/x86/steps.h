@@ -12,12 +12,31 @@
 #include "isa.h"
 #include "number.h"
 
+#define NEAR 8 /* rows that are brought into the inner cache ahead of their use */
+#define AGAIN 8192 /* bytes */
+
 #define INLINE static inline __attribute__((always_inline))
 
 /* Bytes of an element, for what a step uses up. */
 INLINE uint32_t width_of(uint32_t type)
 {
 	return type == KVT_F32 ? 4 : 2;
+}
+
+/*
+ * A step of what is fetched ahead.  Each line is asked for once more a little later, since
+ * the processor drops requests when it has many under way.
+ */
+INLINE const uint8_t *fetch_step(const uint8_t *at, uint32_t pace, uint32_t lines)
+{
+	kvt_ahead_step(at - AGAIN, 0, lines);
+	return kvt_ahead_step(at, pace, lines);
+}
+
+/* Vectors that a line of memory holds. */
+INLINE int line_vectors(uint32_t type)
+{
+	return (int)(64 / (VL * width_of(type)));
 }
 
 /* @dim elements from @p on as a vector: VL, or 8. */
@@ -64,6 +83,7 @@ INLINE const uint8_t *score_block(uint32_t type, int nr, int nt, const struct kv
 	float sums[NR_ACC] __attribute__((aligned(64)));
 	vec acc[NR_ACC];
 	uint32_t i, last = keys->nr - 1;
+	size_t near = (nt < NEAR ? NEAR : nt) * keys->stride;
 	int r, t;
 
 	KVT_UNROLL
@@ -75,7 +95,10 @@ INLINE const uint8_t *score_block(uint32_t type, int nr, int nt, const struct kv
 		acc[t] = vec_zero();
 	for (i = 0; i + VL <= keys->dim; i += VL) {
 		score_vector(type, nr, nt, token, queries, query_bytes, i, false, acc);
-		ahead = kvt_ahead_step(ahead, pace, (uint32_t)nt * VL * width_of(type) / 64);
+		KVT_UNROLL
+		for (t = 0; t < nt; t++)
+			kvt_near(token[t] + i * width_of(type), near);
+		ahead = fetch_step(ahead, pace, (uint32_t)nt * VL * width_of(type) / 64);
 	}
 	if (i < keys->dim)
 		score_vector(type, nr, nt, token, queries, query_bytes, i, true, acc);
@@ -129,6 +152,7 @@ INLINE const uint8_t *add_block(uint32_t type, int nr, int nd, bool half,
 				const uint8_t *ahead, uint32_t pace)
 {
 	vec acc[16], v[8], weight;
+	size_t near = NEAR * values->stride;
 	uint32_t t;
 	int r, d;
 
@@ -154,8 +178,12 @@ INLINE const uint8_t *add_block(uint32_t type, int nr, int nd, bool half,
 			for (d = 0; d < nd; d++)
 				acc[r * nd + d] = vec_fma(weight, v[d], acc[r * nd + d]);
 		}
-		ahead = kvt_ahead_step(ahead, pace,
-				       ((uint32_t)nd * VL * width_of(type) + 63) / 64);
+		KVT_UNROLL
+		for (d = 0; d < nd; d += line_vectors(type))
+			kvt_near(values->base + t * values->stride +
+				 (i + (uint32_t)d * VL) * width_of(type), near);
+		ahead = fetch_step(ahead, pace,
+				   ((uint32_t)nd * VL * width_of(type) + 63) / 64);
 	}
 	KVT_UNROLL
 	for (r = 0; r < nr; r++) {
@@ -209,13 +237,13 @@ INLINE void add(uint32_t type, const struct kvt_rows *values, const float *p, co
 			 o_pad, ahead);
 }
 
-/* kvt_exp(), up to 88: what is larger counts as 88.  NaN stays. */
+/* kvt_exp() up to 88.  NaN stays. */
 INLINE vec exp_vector(vec x)
 {
-	vec n, r, y, at = vec_min(vec_set(88), vec_max(vec_set(-88), x));
+	vec n, r, y;
 
-	n = vec_round(vec_mul(at, vec_set(KVT_LOG2_E)));
-	r = vec_fnma(n, vec_set(KVT_LN2_HIGH), at);
+	n = vec_round(vec_mul(x, vec_set(KVT_LOG2_E)));
+	r = vec_fnma(n, vec_set(KVT_LN2_HIGH), x);
 	r = vec_fnma(n, vec_set(KVT_LN2_LOW), r);
 	y = vec_fma(vec_set(KVT_EXP_6), r, vec_set(KVT_EXP_5));
 	y = vec_fma(y, r, vec_set(KVT_EXP_4));
@@ -235,6 +263,7 @@ static void cap(float *s, float scale, float most)
 		x = vec_mul(vec_load(s + t), vec_set(scale));
 		if (most != 0) {
 			x = vec_mul(vec_div(x, vec_set(most)), two);
+			x = vec_min(vec_set(88), x); /* whose tanh is 1; NaN stays */
 			x = vec_sub(one, vec_div(two, vec_add(exp_vector(x), one)));
 			x = vec_mul(x, vec_set(most));
 		}
@@ -242,26 +271,47 @@ static void cap(float *s, float scale, float most)
 	}
 }
 
-static float softmax(float *s, float *sums)
+static float most_of(const float *s)
 {
-	vec most = vec_load(s), sum = vec_zero(), x;
-	float m, less, shrink;
+	vec most = vec_load(s);
 	uint32_t t;
 
 	for (t = VL; t < KVT_TILE; t += VL)
 		most = vec_max(most, vec_load(s + t));
-	m = vec_most(most);
-	m = m > sums[0] ? m : sums[0];
-	less = m == -INFINITY ? 0 : m; /* nothing yet: exp(-inf - 0) is 0, not NaN */
+	return vec_most(most);
+}
+
+/* Turn scores into exp(score - @less); the sum of that. */
+static float exp_row(float *s, float less)
+{
+	vec sum = vec_zero(), x;
+	uint32_t t;
+
 	for (t = 0; t < KVT_TILE; t += VL) {
 		x = exp_vector(vec_sub(vec_load(s + t), vec_set(less)));
 		vec_store(s + t, x);
 		sum = vec_add(sum, x);
 	}
-	shrink = kvt_exp(sums[0] - less);
-	sums[0] = m;
-	sums[1] = sums[1] * shrink + vec_sum(sum);
-	return shrink;
+	return vec_sum(sum);
+}
+
+static void softmax(float *s, uint32_t nr, float *sums, float *shrink)
+{
+	float less[KVT_ROWS], m;
+	uint32_t r;
+
+	for (r = 0; r < nr; r++) {
+		m = most_of(s + r * KVT_TILE);
+		m = m > sums[2 * r] ? m : sums[2 * r];
+		less[r] = m == -INFINITY ? 0 : m; /* nothing yet: exp(-inf - 0) is 0, not NaN */
+		shrink[r] = sums[2 * r] - less[r];
+		sums[2 * r] = m;
+	}
+	for (r = 0; r < nr; r += VL)
+		vec_store(shrink + r, exp_vector(vec_load(shrink + r)));
+	for (r = 0; r < nr; r++)
+		sums[2 * r + 1] = sums[2 * r + 1] * shrink[r] +
+				  exp_row(s + r * KVT_TILE, less[r]);
 }
 
 /* @nr is a multiple of KVT_PAD. */

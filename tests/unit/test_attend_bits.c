@@ -3,6 +3,7 @@
 #include <fenv.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/mman.h>
 #include <unistd.h>
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -171,6 +172,86 @@ static void shuffled_tasks(void **state)
 	(void)state;
 	for (i = 0; i < sizeof(isas) / sizeof(isas[0]); i++)
 		shuffles(isas[i]);
+}
+
+/* A copy between pages that nobody may touch, against the one before it or the one behind. */
+struct walled {
+	char *map;
+	size_t pages;
+	char *at;
+};
+
+static struct walled wall(const void *from, size_t bytes, bool behind)
+{
+	size_t page = (size_t)sysconf(_SC_PAGESIZE);
+	struct walled w = { .pages = (bytes + page - 1) / page * page };
+
+	w.map = mmap(NULL, w.pages + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	assert_true(w.map != MAP_FAILED);
+	assert_int_equal(mprotect(w.map + page, w.pages, PROT_READ | PROT_WRITE), 0);
+	w.at = w.map + page + (behind ? w.pages - bytes : 0);
+	memcpy(w.at, from, bytes);
+	w.pages += 2 * page;
+	return w;
+}
+
+static void walls_check(const struct problem *p, struct kvt_attend *attend, const float *out,
+			bool behind)
+{
+	size_t bytes = p->shape.kv_heads * kvt_row_bytes(p->shape.k_type, p->shape.k_dim);
+	size_t all = (p->shape.tokens - 1) * (size_t)p->blocks[0].k_stride + bytes;
+	struct walled k = wall(p->blocks[0].k, all, behind), v = wall(p->blocks[0].v, all, behind);
+	struct kvt_seq_block block = p->blocks[0];
+	size_t rows = problem_rows(p);
+	float *again = need(rows * p->shape.v_dim * sizeof(float)), *lse = need(rows * sizeof(float));
+	struct problem moved = *p;
+
+	block.k = k.at;
+	block.v = v.at;
+	moved.seq.blocks = &block;
+	problem_run(&moved, attend, again, lse);
+	assert_memory_equal(out, again, rows * p->shape.v_dim * sizeof(float));
+	munmap(k.map, k.pages);
+	munmap(v.map, v.pages);
+	free(again);
+	free(lse);
+}
+
+static void walls_of(const char *isa, uint32_t type, uint32_t dim, uint32_t tokens)
+{
+	struct shape shape = { .q_heads = 6, .kv_heads = 2, .k_dim = dim, .v_dim = dim,
+			       .tokens = tokens, .k_type = type, .v_type = type };
+	struct kvt_attend *attend = attend_with(isa, 1);
+	float *out, *lse;
+	struct problem p;
+
+	if (!attend)
+		return;
+	problem_init(&p, &shape);
+	problem_ready(&p);
+	out = need(problem_rows(&p) * dim * sizeof(float));
+	lse = need(problem_rows(&p) * sizeof(float));
+	problem_run(&p, attend, out, lse);
+	walls_check(&p, attend, out, false);
+	walls_check(&p, attend, out, true);
+	problem_exit(&p);
+	kvt_attend_destroy(attend);
+	free(out);
+	free(lse);
+}
+
+/* Nothing is read but the rows, whatever vectors would take. */
+static void between_walls(void **state)
+{
+	static const uint32_t dims[] = { 8, 32, 40, 96, 128 }, tokens[] = { 1, 17, 64, 67 };
+	uint32_t isa, type, d, t;
+
+	(void)state;
+	for (isa = 0; isa < sizeof(isas) / sizeof(*isas); isa++)
+		for (type = 0; type < KVT_TYPES; type++)
+			for (d = 0; d < sizeof(dims) / sizeof(*dims); d++)
+				for (t = 0; kvt_row_bytes(type, dims[d]) && t < 4; t++)
+					walls_of(isas[isa], type, dims[d], tokens[t]);
 }
 
 /* A query token computed beside others has the bits that it has alone. */
@@ -438,6 +519,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(shuffled_tasks),
+		cmocka_unit_test(between_walls),
 		cmocka_unit_test(company),
 		cmocka_unit_test(caller_modes),
 		cmocka_unit_test(over_a_pool),
