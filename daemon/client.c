@@ -55,7 +55,7 @@ void client_close(struct client *c, const char *why)
 	c->d->clients_gone = true;
 }
 
-/* Those that are gone and that no request refers to any more. */
+/* Those that are broken; those that are gone and that no request refers to any more. */
 void clients_reap(struct kvtierd *d)
 {
 	struct client *c, *next;
@@ -63,6 +63,8 @@ void clients_reap(struct kvtierd *d)
 	d->clients_gone = false;
 	for (c = d->clients; c; c = next) {
 		next = c->next;
+		if (c->broken)
+			client_close(c, "does not read its answers");
 		if (c->gone && !c->requests)
 			free_client(c);
 	}
@@ -144,7 +146,7 @@ static bool take_message(struct client *c)
 			 n < 0 ? "longer than a message may be" : "not a message");
 		client_close(c, "malformed message");
 	}
-	return !c->gone;
+	return !c->gone && !c->broken;
 }
 
 static void client_ready(void *arg)
@@ -154,7 +156,7 @@ static void client_ready(void *arg)
 
 	while (left && take_message(c))
 		left--;
-	if (!left && !c->gone) {
+	if (!left && !c->gone && !c->broken) {
 		/* There may be more, of which the watch has told already: look again. */
 		watch_stop(c->watch);
 		c->watch = watch_start(c->d, c->sock, client_ready, c);
@@ -176,7 +178,10 @@ static void put_fds(struct msghdr *msg, char *room, const int *fds, int nr)
 	memcpy(CMSG_DATA(c), fds, (size_t)nr * sizeof(int));
 }
 
-/* Who does not read its answers is closed: it would keep us waiting. */
+/*
+ * Who does not read its answers is closed: it would keep us waiting.  Not here, where
+ * whoever answers may be in the middle of a list of its pool: at the end of the turn.
+ */
 void client_reply(struct client *c, uint16_t type, uint32_t id, int error, const void *body,
 		  size_t bytes, const int *fds, int nr_fds)
 {
@@ -190,7 +195,7 @@ void client_reply(struct client *c, uint16_t type, uint32_t id, int error, const
 	struct iovec iov[2] = { { &head, sizeof(head) }, { (void *)body, bytes } };
 	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = 2 };
 
-	if (c->gone)
+	if (c->gone || c->broken)
 		return;
 	if (error) {
 		iov[1] = (struct iovec){ (void *)why, strlen(why) };
@@ -200,7 +205,7 @@ void client_reply(struct client *c, uint16_t type, uint32_t id, int error, const
 	if (fds && nr_fds)
 		put_fds(&msg, control.room, fds, nr_fds);
 	if (sendmsg(c->sock, &msg, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 && errno != EINTR)
-		client_close(c, "does not read its answers");
+		c->broken = c->d->clients_gone = true;
 }
 
 struct request *request_begin(struct client *c, const struct kvt_msg *msg)

@@ -201,6 +201,7 @@ struct client {
 	uint32_t uid;
 	bool admin;
 	bool hello;
+	bool broken; /* does not read its answers: closed at the end of the turn */
 	bool gone; /* closed; freed by clients_reap() once no request refers to it */
 	uint32_t requests; /* being worked on */
 	struct tenant *tenant;
@@ -562,7 +563,7 @@ struct kvtierd {
 
 	struct client *clients;
 	uint32_t nr_clients;
-	bool clients_gone; /* some wait to be freed */
+	bool clients_gone; /* some wait to be closed or freed */
 	struct tenant *tenants;
 	struct pool *pools;
 	struct kept *kept; /* of a predecessor, not taken back yet */
