@@ -23,6 +23,10 @@
 #include "kvtierd.h"
 
 #define BLOCKS_MAX (1u << 20)
+/* Blocks of the pool that a query's rows touch, counted once a block of rows: they are looked at
+ * each time that it tries.  Rows of one query overlap only where keys and values interleave. */
+#define LOOKS_A_BLOCK 8ull
+#define LOOKS_A_POOL 4ull
 
 struct attend_ring {
 	struct attachment *a; /* NULL: its client is gone */
@@ -363,10 +367,18 @@ static int take_block(struct query *q, const struct kvt_remote_block *shared,
 	return 0;
 }
 
+/* Of rows that are inside the pool: no sum of these wraps. */
+static uint64_t blocks_touched(const struct query *q, const struct kvt_seq_block *b)
+{
+	uint64_t k = (k_bytes(q, b) >> q->pool->shift) + 2;
+
+	return b->v ? k + (v_bytes(q, b) >> q->pool->shift) + 2 : k;
+}
+
 static int take_query(struct query *q)
 {
 	struct attend_ring *r = q->r;
-	uint64_t rows, blocks = 0;
+	uint64_t rows, looks = 0;
 	uint32_t i;
 	int ret = 0;
 
@@ -389,12 +401,14 @@ static int take_query(struct query *q)
 	q->whole_lse = q->whole + rows * q->q.v_dim;
 	for (i = 0; i < q->q.nr_blocks && !ret; i++) {
 		ret = take_block(q, (const struct kvt_remote_block *)r->ring->data + i, &q->blocks[i]);
-		if (!ret)
-			blocks += (k_bytes(q, &q->blocks[i]) >> q->pool->shift) + 2 +
-				  (v_bytes(q, &q->blocks[i]) >> q->pool->shift) + 2;
+		looks += ret ? 0 : blocks_touched(q, &q->blocks[i]);
 	}
-	q->hold = ret ? NULL : malloc(blocks * sizeof(*q->hold));
-	return !ret && !q->hold ? -ENOMEM : ret;
+	if (ret)
+		return ret;
+	if (looks > LOOKS_A_BLOCK * q->q.nr_blocks + LOOKS_A_POOL * q->pool->nr_blocks)
+		return -E2BIG;
+	q->hold = malloc(looks * sizeof(*q->hold));
+	return q->hold ? 0 : -ENOMEM;
 }
 
 static void bell(void *arg)

@@ -5,6 +5,8 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -128,7 +130,110 @@ static void reads_nothing(void)
 	EVENTUALLY(daemon_metric("kvtier_live_pools") == 0, "expected its pools to go");
 }
 
+/* ---- the attention service --------------------------------------------------------------- */
+
+struct remote {
+	struct kvt_attend_ring *ring;
+	size_t bytes;
+	int bell, answer;
+};
+
+static struct remote make_remote(int sock, uint32_t pool, size_t bytes)
+{
+	struct kvt_pool_id id = { .pool = pool, .value = bytes };
+	struct kvt_ask ask = KVT_ASK_INIT(KVT_MSG_ATTEND);
+	struct remote r = { .bytes = bytes };
+	int fds[KVT_MSG_FDS];
+
+	ask.body = &id;
+	ask.bytes = sizeof(id);
+	ask.fds = fds;
+	OK(kvt_client_ask_now(sock, &ask));
+	r.ring = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fds[0], 0);
+	CHECK(r.ring != MAP_FAILED, "mmap: %m");
+	close(fds[0]);
+	r.bell = fds[1];
+	r.answer = fds[2];
+	return r;
+}
+
+static void drop_remote(struct remote *r)
+{
+	munmap(r->ring, r->bytes);
+	close(r->bell);
+	close(r->answer);
+}
+
+static void ring_for(struct remote *r, uint32_t nr_blocks)
+{
+	uint64_t number = r->ring->query.number + 1;
+
+	r->ring->query = (struct kvt_attend_query){ .number = number, .q_heads = 1, .kv_heads = 1,
+						    .k_dim = 64, .v_dim = 64, .scale = 1,
+						    .q_tokens = 1, .nr_blocks = nr_blocks };
+	eventfd_write(r->bell, 1);
+}
+
+/*
+ * Rows whose blocks, counted, come to 2^62 and four: times the four bytes of a number that
+ * is 16.  Values that are part of the keys have no rows, but may name tokens and a stride.
+ */
+#define WRAPS ((1ull << 62) + 4)
+#define WRAP_TOKENS ((1u << 27) - (1u << 20))
+#define WRAP_ROOM 540000u
+
+static uint64_t counted(uint64_t tokens, uint64_t v_stride)
+{
+	uint64_t row = 64 * sizeof(float);
+
+	return ((tokens + row) / BLOCK) + 2 + ((tokens * v_stride + row) / BLOCK) + 2;
+}
+
+static uint32_t fill_wrapping(struct kvt_remote_block *b)
+{
+	uint64_t left = WRAPS, most = counted(WRAP_TOKENS, UINT32_MAX);
+	uint32_t nr = 0;
+
+	while (left) {
+		uint64_t tokens = left > 3 * most ? WRAP_TOKENS : BLOCK;
+		uint64_t stride = left > 3 * most ? UINT32_MAX : left - counted(BLOCK, 0);
+
+		/* What is left must not be less than the least that a block counts. */
+		if (tokens == BLOCK && stride > UINT32_MAX)
+			stride = UINT32_MAX - 100;
+		left -= counted(tokens, stride);
+		CHECK(nr < WRAP_ROOM, "expected fewer blocks");
+		b[nr++] = (struct kvt_remote_block){ .v_offset = UINT64_MAX,
+						     .tokens = (uint32_t)tokens + 1, .k_stride = 1,
+						     .v_stride = (uint32_t)stride };
+	}
+	return nr;
+}
+
+static void wrapping_query(void)
+{
+	int sock;
+	uint32_t id, nr;
+	struct remote r;
+
+	if (want_module)
+		skip("the module's pools are not served");
+	daemon_start(NULL);
+	sock = connection();
+	id = make_pool(sock, "wrapping", 128 * MIB, 0);
+	r = make_remote(sock, id, (sizeof(*r.ring) + WRAP_ROOM * sizeof(struct kvt_remote_block) +
+				   MIB + 4095) & ~4095ull);
+	nr = fill_wrapping((struct kvt_remote_block *)r.ring->data);
+	ring_for(&r, nr);
+	EVENTUALLY(__atomic_load_n(&r.ring->done, __ATOMIC_ACQUIRE) == 1, "expected an answer");
+	CHECK(r.ring->error == -E2BIG, "expected -E2BIG, got %d", r.ring->error);
+	others_served("a query that wraps");
+	drop_remote(&r);
+	close(sock);
+}
+
 const struct test_case hostile_cases[] = {
 	{ "reads_nothing", "a client that does not read its answers", reads_nothing, false },
+	{ "wrapping_query", "a query whose rows are too many to count", wrapping_query, false },
 	{ 0 },
 };
