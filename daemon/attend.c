@@ -27,6 +27,7 @@
  * each time that it tries.  Rows of one query overlap only where keys and values interleave. */
 #define LOOKS_A_BLOCK 8ull
 #define LOOKS_A_POOL 4ull
+#define RETRY_NS (NS_PER_MS / 2)
 
 struct attend_ring {
 	struct attachment *a; /* NULL: its client is gone */
@@ -46,8 +47,10 @@ struct query {
 	struct kvt_attend_places at;
 	struct kvt_seq_block *blocks;
 	uint32_t from, to; /* the part under way */
-	uint32_t held; /* blocks of the pool that are held for it */
+	uint32_t held; /* blocks of the pool that are held for it, each once */
 	uint32_t *hold;
+	uint64_t *is_held; /* a bit a block */
+	uint64_t since_ns; /* when the part began to want its memory */
 	float *out, *lse; /* of the part */
 	float *whole, *whole_lse; /* of those before */
 	int error;
@@ -59,6 +62,7 @@ struct attend_service {
 	struct watch *watch;
 	int done_fd;
 	struct query *waiting; /* for memory */
+	uint64_t retry_ns; /* after which they try again */
 	pthread_mutex_t lock; /* guards the fields below */
 	pthread_cond_t more;
 	struct query *todo;
@@ -147,8 +151,34 @@ static void *attend_thread(void *arg)
 
 static void release(struct query *q)
 {
-	while (q->held)
-		block_of(q->pool, q->hold[--q->held])->busy--;
+	while (q->held) {
+		uint32_t b = q->hold[--q->held];
+
+		block_of(q->pool, b)->busy--;
+		q->is_held[b / 64] &= ~(1ull << b % 64);
+	}
+}
+
+/* -EAGAIN: not there yet, or held for as many others as can be counted. */
+static int hold_block(struct query *q, uint32_t b)
+{
+	struct pool *p = q->pool;
+	struct block *blk = block_of(p, b);
+
+	if (q->is_held[b / 64] & 1ull << b % 64)
+		return 0;
+	if (blk->where == W_BAD)
+		return -EIO;
+	if (blk->where == W_EMPTY)
+		file_zero_fill(p, b);
+	if (blk->where == W_COLD)
+		file_read(p, b, 0);
+	if ((blk->where != W_RESIDENT && blk->where != W_WRITING) || blk->busy == UINT8_MAX)
+		return -EAGAIN;
+	blk->busy++;
+	q->is_held[b / 64] |= 1ull << b % 64;
+	q->hold[q->held++] = b;
+	return 0;
 }
 
 /* Pool blocks that rows [offset, offset + bytes) touch are held; -EAGAIN: not there yet. */
@@ -160,20 +190,12 @@ static int hold_rows(struct query *q, const void *rows, uint64_t bytes)
 	int missing = 0;
 
 	for (; b <= last; b++) {
-		struct block *blk = block_of(p, b);
+		int ret = hold_block(q, b);
 
-		if (blk->where == W_BAD)
-			return -EIO;
-		if (blk->where == W_EMPTY)
-			file_zero_fill(p, b);
-		if (blk->where == W_COLD)
-			file_read(p, b, 0);
-		if ((blk->where != W_RESIDENT && blk->where != W_WRITING) || blk->busy == UINT8_MAX) {
-			missing = -EAGAIN;
-			continue;
-		}
-		blk->busy++;
-		q->hold[q->held++] = b;
+		if (ret && ret != -EAGAIN)
+			return ret;
+		if (ret)
+			missing = ret;
 	}
 	return missing;
 }
@@ -221,6 +243,7 @@ static void choose_part(struct query *q)
 	bool whole = p->t->budget[KVTIER_TIER_DRAM] >= p->t->bytes;
 	uint64_t most = p->t->budget[KVTIER_TIER_DRAM] / 4, used = 0;
 
+	q->since_ns = p->d->turn_ns;
 	q->from = q->to;
 	while (q->to < q->q.nr_blocks) {
 		const struct kvt_seq_block *b = &q->blocks[q->to];
@@ -275,8 +298,17 @@ static void finish(struct query *q, int error)
 	file_progress(q->pool);
 	free(q->blocks);
 	free(q->hold);
+	free(q->is_held);
 	free(q->out);
 	free(q);
+}
+
+/* It waits for memory no longer than an access would. */
+static bool is_late(const struct query *q)
+{
+	const struct pool *p = q->pool;
+
+	return p->d->turn_ns >= q->since_ns + (uint64_t)p->t->deadline_ms * NS_PER_MS;
 }
 
 /* Hand the part to the thread once all of it is held. */
@@ -284,12 +316,14 @@ static void advance(struct attend_service *s, struct query *q)
 {
 	int ret = q->r->a ? hold_part(q) : -ECANCELED;
 
-	if (ret == -EAGAIN) {
+	if (ret == -EAGAIN && !is_late(q)) {
 		q->next = s->waiting;
 		s->waiting = q;
-		timer_within(s->d, &s->d->attend_timer, NS_PER_MS / 2);
+		timer_within(s->d, &s->d->attend_timer, s->retry_ns);
 		return;
 	}
+	if (ret == -EAGAIN)
+		ret = -ETIMEDOUT;
 	if (ret) {
 		finish(q, ret);
 		return;
@@ -301,19 +335,23 @@ static void advance(struct attend_service *s, struct query *q)
 	pthread_mutex_unlock(&s->lock);
 }
 
-/* Queries that wait for memory. */
+/* Queries that wait for memory.  Looking for it takes a fifth of the loop's time, at most. */
 void attend_run(struct kvtierd *d)
 {
 	struct attend_service *s = d->attend;
 	struct query *q, *next;
+	uint64_t begun = now_ns(), spent;
 
-	q = s ? s->waiting : NULL;
-	if (s)
-		s->waiting = NULL;
+	if (!s)
+		return;
+	q = s->waiting;
+	s->waiting = NULL;
 	for (; q; q = next) {
 		next = q->next;
 		advance(s, q);
 	}
+	spent = now_ns() - begun;
+	s->retry_ns = 5 * spent > RETRY_NS ? 5 * spent : RETRY_NS;
 }
 
 static void parts_done(void *arg)
@@ -407,8 +445,9 @@ static int take_query(struct query *q)
 		return ret;
 	if (looks > LOOKS_A_BLOCK * q->q.nr_blocks + LOOKS_A_POOL * q->pool->nr_blocks)
 		return -E2BIG;
-	q->hold = malloc(looks * sizeof(*q->hold));
-	return q->hold ? 0 : -ENOMEM;
+	q->hold = malloc(q->pool->nr_blocks * sizeof(*q->hold));
+	q->is_held = calloc(q->pool->nr_blocks / 64 + 1, sizeof(*q->is_held));
+	return q->hold && q->is_held ? 0 : -ENOMEM;
 }
 
 static void bell(void *arg)
@@ -469,6 +508,7 @@ static int start(struct kvtierd *d)
 	if (!s)
 		return -ENOMEM;
 	s->d = d;
+	s->retry_ns = RETRY_NS;
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_cond_init(&s->more, NULL);
 	s->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

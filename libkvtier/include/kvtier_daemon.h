@@ -152,7 +152,8 @@ int kvt_plan_idle(struct kvt_pool *pool);
  * Of @params, epsilon, top_k, sink_logits and KVT_OUT_BF16, and of a sequence mask and
  * mass, are not served (-EOPNOTSUPP).  A sequence of more than a quarter of the pool's
  * DRAM is computed in parts that are merged, in the table's order.  Other errors: as
- * kvt_attend(); -EBADMSG the daemon refuses the query; -ECONNRESET.
+ * kvt_attend(); -EBADMSG the daemon refuses the query; -E2BIG its rows overlap too much;
+ * -ETIMEDOUT its memory was not there within the pool's I/O deadline; -ECONNRESET.
  */
 int kvt_shared_attend(struct kvt_pool *pool, const struct kvt_attend_params *params,
 		      const struct kvt_attend_seq *seqs, uint32_t nr);

@@ -34,9 +34,9 @@ static void tell(int sock, uint16_t type, const void *body, size_t bytes)
 }
 
 /* A pool of a connection, that no process maps. */
-static uint32_t make_pool(int sock, const char *name, uint64_t bytes, uint64_t nvme)
+static uint32_t make_pool_for(int sock, const char *name, uint64_t bytes, uint64_t nvme, uint32_t ms)
 {
-	struct kvt_create create = { .bytes = bytes, .block_bytes = BLOCK,
+	struct kvt_create create = { .bytes = bytes, .block_bytes = BLOCK, .io_deadline_ms = ms,
 				     .budget[KVTIER_TIER_NVME] = nvme };
 	struct kvt_ask ask = KVT_ASK_INIT(KVT_MSG_CREATE);
 	struct kvt_opened opened;
@@ -53,6 +53,11 @@ static uint32_t make_pool(int sock, const char *name, uint64_t bytes, uint64_t n
 	while ((ret == -EBUSY || ret == -EEXIST) && now_ms() < until);
 	OK(ret);
 	return opened.pool;
+}
+
+static uint32_t make_pool(int sock, const char *name, uint64_t bytes, uint64_t nvme)
+{
+	return make_pool_for(sock, name, bytes, nvme, 0);
 }
 
 #define RANGE_BYTES (sizeof(struct kvt_ranges) + sizeof(struct kvtier_range))
@@ -232,8 +237,46 @@ static void wrapping_query(void)
 	close(sock);
 }
 
+/* Many short rows in one block of the pool; and more than memory can ever hold at once. */
+#define SHORT_ROWS 400u
+
+static void crowded_block(void)
+{
+	struct kvt_pool_id budget = { .value = 4 * BLOCK };
+	struct kvt_remote_block *b;
+	struct remote r;
+	uint32_t id, i;
+	int sock;
+
+	if (want_module)
+		skip("the module's pools are not served");
+	daemon_start(NULL);
+	sock = connection();
+	budget.pool = id = make_pool_for(sock, "crowded", 16 * BLOCK, 0, 300);
+	r = make_remote(sock, id, MIB);
+	b = (struct kvt_remote_block *)r.ring->data;
+	for (i = 0; i < SHORT_ROWS; i++)
+		b[i] = (struct kvt_remote_block){ .k_offset = i * 64ull, .v_offset = BLOCK / 2 + i * 64ull,
+						  .position = i, .tokens = 1, .span = 1,
+						  .k_type = KVT_F16, .v_type = KVT_F16,
+						  .k_stride = 128, .v_stride = 128 };
+	ring_for(&r, SHORT_ROWS);
+	EVENTUALLY(__atomic_load_n(&r.ring->done, __ATOMIC_ACQUIRE) == 1, "expected an answer");
+	CHECK(!r.ring->error, "expected success, got %d", r.ring->error);
+	tell(sock, KVT_MSG_BUDGET, &budget, sizeof(budget));
+	b[0] = (struct kvt_remote_block){ .v_offset = UINT64_MAX, .tokens = 15, .span = 15,
+					  .k_type = KVT_F16, .k_stride = BLOCK };
+	ring_for(&r, 1);
+	EVENTUALLY(__atomic_load_n(&r.ring->done, __ATOMIC_ACQUIRE) == 2, "expected an answer");
+	CHECK(r.ring->error == -ETIMEDOUT, "expected -ETIMEDOUT, got %d", r.ring->error);
+	drop_remote(&r);
+	close(sock);
+}
+
 const struct test_case hostile_cases[] = {
 	{ "reads_nothing", "a client that does not read its answers", reads_nothing, false },
 	{ "wrapping_query", "a query whose rows are too many to count", wrapping_query, false },
+	{ "crowded_block", "more rows in a block than a byte counts, and more than memory holds",
+	  crowded_block, false },
 	{ 0 },
 };
