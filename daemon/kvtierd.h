@@ -168,6 +168,7 @@ struct tenant {
 };
 
 struct tenant *tenant_named(struct kvtierd *d, const char *name);
+struct tenant *tenant_again(struct kvtierd *d, const char *name, uint32_t uid);
 struct tenant *tenant_of(struct kvtierd *d, uint32_t uid, int pid);
 void tenants_reconfigure(struct kvtierd *d);
 /* May it occupy so much more?  0 or -EDQUOT (its quota), -ENOSPC (the host's limit). */

@@ -586,9 +586,7 @@ static struct pool *open_kept(struct kvtierd *d, struct kept *k)
 		free(p);
 		return NULL;
 	}
-	p->tenant = tenant_named(d, p->t->tenant);
-	if (!p->tenant)
-		p->tenant = tenant_of(d, p->t->uid, 0);
+	p->tenant = tenant_again(d, p->t->tenant, p->t->uid);
 	p->random = p->t->instance | 1;
 	if (!p->tenant || (p->module ? device_pool_take_back(p) : file_pool_take_back(p))) {
 		munmap(p->t, p->table_bytes);
