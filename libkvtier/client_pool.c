@@ -3,11 +3,14 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/kcmp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -446,12 +449,39 @@ static int pin_again(const struct kvt_shared *s, int sock)
 	return ret < 0 ? ret : 0;
 }
 
+/*
+ * Is it the file that we have mapped?  Memory files differ by their numbers.  The
+ * device's are one file by that; a kernel without kcmp(2) is believed.
+ */
+static bool same_file(const struct kvt_shared *s, int fd)
+{
+	struct stat ours, theirs;
+
+	if (fstat(s->kernel.fd, &ours) || fstat(fd, &theirs) || ours.st_dev != theirs.st_dev ||
+	    ours.st_ino != theirs.st_ino)
+		return false;
+	return !s->module || syscall(SYS_kcmp, getpid(), getpid(), KCMP_FILE, s->kernel.fd, fd) <= 0;
+}
+
+/* It is not ours any more: nor does the daemon keep it for us. */
+static int give_up(const struct kvt_shared *s, uint32_t id, int sock)
+{
+	struct kvt_pool_id pool = { .pool = id };
+	struct kvt_ask ask = KVT_ASK_INIT(KVT_MSG_DETACH);
+
+	ask.body = &pool;
+	ask.bytes = sizeof(pool);
+	kvt_client_ask_now(sock, &ask);
+	return kvt_fail(-ESTALE, "pool %s is another than before", s->name);
+}
+
 int kvt_shared_return(struct kvt_shared *s, int sock)
 {
 	struct kvt_ask ask = KVT_ASK_INIT(KVT_MSG_ATTACH);
 	struct kvt_attach attach = { 0 };
 	struct kvt_opened opened;
 	int fds[KVT_MSG_FDS], ret;
+	bool same;
 
 	memcpy(attach.name, s->name, sizeof(attach.name));
 	memcpy(attach.model, s->model, sizeof(attach.model));
@@ -463,14 +493,16 @@ int kvt_shared_return(struct kvt_shared *s, int sock)
 	ret = kvt_client_ask_now(sock, &ask);
 	if (ret < 0)
 		return ret;
+	same = ret == sizeof(opened) && opened.instance == s->instance && fds[0] >= 0 &&
+	       same_file(s, fds[0]);
 	if (fds[0] >= 0)
 		close(fds[0]);
 	if (fds[1] >= 0) {
 		dup3(fds[1], s->event_fd, O_CLOEXEC);
 		close(fds[1]);
 	}
-	if (ret != sizeof(opened) || opened.instance != s->instance)
-		return kvt_fail(-ESTALE, "pool %s is another than before", s->name);
+	if (!same) /* made again from its checkpoint, say: our stores would go nowhere */
+		return give_up(s, opened.pool, sock);
 	s->id = opened.pool;
 	ret = hand_over(s, sock);
 	if (!ret && !s->module)

@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -273,10 +274,46 @@ static void crowded_block(void)
 	close(sock);
 }
 
+/* ---- a daemon that lost what its manager kept -------------------------------------------- */
+
+/* Its pools are made again from their checkpoints: in other files than the clients have. */
+static void lose_store(void)
+{
+	daemon_kill(SIGKILL);
+	daemon_.empty_handed = true;
+	daemon_spawn();
+}
+
+static void other_memory(void)
+{
+	struct kvtier_stats st;
+	struct kvt_client *c;
+	struct kvt_pool *p, *q;
+
+	if (want_module)
+		skip("a pool of the module lives without its daemon");
+	daemon_start(NULL);
+	c = client();
+	p = pool(c, "again", 8 * BLOCK, 8 * BLOCK, KVT_SHARED_KEEP);
+	fill_block(p, 0, 1);
+	OK(kvt_shared_checkpoint(p, "one", 3));
+	fill_block(p, 0, 2);
+	lose_store();
+	EVENTUALLY(kvt_stats(p, &st) == -ECONNRESET, "expected the pool to be lost");
+	ERROR(kvt_shared_checkpoint(p, "two", 3), -ECONNRESET);
+	/* What was durable is there, for whoever attaches: on this connection too. */
+	OK(kvt_shared_attach(c, "again", "test", &q));
+	CHECK(!wrong_words(q, 0, 1), "expected what the checkpoint has");
+	kvt_pool_destroy(q);
+	kvt_pool_destroy(p);
+	kvt_client_close(c);
+}
+
 const struct test_case hostile_cases[] = {
 	{ "reads_nothing", "a client that does not read its answers", reads_nothing, false },
 	{ "wrapping_query", "a query whose rows are too many to count", wrapping_query, false },
 	{ "crowded_block", "more rows in a block than a byte counts, and more than memory holds",
 	  crowded_block, false },
+	{ "other_memory", "a pool that was made again is not the one that was mapped", other_memory, false },
 	{ 0 },
 };
