@@ -112,6 +112,8 @@ static int map(struct call *call)
 		return kvt_fail(-EINVAL, "a mapping comes with its userfaultfd");
 	if (a->pool->module)
 		return kvt_fail(-EINVAL, "a pool of the module needs no userfaultfd");
+	if (a->uffd >= 0 && a->addr == m->addr)
+		return answer(call, NULL, 0); /* asked again: its answer was lost with a daemon */
 	ret = file_pool_map(a, call->fds[0], m->addr);
 	if (ret)
 		return ret;

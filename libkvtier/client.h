@@ -111,6 +111,8 @@ bool kvt_is_shared(const struct kvt_pool *pool);
 /* A request's parts and where its answer goes. */
 struct kvt_ask {
 	uint16_t type;
+	struct kvt_shared *pool; /* whose number the body begins with, at each try; NULL: none */
+	bool leaves; /* with the answer the pool is on no list of ours any more */
 	const void *body;
 	size_t bytes;
 	const void *more; /* a second part of the body */
@@ -146,6 +148,10 @@ void kvt_map_bury(struct kvt_shared *s);
 
 /* client_pool.c: tell the daemon on @sock again what we have; 0 or a negative errno. */
 int kvt_shared_return(struct kvt_shared *s, int sock);
+
+/* client_view.c: of a pool of ours, or of one by its number */
+int kvt_view_query(struct kvt_client *client, struct kvt_shared *pool, uint32_t id, uint64_t first,
+		   uint32_t nr, struct kvtier_block_info *infos);
 
 /* client_attend.c */
 void kvt_asked_init(struct kvt_asked *asked);

@@ -58,7 +58,7 @@ static int make_ring(struct kvt_shared *s, uint64_t bytes)
 
 	drop_ring(asked);
 	asked->comings = comings(s->client);
-	id.pool = s->id;
+	ask.pool = s;
 	ask.body = &id;
 	ask.bytes = sizeof(id);
 	ask.fds = fds;

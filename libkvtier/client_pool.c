@@ -21,11 +21,6 @@
 
 /* ---- operations on a memory file: requests ----------------------------------------- */
 
-static struct kvt_pool_id id_of(const struct kvt_shared *s, uint64_t value)
-{
-	return (struct kvt_pool_id){ .pool = s->id, .value = value };
-}
-
 static int alive(const struct kvt_shared *s)
 {
 	if (!s->dead)
@@ -35,12 +30,13 @@ static int alive(const struct kvt_shared *s)
 
 static int ask_about(struct kvt_shared *s, uint16_t type, uint64_t value, void *answer, size_t room)
 {
-	struct kvt_pool_id id = id_of(s, value);
+	struct kvt_pool_id id = { .value = value };
 	struct kvt_ask ask = KVT_ASK_INIT(type);
 	int ret = alive(s);
 
 	if (ret)
 		return ret;
+	ask.pool = s;
 	ask.body = &id;
 	ask.bytes = sizeof(id);
 	ask.answer = answer;
@@ -74,6 +70,7 @@ static int some_ranges(struct kvt_shared *s, struct kvt_ranges *head, struct kvt
 	if (!answer)
 		return -ENOMEM;
 	head->nr = nr;
+	ask.pool = s;
 	ask.body = head;
 	ask.bytes = sizeof(*head);
 	ask.more = ranges;
@@ -99,7 +96,7 @@ static int range_op(struct kvt_pool *pool, uint32_t op, uint32_t tier, uint32_t 
 		    struct kvtier_range *ranges, uint32_t nr)
 {
 	struct kvt_shared *s = kvt_shared_of(pool);
-	struct kvt_ranges head = { .pool = s->id, .op = op, .tier = tier, .flags = flags };
+	struct kvt_ranges head = { .op = op, .tier = tier, .flags = flags };
 	uint32_t at, now;
 	int ret = alive(s), done = 0;
 
@@ -143,7 +140,7 @@ static int query(struct kvt_pool *pool, uint64_t first, uint32_t nr,
 	struct kvt_shared *s = kvt_shared_of(pool);
 	int ret = alive(s);
 
-	return ret ? ret : kvt_daemon_query(s->client, s->id, first, nr, infos);
+	return ret ? ret : kvt_view_query(s->client, s, 0, first, nr, infos);
 }
 
 static int stats(struct kvt_pool *pool, struct kvtier_stats *st)
@@ -188,20 +185,6 @@ static int adopt(struct kvt_pool *pool, const struct kvtier_slot *slots, uint32_
 
 /* ---- come and go ---------------------------------------------------------------------- */
 
-static void leave_client(struct kvt_shared *s)
-{
-	struct kvt_shared **at;
-
-	pthread_mutex_lock(&s->client->lock);
-	for (at = &s->client->pools; *at; at = &(*at)->next) {
-		if (*at == s) {
-			*at = s->next;
-			break;
-		}
-	}
-	pthread_mutex_unlock(&s->client->lock);
-}
-
 static void tear_down(struct kvt_shared *s)
 {
 	kvt_unmap_shared(s);
@@ -216,15 +199,26 @@ static void tear_down(struct kvt_shared *s)
 	free(s);
 }
 
+/* Neither the daemon has it for us then, nor does our thread return it to the next one. */
+static void detach(struct kvt_shared *s)
+{
+	struct kvt_pool_id id = { 0 };
+	struct kvt_ask ask = KVT_ASK_INIT(KVT_MSG_DETACH);
+
+	ask.pool = s;
+	ask.leaves = true;
+	ask.body = &id;
+	ask.bytes = sizeof(id);
+	kvt_client_ask(s->client, &ask);
+}
+
 /* In a child made by fork() the mapping is not there; its address may be another's. */
 static void destroy(struct kvt_pool *pool)
 {
 	struct kvt_shared *s = kvt_shared_of(pool);
 
 	if (pool->pid == getpid()) {
-		leave_client(s);
-		if (!s->dead)
-			ask_about(s, KVT_MSG_DETACH, 0, NULL, 0);
+		detach(s);
 	} else {
 		pool->addr = NULL;
 		s->plan.ring = NULL;
@@ -277,6 +271,7 @@ static int hand_over(struct kvt_shared *s, int sock)
 	ask.body = &map;
 	ask.bytes = sizeof(map);
 	ask.fd = s->uffd;
+	ask.pool = s;
 	ret = sock < 0 ? kvt_client_ask(s->client, &ask) : kvt_client_ask_now(sock, &ask);
 	return ret < 0 ? ret : 0;
 }
@@ -333,11 +328,9 @@ static int open_pool(struct kvt_client *c, const struct kvt_ask *request, const 
 		c->pools = s;
 		pthread_mutex_unlock(&c->lock);
 		ret = hand_over(s, -1);
-		if (ret)
-			leave_client(s);
 	}
 	if (ret) {
-		ask_about(s, KVT_MSG_DETACH, 0, NULL, 0);
+		detach(s);
 		goto fail;
 	}
 	*pool = &s->kernel.pool;
@@ -525,7 +518,7 @@ int kvt_shared_checkpoint(struct kvt_pool *pool, const void *note, size_t bytes)
 {
 	struct kvt_shared *s = kvt_shared_of(pool);
 	struct kvt_ask ask = KVT_ASK_INIT(KVT_MSG_CHECKPOINT);
-	struct kvt_pool_id id;
+	struct kvt_pool_id id = { .value = 1 };
 	int ret = check_shared(pool);
 
 	if (!ret)
@@ -534,7 +527,7 @@ int kvt_shared_checkpoint(struct kvt_pool *pool, const void *note, size_t bytes)
 		return ret;
 	if (bytes > KVT_NOTE_MAX)
 		return kvt_fail(-EINVAL, "a note has at most %d bytes", KVT_NOTE_MAX);
-	id = id_of(s, 1);
+	ask.pool = s;
 	ask.body = &id;
 	ask.bytes = sizeof(id);
 	ask.more = note;

@@ -299,7 +299,7 @@ static void other_memory(void)
 	OK(kvt_shared_checkpoint(p, "one", 3));
 	fill_block(p, 0, 2);
 	lose_store();
-	EVENTUALLY(kvt_stats(p, &st) == -ECONNRESET, "expected the pool to be lost");
+	ERROR(kvt_stats(p, &st), -ECONNRESET);
 	ERROR(kvt_shared_checkpoint(p, "two", 3), -ECONNRESET);
 	/* What was durable is there, for whoever attaches: on this connection too. */
 	OK(kvt_shared_attach(c, "again", "test", &q));
@@ -309,11 +309,54 @@ static void other_memory(void)
 	kvt_client_close(c);
 }
 
+static void *discard_it(void *arg)
+{
+	return kvt_discard(arg, 0, BLOCK) < 0 ? arg : NULL;
+}
+
+/*
+ * Numbers of pools change where pools are made again.  A call that was under way is not
+ * asked again about whoever has the number now.
+ */
+static void other_number(void)
+{
+	struct kvt_pool *p[2], *q[2];
+	struct kvt_client *c;
+	pthread_t thread;
+	void *failed;
+	int i;
+
+	if (want_module)
+		skip("the module does its pools' operations");
+	daemon_start(NULL);
+	c = client();
+	p[0] = pool(c, "first", 8 * BLOCK, 8 * BLOCK, KVT_SHARED_KEEP);
+	p[1] = pool(c, "second", 8 * BLOCK, 8 * BLOCK, KVT_SHARED_KEEP);
+	for (i = 0; i < 2; i++) {
+		fill_block(p[i], 0, 1);
+		OK(kvt_shared_checkpoint(p[i], "one", 3));
+	}
+	kill(daemon_.pid, SIGSTOP);
+	CHECK(!pthread_create(&thread, NULL, discard_it, p[0]), "a thread");
+	pause_ms(100);
+	lose_store();
+	pthread_join(thread, &failed);
+	CHECK(failed, "expected the discard to fail: its pool is lost");
+	kvt_pool_destroy(p[0]);
+	kvt_pool_destroy(p[1]);
+	OK(kvt_shared_attach(c, "first", "test", &q[0]));
+	OK(kvt_shared_attach(c, "second", "test", &q[1]));
+	for (i = 0; i < 2; i++)
+		CHECK(!wrong_words(q[i], 0, 1), "expected what the checkpoint of pool %d has", i);
+	kvt_client_close(c);
+}
+
 const struct test_case hostile_cases[] = {
 	{ "reads_nothing", "a client that does not read its answers", reads_nothing, false },
 	{ "wrapping_query", "a query whose rows are too many to count", wrapping_query, false },
 	{ "crowded_block", "more rows in a block than a byte counts, and more than memory holds",
 	  crowded_block, false },
 	{ "other_memory", "a pool that was made again is not the one that was mapped", other_memory, false },
+	{ "other_number", "a call that was lost is not asked of another pool", other_number, false },
 	{ 0 },
 };
