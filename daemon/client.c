@@ -6,6 +6,7 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -18,10 +19,27 @@
 /* Of one client before the others get their turn. */
 #define MESSAGES_MAX 16
 
+/*
+ * A client's socket holds few large answers, and threads that ask at once may be slow to
+ * take theirs: answers wait here, and no more messages are taken meanwhile.  Who takes
+ * none for so long, or asked for so much, is closed.
+ */
+#define UNSENT_NS (10 * NS_PER_S)
+#define UNSENT_MAX (16u << 20)
+
+struct unsent {
+	struct unsent *next;
+	size_t bytes;
+	int fds[KVT_MSG_FDS], nr_fds;
+	char data[];
+};
+
 /* One buffer for all: a message is dealt with before the next is read. */
 static char message[KVT_MSG_MAX + 1] __attribute__((aligned(8)));
 
 static void drop_attachment(struct attachment *a);
+static void drop_unsent(struct client *c);
+static void send_unsent(void *client);
 
 static void free_client(struct client *c)
 {
@@ -48,6 +66,9 @@ void client_close(struct client *c, const char *why)
 		drop_attachment(a);
 	}
 	c->attachments = NULL;
+	while (c->unsent)
+		drop_unsent(c);
+	watch_stop(c->room);
 	watch_stop(c->watch);
 	close(c->sock);
 	c->d->nr_clients--;
@@ -146,7 +167,16 @@ static bool take_message(struct client *c)
 			 n < 0 ? "longer than a message may be" : "not a message");
 		client_close(c, "malformed message");
 	}
-	return !c->gone && !c->broken;
+	return !c->gone && !c->broken && !c->unsent;
+}
+
+static void client_ready(void *arg);
+
+/* There may be more, of which the watch has told already. */
+static void look_again(struct client *c)
+{
+	watch_stop(c->watch);
+	c->watch = watch_start(c->d, c->sock, client_ready, c);
 }
 
 static void client_ready(void *arg)
@@ -154,13 +184,16 @@ static void client_ready(void *arg)
 	struct client *c = arg;
 	int left = MESSAGES_MAX;
 
+	if (c->broken)
+		return;
+	if (c->unsent) {
+		send_unsent(c); /* or it has hung up */
+		return;
+	}
 	while (left && take_message(c))
 		left--;
-	if (!left && !c->gone && !c->broken) {
-		/* There may be more, of which the watch has told already: look again. */
-		watch_stop(c->watch);
-		c->watch = watch_start(c->d, c->sock, client_ready, c);
-	}
+	if (!left && !c->gone && !c->broken && !c->unsent)
+		look_again(c);
 }
 
 /* ---- answers ----------------------------------------------------------------------------- */
@@ -178,22 +211,124 @@ static void put_fds(struct msghdr *msg, char *room, const int *fds, int nr)
 	memcpy(CMSG_DATA(c), fds, (size_t)nr * sizeof(int));
 }
 
+static int send_now(int sock, const struct iovec *iov, int nr_iov, const int *fds, int nr_fds)
+{
+	union {
+		char room[CMSG_SPACE(KVT_MSG_FDS * sizeof(int))];
+		struct cmsghdr align;
+	} control = { 0 };
+	struct msghdr msg = { .msg_iov = (struct iovec *)iov, .msg_iovlen = (size_t)nr_iov };
+	ssize_t n;
+
+	if (nr_fds)
+		put_fds(&msg, control.room, fds, nr_fds);
+	do
+		n = sendmsg(sock, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+	while (n < 0 && errno == EINTR);
+	return n < 0 ? -errno : 0;
+}
+
 /*
- * Who does not read its answers is closed: it would keep us waiting.  Not here, where
- * whoever answers may be in the middle of a list of its pool: at the end of the turn.
+ * It is closed at the end of the turn, not here: whoever answers may be in the middle of a
+ * list of its pool.
  */
+static void give_up(struct client *c)
+{
+	c->broken = c->d->clients_gone = true;
+}
+
+static void drop_unsent(struct client *c)
+{
+	struct unsent *u = c->unsent;
+	int i;
+
+	c->unsent = u->next;
+	c->unsent_bytes -= u->bytes;
+	for (i = 0; i < u->nr_fds; i++)
+		if (u->fds[i] >= 0)
+			close(u->fds[i]);
+	free(u);
+}
+
+static void send_unsent(void *client)
+{
+	struct client *c = client;
+	int ret = 0;
+
+	while (!c->broken && c->unsent) {
+		struct iovec iov = { c->unsent->data, c->unsent->bytes };
+
+		ret = send_now(c->sock, &iov, 1, c->unsent->fds, c->unsent->nr_fds);
+		if (ret)
+			break;
+		drop_unsent(c);
+		c->unsent_since_ns = c->d->turn_ns;
+	}
+	if (ret && ret != -EAGAIN)
+		give_up(c);
+	if (c->broken || c->unsent)
+		return;
+	watch_stop(c->room);
+	c->room = NULL;
+	look_again(c);
+}
+
+/* Who has not taken an answer for long. */
+void clients_unread(struct kvtierd *d)
+{
+	struct client *c;
+	bool any = false;
+
+	for (c = d->clients; c; c = c->next) {
+		if (c->gone || !c->unsent)
+			continue;
+		any = true;
+		if (d->turn_ns >= c->unsent_since_ns + UNSENT_NS)
+			give_up(c);
+	}
+	if (any)
+		timer_within(d, &d->unread, NS_PER_S);
+}
+
+static void keep(struct client *c, const struct iovec iov[2], const int *fds, int nr_fds)
+{
+	size_t bytes = iov[0].iov_len + iov[1].iov_len;
+	struct unsent *u = c->unsent_bytes + bytes > UNSENT_MAX ? NULL : malloc(sizeof(*u) + bytes);
+	int i;
+
+	if (!u) {
+		give_up(c);
+		return;
+	}
+	*u = (struct unsent){ .bytes = bytes, .nr_fds = nr_fds };
+	for (i = 0; i < nr_fds; i++)
+		u->fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 3);
+	memcpy(u->data, iov[0].iov_base, iov[0].iov_len);
+	if (iov[1].iov_len)
+		memcpy(u->data + iov[0].iov_len, iov[1].iov_base, iov[1].iov_len);
+	if (c->unsent)
+		c->unsent_last->next = u;
+	else
+		c->unsent = u;
+	c->unsent_last = u;
+	c->unsent_bytes += bytes;
+	if (c->room)
+		return;
+	c->unsent_since_ns = c->d->turn_ns;
+	c->room = watch_room(c->d, c->sock, send_unsent, c);
+	timer_within(c->d, &c->d->unread, NS_PER_S);
+	if (!c->room)
+		give_up(c);
+}
+
 void client_reply(struct client *c, uint16_t type, uint32_t id, int error, const void *body,
 		  size_t bytes, const int *fds, int nr_fds)
 {
 	const char *why = error == -EBADMSG || !kvt_error_detail()[0] ? strerror(-error) :
 									 kvt_error_detail();
 	struct kvt_msg head = { .type = type, .id = id, .error = error };
-	union {
-		char room[CMSG_SPACE(KVT_MSG_FDS * sizeof(int))];
-		struct cmsghdr align;
-	} control = { 0 };
 	struct iovec iov[2] = { { &head, sizeof(head) }, { (void *)body, bytes } };
-	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = 2 };
+	int ret;
 
 	if (c->gone || c->broken)
 		return;
@@ -202,10 +337,11 @@ void client_reply(struct client *c, uint16_t type, uint32_t id, int error, const
 		nr_fds = 0;
 	}
 	head.size = (uint32_t)(sizeof(head) + iov[1].iov_len);
-	if (fds && nr_fds)
-		put_fds(&msg, control.room, fds, nr_fds);
-	if (sendmsg(c->sock, &msg, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 && errno != EINTR)
-		c->broken = c->d->clients_gone = true;
+	ret = c->unsent ? -EAGAIN : send_now(c->sock, iov, 2, fds, fds ? nr_fds : 0);
+	if (ret == -EAGAIN)
+		keep(c, iov, fds, fds ? nr_fds : 0);
+	else if (ret)
+		give_up(c);
 }
 
 struct request *request_begin(struct client *c, const struct kvt_msg *msg)

@@ -107,6 +107,7 @@ struct watch {
 	struct op op;
 	struct kvtierd *d;
 	int fd;
+	short events;
 	void (*ready)(void *arg); /* NULL: stopped; goes with its last completion */
 	void *arg;
 };
@@ -123,6 +124,8 @@ void loop_exit(struct kvtierd *d);
 void loop_run(struct kvtierd *d);
 struct io_uring_sqe *loop_sqe(struct kvtierd *d, struct op *op);
 struct watch *watch_start(struct kvtierd *d, int fd, void (*ready)(void *arg), void *arg);
+/* ... when it takes more again. */
+struct watch *watch_room(struct kvtierd *d, int fd, void (*ready)(void *arg), void *arg);
 void watch_stop(struct watch *w);
 void timer_add(struct kvtierd *d, struct timer *t, void (*expire)(struct kvtierd *d));
 /* Set it to expire in @ns, unless it is set to expire before. */
@@ -205,6 +208,10 @@ struct client {
 	bool broken; /* does not read its answers: closed at the end of the turn */
 	bool gone; /* closed; freed by clients_reap() once no request refers to it */
 	uint32_t requests; /* being worked on */
+	struct unsent *unsent, *unsent_last; /* answers that its socket has not room for */
+	size_t unsent_bytes;
+	uint64_t unsent_since_ns; /* when the last of them went, or the first came */
+	struct watch *room; /* while there are any */
 	struct tenant *tenant;
 	struct attachment *attachments;
 };
@@ -221,6 +228,7 @@ void control_close(struct kvtierd *d);
 void client_accept(struct kvtierd *d, int sock);
 void client_close(struct client *c, const char *why);
 void clients_reap(struct kvtierd *d);
+void clients_unread(struct kvtierd *d);
 void client_message(struct client *c, const struct kvt_msg *msg, const int *fds, int nr_fds);
 void client_reply(struct client *c, uint16_t type, uint32_t id, int error, const void *body,
 		  size_t bytes, const int *fds, int nr_fds);
@@ -556,7 +564,7 @@ struct kvtierd {
 
 	uint32_t nr_watches;
 	struct timer *timers;
-	struct timer watchdog, waits, writeback, scrub_timer, idle_timer, attend_timer;
+	struct timer watchdog, waits, writeback, scrub_timer, idle_timer, attend_timer, unread;
 	int signal_fd;
 	struct watch *signal_watch;
 	int listen_fd;

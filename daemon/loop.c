@@ -52,7 +52,7 @@ static void arm(struct watch *w)
 {
 	struct io_uring_sqe *sqe = loop_sqe(w->d, &w->op);
 
-	io_uring_prep_poll_multishot(sqe, w->fd, POLLIN);
+	io_uring_prep_poll_multishot(sqe, w->fd, (unsigned int)w->events);
 	io_uring_sqe_set_data(sqe, &w->op);
 }
 
@@ -76,16 +76,28 @@ static void watch_ended(struct watch *w)
 	free(w);
 }
 
-struct watch *watch_start(struct kvtierd *d, int fd, void (*ready)(void *arg), void *arg)
+static struct watch *start(struct kvtierd *d, int fd, short events, void (*ready)(void *arg),
+			   void *arg)
 {
 	struct watch *w = calloc(1, sizeof(*w));
 
 	if (!w)
 		return NULL;
-	*w = (struct watch){ .op.done = watch_done, .d = d, .fd = fd, .ready = ready, .arg = arg };
+	*w = (struct watch){ .op.done = watch_done, .d = d, .fd = fd, .events = events,
+			     .ready = ready, .arg = arg };
 	d->nr_watches++;
 	arm(w);
 	return w;
+}
+
+struct watch *watch_start(struct kvtierd *d, int fd, void (*ready)(void *arg), void *arg)
+{
+	return start(d, fd, POLLIN, ready, arg);
+}
+
+struct watch *watch_room(struct kvtierd *d, int fd, void (*ready)(void *arg), void *arg)
+{
+	return start(d, fd, POLLOUT, ready, arg);
 }
 
 void watch_stop(struct watch *w)

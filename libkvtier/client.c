@@ -2,6 +2,7 @@
 /* Connect; send a request and wait for its answer. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +13,7 @@
 #include "error.h"
 
 #define PATIENCE_MS 30000
+#define FULL_MS 20 /* the socket may be another by then */
 
 int kvt_client_ask_now(int sock, const struct kvt_ask *ask)
 {
@@ -58,6 +60,26 @@ static int name_pool(const struct kvt_ask *ask)
 	return 0;
 }
 
+/*
+ * Under the lock, which is given up while the socket is full: the thread needs it to take
+ * the answers that the daemon waits to be rid of.
+ */
+static int send_call(struct kvt_client *c, const struct kvt_ask *ask, struct kvt_call *call)
+{
+	int ret;
+
+	while ((ret = kvt_link_try_send(c->sock, ask, call->id)) == -EAGAIN && !call->ended) {
+		struct pollfd p = { .fd = c->sock, .events = POLLOUT };
+
+		pthread_mutex_unlock(&c->lock);
+		poll(&p, 1, FULL_MS);
+		pthread_mutex_lock(&c->lock);
+		if (call->ended)
+			return 0; /* lost meanwhile, with the daemon */
+	}
+	return ret;
+}
+
 /* Under the lock: one try.  0: it has an answer; -EAGAIN: lost on the way. */
 static int try_call(struct kvt_client *c, const struct kvt_ask *ask, struct kvt_call *call)
 {
@@ -69,7 +91,7 @@ static int try_call(struct kvt_client *c, const struct kvt_ask *ask, struct kvt_
 	call->ended = call->lost = false;
 	call->next = c->calls;
 	c->calls = call;
-	ret = kvt_link_send(c->sock, ask, call->id);
+	ret = send_call(c, ask, call);
 	if (ret == -EPIPE || ret == -ECONNRESET || ret == -ENOTCONN) {
 		/* The thread is about to see it too: not before that may we ask again. */
 		while (c->link == KVT_LINK_UP)

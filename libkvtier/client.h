@@ -137,6 +137,7 @@ int kvt_client_ask_now(int sock, const struct kvt_ask *ask);
 int kvt_link_connect(const char *path, struct kvt_hello *hello);
 int kvt_link_start(struct kvt_client *c);
 int kvt_link_send(int sock, const struct kvt_ask *ask, uint32_t id);
+int kvt_link_try_send(int sock, const struct kvt_ask *ask, uint32_t id);
 int kvt_link_receive(int sock, struct kvt_msg **answer, int *fds, int *nr_fds);
 int kvt_link_answer(const struct kvt_ask *ask, struct kvt_msg *answer, int *fds, int nr_fds);
 

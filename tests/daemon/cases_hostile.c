@@ -136,6 +136,61 @@ static void reads_nothing(void)
 	EVENTUALLY(daemon_metric("kvtier_live_pools") == 0, "expected its pools to go");
 }
 
+#define ASKERS 24
+#define TIMES 20
+
+static void *ask_much(void *arg)
+{
+	struct kvtier_block_info *infos = calloc(1600, sizeof(*infos));
+	int i, ret = infos ? 0 : -ENOMEM;
+
+	for (i = 0; i < TIMES && !ret; i++)
+		ret = kvt_query(arg, 0, 1600, infos);
+	free(infos);
+	return ret ? arg : NULL;
+}
+
+static void *plan_much(void *arg)
+{
+	struct kvtier_range *r = calloc(2700, sizeof(*r));
+	int i, j, ret = r ? 0 : -ENOMEM;
+
+	for (i = 0; i < TIMES && ret >= 0; i++) {
+		for (j = 0; j < 2700; j++)
+			r[j] = (struct kvtier_range){ .offset = (uint64_t)(j % 1600) * BLOCK,
+						      .length = BLOCK };
+		ret = kvt_range_op(arg, KVTIER_OP_COLD, 0, 0, r, 2700);
+	}
+	free(r);
+	return ret < 0 ? arg : NULL;
+}
+
+/* More large answers at once than a socket holds: nobody did anything wrong. */
+static void ask_at_once(void)
+{
+	pthread_t threads[ASKERS];
+	struct kvt_client *c;
+	struct kvt_pool *p;
+	void *failed;
+	int i;
+
+	if (want_module)
+		skip("the module's pools are asked by ioctl");
+	daemon_start(NULL);
+	c = client();
+	p = pool(c, "asked", 1600 * BLOCK, 8 * BLOCK, 0);
+	fill_block(p, 1, 1);
+	for (i = 0; i < ASKERS; i++)
+		CHECK(!pthread_create(&threads[i], NULL, i % 3 ? ask_much : plan_much, p), "a thread");
+	for (i = 0; i < ASKERS; i++) {
+		pthread_join(threads[i], &failed);
+		CHECK(!failed, "expected each to be answered");
+	}
+	CHECK(!wrong_words(p, 1, 1), "expected the pool to be there");
+	kvt_pool_destroy(p);
+	kvt_client_close(c);
+}
+
 /* ---- the attention service --------------------------------------------------------------- */
 
 struct remote {
@@ -358,5 +413,6 @@ const struct test_case hostile_cases[] = {
 	  crowded_block, false },
 	{ "other_memory", "a pool that was made again is not the one that was mapped", other_memory, false },
 	{ "other_number", "a call that was lost is not asked of another pool", other_number, false },
+	{ "ask_at_once", "more answers at once than a socket holds", ask_at_once, false },
 	{ 0 },
 };
