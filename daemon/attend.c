@@ -33,7 +33,8 @@ struct attend_ring {
 	struct attachment *a; /* NULL: its client is gone */
 	struct kvt_attend_ring *ring;
 	size_t bytes;
-	int bell, answer;
+	int bell; /* an eventfd that the client has too */
+	int answer; /* a bell of ours */
 	struct watch *watch;
 	struct query *query; /* under way */
 };
@@ -274,7 +275,7 @@ static void answer(struct attend_ring *r, uint64_t number, int error)
 {
 	r->ring->error = error;
 	__atomic_store_n(&r->ring->done, number, __ATOMIC_RELEASE);
-	eventfd_write(r->answer, 1);
+	bell_ring(r->answer);
 }
 
 static void finish(struct query *q, int error)
@@ -458,7 +459,7 @@ static void bell(void *arg)
 	eventfd_t ignored;
 	int ret;
 
-	eventfd_read(r->bell, &ignored);
+	read_now(r->bell, &ignored, sizeof(ignored));
 	if (r->query || r->ring->query.number == r->ring->done)
 		return;
 	q = calloc(1, sizeof(*q));
@@ -545,19 +546,20 @@ void attend_stop(struct kvtierd *d)
 	d->attend = NULL;
 }
 
-static int make_ring(struct attend_ring *r, int *ring_fd)
+static int make_ring(struct attend_ring *r, int *ring_fd, int *answer_fd)
 {
 	int fd = memfd_create("kvtier-attend", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	void *ring = MAP_FAILED;
 
 	r->bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	r->answer = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (fd >= 0 && r->bell >= 0 && r->answer >= 0 && !ftruncate(fd, (off_t)r->bytes) &&
+	if (fd >= 0 && r->bell >= 0 && !bell_make(&r->answer, answer_fd) && !ftruncate(fd, (off_t)r->bytes) &&
 	    !fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
 		ring = mmap(NULL, r->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (ring == MAP_FAILED) {
 		if (fd >= 0)
 			close(fd);
+		if (r->answer >= 0)
+			close(*answer_fd);
 		return kvt_fail(-ENOMEM, "cannot make a ring of queries: %s", strerror(errno));
 	}
 	r->ring = ring;
@@ -584,11 +586,12 @@ int attend_ring_make(struct attachment *a, uint64_t bytes, int fds[3])
 	r->a = a;
 	r->bytes = bytes;
 	r->bell = r->answer = -1;
-	ret = make_ring(r, &fds[0]);
+	ret = make_ring(r, &fds[0], &fds[2]);
 	if (!ret) {
 		r->watch = watch_start(a->pool->d, r->bell, bell, r);
 		if (!r->watch) {
 			close(fds[0]);
+			close(fds[2]);
 			ret = -ENOMEM;
 		}
 	}
@@ -599,6 +602,5 @@ int attend_ring_make(struct attachment *a, uint64_t bytes, int fds[3])
 	attend_ring_free(a);
 	a->attend = r;
 	fds[1] = r->bell;
-	fds[2] = r->answer;
 	return 0;
 }

@@ -9,7 +9,6 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -419,7 +418,7 @@ struct attachment *attachment_of(struct client *c, uint32_t pool)
 	return a;
 }
 
-struct attachment *attachment_new(struct client *c, struct pool *p)
+struct attachment *attachment_new(struct client *c, struct pool *p, int *event_fd)
 {
 	struct attachment *a = calloc(1, sizeof(*a));
 
@@ -428,8 +427,7 @@ struct attachment *attachment_new(struct client *c, struct pool *p)
 	a->pool = p;
 	a->client = c;
 	a->uffd = -1;
-	a->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (a->event_fd < 0) {
+	if (bell_make(&a->event_fd, event_fd)) {
 		free(a);
 		return NULL;
 	}

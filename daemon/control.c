@@ -54,7 +54,8 @@ static int hello(struct call *call)
 /* Give the client what it maps. */
 static int hand_over(struct call *call, struct pool *p)
 {
-	struct attachment *a = attachment_new(call->c, p);
+	int fds[2];
+	struct attachment *a = attachment_new(call->c, p, &fds[1]);
 	struct kvt_opened opened = {
 		.pool = p->id,
 		.block_shift = p->shift,
@@ -63,14 +64,13 @@ static int hand_over(struct call *call, struct pool *p)
 		.fds = 2,
 		.module = p->module,
 	};
-	int fds[2];
 
 	if (!a)
 		return kvt_fail(-ENOMEM, "no memory for another use of the pool");
 	fds[0] = p->fd;
-	fds[1] = a->event_fd;
 	pool_activity(p);
 	client_reply(call->c, call->msg->type, call->msg->id, 0, &opened, sizeof(opened), fds, 2);
+	close(fds[1]);
 	return 0;
 }
 
@@ -242,6 +242,7 @@ static int attention(struct call *call)
 		return ret;
 	client_reply(call->c, call->msg->type, call->msg->id, 0, NULL, 0, fds, 3);
 	close(fds[0]);
+	close(fds[2]);
 	return 0;
 }
 

@@ -17,6 +17,7 @@
 #endif
 #define PAGE 4096u
 #define SERVE_NS (2 * NS_PER_MS)
+#define READS_MAX 16 /* a turn */
 
 /* ---- a client's page tables -------------------------------------------------------------- */
 
@@ -393,10 +394,17 @@ void file_faults(void *arg)
 {
 	struct attachment *a = arg;
 	struct uffd_msg msgs[16];
+	int i, left = READS_MAX;
 	ssize_t n;
-	int i;
 
-	while ((n = read(a->uffd, msgs, sizeof(msgs))) > 0)
+	while (left && (n = read_now(a->uffd, msgs, sizeof(msgs))) > 0) {
 		for (i = 0; i < (int)(n / (ssize_t)sizeof(msgs[0])); i++)
 			handle(a, &msgs[i]);
+		left--;
+	}
+	if (!left) {
+		/* The others first; there may be more, of which the watch has told already. */
+		watch_stop(a->faults);
+		a->faults = watch_start(a->pool->d, a->uffd, file_faults, a);
+	}
 }

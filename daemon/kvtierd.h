@@ -127,6 +127,14 @@ struct watch *watch_start(struct kvtierd *d, int fd, void (*ready)(void *arg), v
 /* ... when it takes more again. */
 struct watch *watch_room(struct kvtierd *d, int fd, void (*ready)(void *arg), void *arg);
 void watch_stop(struct watch *w);
+/*
+ * A descriptor that a client has too may be made to block by it: what is there is read
+ * without waiting all the same.  Nothing is written to one: a bell to a client is a pipe,
+ * whose other end alone is the client's.
+ */
+ssize_t read_now(int fd, void *buf, size_t bytes);
+int bell_make(int *ours, int *theirs);
+void bell_ring(int ours);
 void timer_add(struct kvtierd *d, struct timer *t, void (*expire)(struct kvtierd *d));
 /* Set it to expire in @ns, unless it is set to expire before. */
 void timer_within(struct kvtierd *d, struct timer *t, uint64_t ns);
@@ -186,7 +194,7 @@ struct attachment {
 	struct attachment *next_of_client;
 	struct pool *pool;
 	struct client *client;
-	int event_fd;
+	int event_fd; /* a bell */
 	int uffd; /* of its mapping; -1: none yet */
 	struct watch *faults;
 	uint64_t addr;
@@ -235,7 +243,7 @@ void client_reply(struct client *c, uint16_t type, uint32_t id, int error, const
 struct request *request_begin(struct client *c, const struct kvt_msg *msg);
 void request_end(struct request *r, int error, const void *body, size_t bytes);
 struct attachment *attachment_of(struct client *c, uint32_t pool);
-struct attachment *attachment_new(struct client *c, struct pool *p);
+struct attachment *attachment_new(struct client *c, struct pool *p, int *event_fd);
 void attachment_free(struct attachment *a);
 
 /* ---- pool.c ------------------------------------------------------------------------------ */

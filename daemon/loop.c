@@ -3,10 +3,13 @@
 #define _GNU_SOURCE
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/uio.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "kvtierd.h"
 
@@ -110,6 +113,44 @@ void watch_stop(struct watch *w)
 	sqe = loop_sqe(w->d, NULL);
 	io_uring_prep_cancel(sqe, &w->op, 0);
 	io_uring_sqe_set_data(sqe, NULL);
+}
+
+/* ---- what clients share with us ---------------------------------------------------------- */
+
+ssize_t read_now(int fd, void *buf, size_t bytes)
+{
+	struct iovec iov = { buf, bytes };
+	ssize_t n = preadv2(fd, &iov, 1, -1, RWF_NOWAIT);
+	int flags;
+
+	if (n >= 0 || errno != EOPNOTSUPP)
+		return n;
+	/* A userfaultfd before Linux 6.10 knows its flag alone. */
+	flags = fcntl(fd, F_GETFL);
+	if (flags < 0 || (!(flags & O_NONBLOCK) && fcntl(fd, F_SETFL, flags | O_NONBLOCK)))
+		return -1;
+	return read(fd, buf, bytes);
+}
+
+int bell_make(int *ours, int *theirs)
+{
+	int fds[2];
+
+	if (pipe2(fds, O_CLOEXEC | O_NONBLOCK))
+		return -errno;
+	fcntl(fds[1], F_SETPIPE_SZ, 4096);
+	*theirs = fds[0];
+	*ours = fds[1];
+	return 0;
+}
+
+/* Of a full one nobody has heard the last rings: one more says nothing new. */
+void bell_ring(int ours)
+{
+	uint64_t one = 1;
+	ssize_t n = write(ours, &one, sizeof(one));
+
+	(void)n;
 }
 
 /* ---- timers ------------------------------------------------------------------------------ */

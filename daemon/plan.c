@@ -304,7 +304,7 @@ static void doorbell(void *arg)
 	eventfd_t ignored;
 	int ret;
 
-	eventfd_read(plan->doorbell, &ignored);
+	read_now(plan->doorbell, &ignored, sizeof(ignored));
 	pool_activity(p);
 	if (p->tenant->virtual_time < p->d->virtual_now)
 		p->tenant->virtual_time = p->d->virtual_now;

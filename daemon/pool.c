@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <unistd.h>
@@ -84,7 +83,7 @@ void pool_event(struct pool *p, uint32_t type, uint32_t b, int error)
 		.error = error,
 	};
 	for (a = p->attachments; a; a = a->next)
-		eventfd_write(a->event_fd, 1);
+		bell_ring(a->event_fd);
 }
 
 void pool_used(struct pool *p, uint64_t used[KVTIER_NR_TIERS])

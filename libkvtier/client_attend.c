@@ -145,11 +145,12 @@ static int wait_for_answer(struct kvt_shared *s, uint64_t number)
 {
 	struct kvt_asked *asked = &s->asked;
 	struct pollfd p = { .fd = asked->answer, .events = POLLIN };
-	eventfd_t ignored;
+	char ignored[64];
 
 	while (__atomic_load_n(&asked->ring->done, __ATOMIC_ACQUIRE) != number) {
-		if (poll(&p, 1, LOOK_MS) > 0)
-			eventfd_read(asked->answer, &ignored);
+		if (poll(&p, 1, LOOK_MS) > 0 && read(asked->answer, ignored, sizeof(ignored)) < 0 &&
+		    errno != EAGAIN)
+			return -errno;
 		if (asked->comings != comings(s->client))
 			return -EAGAIN;
 	}

@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -158,13 +157,14 @@ static int event_fd(struct kvt_pool *pool)
 static int event_read(struct kvt_pool *pool, struct kvtier_event *events, uint32_t nr)
 {
 	uint32_t most = (KVT_MSG_MAX - sizeof(struct kvt_msg)) / sizeof(*events);
-	eventfd_t ignored;
+	char ignored[4096];
 	int ret;
 
 	nr = nr < most ? nr : most;
 	if (!nr)
 		return 0;
-	eventfd_read(kvt_shared_of(pool)->event_fd, &ignored);
+	if (read(kvt_shared_of(pool)->event_fd, ignored, sizeof(ignored)) < 0 && errno != EAGAIN)
+		return kvt_fail(-errno, "the events' descriptor: %s", strerror(errno));
 	ret = ask_about(kvt_shared_of(pool), KVT_MSG_EVENTS, nr, events, nr * sizeof(*events));
 	return ret < 0 ? ret : ret / (int)sizeof(*events);
 }

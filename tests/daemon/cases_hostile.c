@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -329,6 +330,118 @@ static void crowded_block(void)
 	close(sock);
 }
 
+/* ---- descriptors that are the client's too ----------------------------------------------- */
+
+/* All that may be had from a descriptor: it blocks, and is full. */
+static void spoil(int fd)
+{
+	static const uint64_t most = UINT64_MAX - 1;
+	char path[64];
+	int again;
+
+	if (write(fd, &most, sizeof(most)) < 0)
+		CHECK(errno == EBADF || errno == EAGAIN, "write: %m");
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	again = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+	while (again >= 0 && write(again, &most, sizeof(most)) > 0)
+		;
+	if (again >= 0)
+		close(again);
+	CHECK(!fcntl(fd, F_SETFL, 0), "fcntl: %m");
+}
+
+/* Rung and taken back at once: who reads it when it is told may find nothing. */
+static void ring_and_take(int bell)
+{
+	eventfd_t ignored;
+	int i;
+
+	CHECK(!fcntl(bell, F_SETFL, 0), "fcntl: %m");
+	for (i = 0; i < 3000; i++) {
+		eventfd_write(bell, 1);
+		fcntl(bell, F_SETFL, O_NONBLOCK);
+		eventfd_read(bell, &ignored);
+		fcntl(bell, F_SETFL, 0);
+	}
+}
+
+static void spoilt_bells(void)
+{
+	struct rlimit none = { 0, RLIM_INFINITY };
+	struct kvt_plan_range range = { 0, BLOCK };
+	struct kvt_client *c;
+	struct kvt_pool *p;
+	struct remote r;
+	int sock;
+
+	if (want_module)
+		skip("the module's pools are not served");
+	daemon_start(NULL);
+	sock = connection();
+	r = make_remote(sock, make_pool(sock, "spoilt", 16 * BLOCK, 0), MIB);
+	spoil(r.answer);
+	ring_for(&r, 0);
+	EVENTUALLY(__atomic_load_n(&r.ring->done, __ATOMIC_ACQUIRE) == 1, "expected an answer");
+	others_served("the bell of an answer is full");
+	ring_and_take(r.bell);
+	others_served("the bell of a query is empty");
+	drop_remote(&r);
+	c = client();
+	p = pool(c, "events", 16 * BLOCK, 8 * BLOCK, 0);
+	fill_block(p, 0, 1);
+	OK(kvt_plan_publish(p, &range, 1, 0));
+	ring_and_take(kvt_shared_of(p)->plan.doorbell);
+	others_served("the bell of a plan is empty");
+	spoil(kvt_event_fd(p));
+	CHECK(!prlimit(daemon_.pid, RLIMIT_FSIZE, &none, NULL), "prlimit: %m");
+	CHECK(kvt_writeback(p, 0, BLOCK) < 0, "expected writing back to fail");
+	others_served("the bell of events is full");
+	kvt_client_close(c);
+	close(sock);
+}
+
+/* A client's userfaultfd that blocks, and threads that never let it be empty. */
+static void *zap_and_touch(void *arg)
+{
+	char *addr = kvt_pool_addr(arg);
+	uint64_t until = now_ms() + 1000;
+	unsigned int i;
+
+	while (now_ms() < until)
+		for (i = 0; i < 64; i++) {
+			madvise(addr + i % 8 * BLOCK, 4096, MADV_DONTNEED);
+			(void)*(volatile char *)(addr + i % 8 * BLOCK);
+		}
+	return NULL;
+}
+
+static void spoilt_faults(void)
+{
+	pthread_t threads[4];
+	struct kvt_client *c;
+	struct kvt_pool *p;
+	int i;
+
+	if (want_module)
+		skip("pools of the module have no userfaultfd");
+	daemon_start(NULL);
+	c = client();
+	p = pool(c, "faults", 16 * BLOCK, 16 * BLOCK, 0);
+	CHECK(!fcntl(kvt_shared_of(p)->uffd, F_SETFL, 0), "fcntl: %m");
+	for (i = 0; i < 8; i++)
+		fill_block(p, (uint64_t)i, 1);
+	others_served("a userfaultfd that blocks");
+	for (i = 0; i < 4; i++)
+		CHECK(!pthread_create(&threads[i], NULL, zap_and_touch, p), "a thread");
+	for (i = 0; i < 20; i++)
+		others_served("faults without an end");
+	for (i = 0; i < 4; i++)
+		pthread_join(threads[i], NULL);
+	CHECK(!wrong_words(p, 7, 1), "expected the pool to be there");
+	kvt_pool_destroy(p);
+	kvt_client_close(c);
+}
+
 /* ---- a daemon that lost what its manager kept -------------------------------------------- */
 
 /* Its pools are made again from their checkpoints: in other files than the clients have. */
@@ -414,5 +527,7 @@ const struct test_case hostile_cases[] = {
 	{ "other_memory", "a pool that was made again is not the one that was mapped", other_memory, false },
 	{ "other_number", "a call that was lost is not asked of another pool", other_number, false },
 	{ "ask_at_once", "more answers at once than a socket holds", ask_at_once, false },
+	{ "spoilt_bells", "eventfds and pipes that are full, empty, and block", spoilt_bells, false },
+	{ "spoilt_faults", "a userfaultfd that blocks, and is never empty", spoilt_faults, false },
 	{ 0 },
 };
