@@ -84,7 +84,7 @@ void clients_reap(struct kvtierd *d)
 	for (c = d->clients; c; c = next) {
 		next = c->next;
 		if (c->broken)
-			client_close(c, "does not read its answers");
+			client_close(c, "does not read its answers, or served no faults");
 		if (c->gone && !c->requests)
 			free_client(c);
 	}
@@ -231,7 +231,7 @@ static int send_now(int sock, const struct iovec *iov, int nr_iov, const int *fd
  * It is closed at the end of the turn, not here: whoever answers may be in the middle of a
  * list of its pool.
  */
-static void give_up(struct client *c)
+void client_give_up(struct client *c)
 {
 	c->broken = c->d->clients_gone = true;
 }
@@ -264,7 +264,7 @@ static void send_unsent(void *client)
 		c->unsent_since_ns = c->d->turn_ns;
 	}
 	if (ret && ret != -EAGAIN)
-		give_up(c);
+		client_give_up(c);
 	if (c->broken || c->unsent)
 		return;
 	watch_stop(c->room);
@@ -283,7 +283,7 @@ void clients_unread(struct kvtierd *d)
 			continue;
 		any = true;
 		if (d->turn_ns >= c->unsent_since_ns + UNSENT_NS)
-			give_up(c);
+			client_give_up(c);
 	}
 	if (any)
 		timer_within(d, &d->unread, NS_PER_S);
@@ -296,7 +296,7 @@ static void keep(struct client *c, const struct iovec iov[2], const int *fds, in
 	int i;
 
 	if (!u) {
-		give_up(c);
+		client_give_up(c);
 		return;
 	}
 	*u = (struct unsent){ .bytes = bytes, .nr_fds = nr_fds };
@@ -317,7 +317,7 @@ static void keep(struct client *c, const struct iovec iov[2], const int *fds, in
 	c->room = watch_room(c->d, c->sock, send_unsent, c);
 	timer_within(c->d, &c->d->unread, NS_PER_S);
 	if (!c->room)
-		give_up(c);
+		client_give_up(c);
 }
 
 void client_reply(struct client *c, uint16_t type, uint32_t id, int error, const void *body,
@@ -340,7 +340,7 @@ void client_reply(struct client *c, uint16_t type, uint32_t id, int error, const
 	if (ret == -EAGAIN)
 		keep(c, iov, fds, fds ? nr_fds : 0);
 	else if (ret)
-		give_up(c);
+		client_give_up(c);
 }
 
 struct request *request_begin(struct client *c, const struct kvt_msg *msg)

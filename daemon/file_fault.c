@@ -18,30 +18,53 @@
 #define PAGE 4096u
 #define SERVE_NS (2 * NS_PER_MS)
 #define READS_MAX 16 /* a turn */
+#define TRIES_MAX 64
 
 /* ---- a client's page tables -------------------------------------------------------------- */
 
-static void set_protection(struct attachment *a, uint32_t b, uint64_t mode)
+/*
+ * -EAGAIN has one cause: events of that userfaultfd wait to be read, which
+ * file_pool_map() does not admit.
+ */
+static int refused(struct attachment *a)
+{
+	log_line(LOG_WARNING, "mapping_refused", "pool=%u pid=%d reason=\"its userfaultfd is kept "
+		 "busy\"", a->pool->id, a->client->pid);
+	client_give_up(a->client);
+	return -EAGAIN;
+}
+
+/* 0, or -EAGAIN: there was no memory for it; some of it may be done. */
+static int set_protection(struct attachment *a, uint32_t b, uint64_t mode)
 {
 	struct pool *p = a->pool;
 	struct uffdio_writeprotect args = {
 		.range = { .start = a->addr + ((uint64_t)b << p->shift), .len = p->block_bytes },
 		.mode = mode,
 	};
+	int tries;
 
-	while (ioctl(a->uffd, UFFDIO_WRITEPROTECT, &args))
+	for (tries = 0; tries < TRIES_MAX; tries++) {
+		if (!ioctl(a->uffd, UFFDIO_WRITEPROTECT, &args))
+			return 0;
+		if (errno == ENOMEM)
+			return -EAGAIN;
 		if (errno != EAGAIN)
-			return; /* the client is ending, or has unmapped it */
+			return 0; /* the client is ending, or has unmapped it */
+	}
+	return refused(a);
 }
 
-/* No store of any client gets through from now on. */
-void file_protect(struct pool *p, uint32_t b)
+/* No store of any client gets through from now on; unless -EAGAIN: not now. */
+int file_protect(struct pool *p, uint32_t b)
 {
 	struct attachment *a;
+	int ret = 0;
 
-	for (a = p->attachments; a; a = a->next)
+	for (a = p->attachments; a && !ret; a = a->next)
 		if (a->uffd >= 0)
-			set_protection(a, b, UFFDIO_WRITEPROTECT_MODE_WP);
+			ret = set_protection(a, b, UFFDIO_WRITEPROTECT_MODE_WP);
+	return ret;
 }
 
 static void unprotect(struct pool *p, uint32_t b)
@@ -68,6 +91,7 @@ static int map_pages(struct attachment *a, uint32_t b, uint64_t mode)
 {
 	uint64_t start = a->addr + ((uint64_t)b << a->pool->shift);
 	uint64_t at = 0, len = a->pool->block_bytes;
+	int tries = 0;
 
 	while (at < len) {
 		struct uffdio_continue args = {
@@ -83,6 +107,8 @@ static int map_pages(struct attachment *a, uint32_t b, uint64_t mode)
 			at += PAGE;
 		else if (errno != EAGAIN)
 			return -errno;
+		else if (++tries == TRIES_MAX)
+			return refused(a);
 	}
 	return 0;
 }

@@ -263,10 +263,11 @@ int file_write(struct pool *p, uint32_t b, uint16_t why)
 		checkpoint_starved(p);
 		return ret;
 	}
+	if (file_protect(p, b))
+		return -EAGAIN;
 	io = take_io();
 	if (!io)
 		return -EAGAIN;
-	file_protect(p, b);
 	blk->crc = kvt_crc32c(block_addr(p, b), p->block_bytes);
 	blk->flags = (uint16_t)((blk->flags & ~(B_STORED | B_EVICT | B_CAPTURE)) | why);
 	blk->error = 0;
@@ -428,7 +429,8 @@ int file_evict(struct pool *p, uint32_t b)
 		return -EBUSY;
 	if (blk->flags & B_DIRTY)
 		return file_write(p, b, B_EVICT);
-	file_protect(p, b);
+	if (file_protect(p, b))
+		return -EAGAIN;
 	p->stats.clean_drops++;
 	file_drop(p, b);
 	return 0;

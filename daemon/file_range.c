@@ -158,7 +158,8 @@ static int seal(struct pool *p, uint32_t b)
 		return -ENODATA;
 	if (blk->flags & B_SEALED)
 		return 0;
-	file_protect(p, b);
+	if (file_protect(p, b))
+		return -EAGAIN;
 	blk->flags |= B_SEALED;
 	if (blk->flags & B_DIRTY)
 		writeback_queue(p, b);

@@ -213,7 +213,7 @@ struct client {
 	uint32_t uid;
 	bool admin;
 	bool hello;
-	bool broken; /* does not read its answers: closed at the end of the turn */
+	bool broken; /* does not read its answers, say: closed at the end of the turn */
 	bool gone; /* closed; freed by clients_reap() once no request refers to it */
 	uint32_t requests; /* being worked on */
 	struct unsent *unsent, *unsent_last; /* answers that its socket has not room for */
@@ -235,6 +235,8 @@ int control_open(struct kvtierd *d);
 void control_close(struct kvtierd *d);
 void client_accept(struct kvtierd *d, int sock);
 void client_close(struct client *c, const char *why);
+/* Closed at the end of the turn: who calls may be in the middle of a list. */
+void client_give_up(struct client *c);
 void clients_reap(struct kvtierd *d);
 void clients_unread(struct kvtierd *d);
 void client_message(struct client *c, const struct kvt_msg *msg, const int *fds, int nr_fds);
@@ -427,7 +429,7 @@ void file_fail_waits(struct pool *p, uint32_t b);
 void file_wait_deadlines(struct kvtierd *d);
 bool file_wanted(const struct pool *p, uint32_t b);
 void file_map_block(struct attachment *a, uint32_t b, bool write);
-void file_protect(struct pool *p, uint32_t b);
+int file_protect(struct pool *p, uint32_t b);
 
 int file_take_frame(struct pool *p, uint32_t b, uint64_t next_use);
 int file_zero_fill(struct pool *p, uint32_t b);

@@ -3,13 +3,16 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "client.h"
@@ -442,6 +445,47 @@ static void spoilt_faults(void)
 	kvt_client_close(c);
 }
 
+static int open_uffd(uint64_t features)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = features };
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
+
+	if (fd < 0 || ioctl(fd, UFFDIO_API, &api))
+		skip("no userfaultfd with such features here");
+	return fd;
+}
+
+/* A userfaultfd with events would stop whoever serves its faults. */
+static void uffd_with_events(void)
+{
+	static const uint64_t wrong[] = { UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_EVENT_REMOVE,
+					  UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_EVENT_UNMAP, 0 };
+	struct kvt_ask ask = KVT_ASK_INIT(KVT_MSG_MAP);
+	struct kvt_map map = { .addr = BLOCK };
+	int sock;
+	size_t i;
+
+	if (want_module)
+		skip("pools of the module have no userfaultfd");
+	daemon_start(NULL);
+	sock = connection();
+	map.pool = make_pool(sock, "events", 8 * BLOCK, 0);
+	ask.body = &map;
+	ask.bytes = sizeof(map);
+	for (i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+		ask.fd = open_uffd(wrong[i]);
+		ERROR(kvt_client_ask_now(sock, &ask), -EINVAL);
+		close(ask.fd);
+	}
+	ask.fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+	ERROR(kvt_client_ask_now(sock, &ask), -EINVAL);
+	close(ask.fd);
+	ask.fd = open_uffd(UFFD_FEATURE_THREAD_ID);
+	OK(kvt_client_ask_now(sock, &ask));
+	close(ask.fd);
+	close(sock);
+}
+
 /* ---- a daemon that lost what its manager kept -------------------------------------------- */
 
 /* Its pools are made again from their checkpoints: in other files than the clients have. */
@@ -529,5 +573,6 @@ const struct test_case hostile_cases[] = {
 	{ "ask_at_once", "more answers at once than a socket holds", ask_at_once, false },
 	{ "spoilt_bells", "eventfds and pipes that are full, empty, and block", spoilt_bells, false },
 	{ "spoilt_faults", "a userfaultfd that blocks, and is never empty", spoilt_faults, false },
+	{ "uffd_with_events", "a userfaultfd that has more to tell than faults", uffd_with_events, false },
 	{ 0 },
 };
