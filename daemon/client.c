@@ -17,6 +17,8 @@
 
 /* Of one client before the others get their turn. */
 #define MESSAGES_MAX 16
+/* The kernel's bound for one message: what we had no room for would be closed on the spot. */
+#define FDS_MAX 253
 
 /*
  * A client's socket holds few large answers, and threads that ask at once may be slow to
@@ -69,7 +71,7 @@ void client_close(struct client *c, const char *why)
 		drop_unsent(c);
 	watch_stop(c->room);
 	watch_stop(c->watch);
-	close(c->sock);
+	close_elsewhere(c->d, c->sock); /* what it had sent and we did not take goes with it */
 	c->d->nr_clients--;
 	c->tenant->clients--;
 	c->d->clients_gone = true;
@@ -110,7 +112,7 @@ static int take_fds(struct msghdr *msg, int *fds)
 static ssize_t receive(struct client *c, int *fds, int *nr_fds)
 {
 	union {
-		char room[CMSG_SPACE(KVT_MSG_FDS * sizeof(int))];
+		char room[CMSG_SPACE(FDS_MAX * sizeof(int))];
 		struct cmsghdr align;
 	} control;
 	struct iovec iov = { message, sizeof(message) };
@@ -143,9 +145,9 @@ static bool well_formed(const struct kvt_msg *msg, ssize_t bytes)
 static bool take_message(struct client *c)
 {
 	const struct kvt_msg *msg = (const struct kvt_msg *)message;
-	int fds[KVT_MSG_FDS] = { 0 }, nr_fds, i;
+	int fds[FDS_MAX] = { 0 }, nr_fds, i;
 	ssize_t n = receive(c, fds, &nr_fds);
-	bool good = n > 0 && well_formed(msg, n);
+	bool good = n > 0 && well_formed(msg, n) && nr_fds <= KVT_MSG_FDS;
 
 	if (!n)
 		return false;
@@ -155,7 +157,7 @@ static bool take_message(struct client *c)
 	}
 	for (i = 0; i < nr_fds; i++)
 		if (fds[i] >= 0)
-			close(fds[i]);
+			close_elsewhere(c->d, fds[i]);
 	if (n < 0 && n != -EMSGSIZE) {
 		c->d->count.clients_died += c->attachments != NULL;
 		client_close(c, "end of connection");

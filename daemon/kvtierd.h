@@ -130,8 +130,10 @@ void watch_stop(struct watch *w);
 /*
  * A descriptor that a client has too may be made to block by it: what is there is read
  * without waiting all the same.  Nothing is written to one: a bell to a client is a pipe,
- * whose other end alone is the client's.
+ * whose other end alone is the client's.  Closing one may wait for its file system, or for
+ * a peer to take what was sent: the ring's threads do that.
  */
+void close_elsewhere(struct kvtierd *d, int fd);
 ssize_t read_now(int fd, void *buf, size_t bytes);
 int bell_make(int *ours, int *theirs);
 void bell_ring(int ours);

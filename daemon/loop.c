@@ -117,6 +117,15 @@ void watch_stop(struct watch *w)
 
 /* ---- what clients share with us ---------------------------------------------------------- */
 
+void close_elsewhere(struct kvtierd *d, int fd)
+{
+	struct io_uring_sqe *sqe = loop_sqe(d, NULL);
+
+	io_uring_prep_close(sqe, fd);
+	io_uring_sqe_set_flags(sqe, IOSQE_ASYNC);
+	io_uring_sqe_set_data(sqe, NULL);
+}
+
 ssize_t read_now(int fd, void *buf, size_t bytes)
 {
 	struct iovec iov = { buf, bytes };
