@@ -34,6 +34,7 @@ struct checkpoint {
 	char error_text[256];
 	uint32_t at; /* blocks before are captured, or being written */
 	uint32_t writing;
+	uint32_t again[WRITES_MAX], nr_again; /* stored to meanwhile, and not written anew yet */
 	uint32_t room;
 	int error;
 	bool submitted;
@@ -154,9 +155,8 @@ void checkpoint_written(struct pool *p, uint32_t b)
 		c->error = kvt_fail(blk->error, "block %u could not be written: %s", b,
 				    strerror(-blk->error));
 		blk->error = 0;
-	} else if (blk->flags & B_DIRTY) {
-		c->error = file_write(p, b, B_CAPTURE);
-		c->writing += !c->error;
+	} else if (blk->flags & B_DIRTY && !c->error) {
+		c->again[c->nr_again++] = b;
 	} else if (!c->error) {
 		c->error = capture(c, b);
 	}
@@ -211,13 +211,16 @@ void checkpoint_run(struct pool *p)
 
 	if (c->submitted)
 		return;
-	while (!c->error && c->at < p->nr_blocks && c->writing < WRITES_MAX) {
-		int ret = take_block(c, c->at);
+	while (!c->error && (c->nr_again || (c->at < p->nr_blocks && c->writing < WRITES_MAX))) {
+		int ret = take_block(c, c->nr_again ? c->again[c->nr_again - 1] : c->at);
 
 		if (ret == -EAGAIN)
 			return;
 		c->error = ret;
-		c->at++;
+		if (c->nr_again)
+			c->nr_again--;
+		else
+			c->at++;
 	}
 	if (c->writing)
 		return;

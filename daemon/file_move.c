@@ -442,6 +442,8 @@ int file_discard(struct pool *p, uint32_t b)
 	struct block *blk = block_of(p, b);
 	uint32_t slot = blk->slot;
 
+	if (blk->pins)
+		return -EBUSY; /* since the range was looked at */
 	if (blk->where == W_EMPTY)
 		return 0;
 	if (blk->busy)

@@ -119,6 +119,12 @@ static void settle(struct pool *p, struct block *blk)
 		if (blk->where == W_COLD)
 			blk->where = W_BAD;
 	}
+	/* A device may have written to what was pinned: its unpin would have said so. */
+	if (blk->pins && blk->where == W_RESIDENT && !(blk->flags & B_SEALED)) {
+		blk->flags |= B_DIRTY;
+		blk->slot = KVT_SLOT_NONE;
+		blk->generation++;
+	}
 	blk->flags &= B_DIRTY | B_SEALED | B_REUSED;
 	blk->pins = 0;
 	blk->busy = 0;

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "client.h"
@@ -486,6 +488,140 @@ static void uffd_with_events(void)
 	close(sock);
 }
 
+/* A connected socket whose end waits for a peer that takes nothing; -1: none here. */
+static int lingering(int *peer)
+{
+	struct linger on = { 1, 30000 };
+	struct sockaddr_in to = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t bytes = sizeof(to);
+	static char text[65536];
+	int l = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), sock;
+
+	sock = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (l < 0 || sock < 0 || bind(l, (struct sockaddr *)&to, sizeof(to)) || listen(l, 1) ||
+	    getsockname(l, (struct sockaddr *)&to, &bytes) ||
+	    connect(sock, (struct sockaddr *)&to, sizeof(to)))
+		return -1;
+	*peer = accept4(l, NULL, NULL, SOCK_CLOEXEC);
+	close(l);
+	while (send(sock, text, sizeof(text), MSG_DONTWAIT) > 0)
+		;
+	CHECK(!setsockopt(sock, SOL_SOCKET, SO_LINGER, &on, sizeof(on)), "setsockopt: %m");
+	return sock;
+}
+
+/* Descriptors that nobody asked for, and whose last user the daemon becomes. */
+static void slow_to_close(void)
+{
+	struct kvt_ask ask = KVT_ASK_INIT(KVT_MSG_STATUS);
+	int sock, peer[3], i;
+
+	daemon_start(NULL);
+	sock = connection();
+	kill(daemon_.pid, SIGSTOP); /* or we might be the last to close one */
+	for (i = 0; i < 3; i++) {
+		ask.fd = lingering(&peer[i]);
+		if (ask.fd < 0)
+			skip("no loopback here");
+		OK(kvt_link_send(sock, &ask, 1));
+		close(ask.fd);
+	}
+	kill(daemon_.pid, SIGCONT);
+	others_served("descriptors that are slow to close");
+	close(sock);
+	for (i = 0; i < 3; i++)
+		close(peer[i]);
+}
+
+/* ---- pins -------------------------------------------------------------------------------- */
+
+/* A discard waits for a write at its beginning; what is pinned meanwhile stays. */
+static void pinned_meanwhile(void)
+{
+	uint64_t room[3][RANGE_BYTES / 8];
+	int i, sock, nr, fds[KVT_MSG_FDS], result = 1;
+	uint32_t id;
+
+	if (want_module)
+		skip("the module does its pools' operations");
+	daemon_start(NULL);
+	sock = connection();
+	id = make_pool(sock, "pinned", 32 * BLOCK, 0);
+	do_range(sock, id, KVTIER_OP_PIN, 17 * BLOCK);
+	do_range(sock, id, KVTIER_OP_UNPIN, 17 * BLOCK);
+	put_range(room[0], id, KVTIER_OP_WRITEBACK, 16 * BLOCK);
+	put_range(room[1], id, KVTIER_OP_DISCARD, 17 * BLOCK);
+	put_range(room[2], id, KVTIER_OP_PIN, BLOCK)->ranges[0].offset = 16 * BLOCK;
+	kill(daemon_.pid, SIGSTOP);
+	for (i = 0; i < 3; i++)
+		tell(sock, KVT_MSG_RANGE_OP, room[i], RANGE_BYTES);
+	kill(daemon_.pid, SIGCONT);
+	for (i = 0; i < 3; i++) {
+		struct kvt_ranges *r;
+		struct kvt_msg *answer;
+
+		OK(kvt_link_receive(sock, &answer, fds, &nr));
+		r = (struct kvt_ranges *)(answer + 1);
+		if (r->op == KVTIER_OP_DISCARD)
+			result = r->ranges[0].result;
+		else
+			CHECK(!r->ranges[0].result, "operation %u: %d", r->op, r->ranges[0].result);
+		free(answer);
+	}
+	CHECK(result == -EBUSY, "expected -EBUSY of the discard, got %d", result);
+	close(sock);
+}
+
+/* What a device does: store to a pinned block, unseen by who serves our faults. */
+static void store_unseen(struct kvt_pool *p)
+{
+	uint64_t *words = mmap(NULL, BLOCK, PROT_READ | PROT_WRITE, MAP_SHARED,
+			       kvt_shared_of(p)->kernel.fd, 0), i;
+
+	CHECK(words != MAP_FAILED, "mmap: %m");
+	for (i = 0; i < BLOCK / 8; i++)
+		words[i] = word_of(0, 2, i);
+	munmap(words, BLOCK);
+}
+
+static void pinned_restart(void)
+{
+	struct kvt_client *c;
+	struct kvt_pool *p;
+	int pipes[2];
+	char byte;
+	pid_t pid;
+
+	if (want_module)
+		skip("the module knows its pins itself");
+	daemon_start(NULL);
+	CHECK(!pipe(pipes), "pipe: %m");
+	pid = fork();
+	if (!pid) {
+		c = client();
+		p = pool(c, "device", 8 * BLOCK, 8 * BLOCK, KVT_SHARED_KEEP);
+		fill_block(p, 0, 1);
+		OK(kvt_pin(p, 0, BLOCK));
+		OK(kvt_writeback(p, 0, BLOCK));
+		store_unseen(p);
+		if (write(pipes[1], "x", 1) == 1)
+			pause();
+		_exit(1);
+	}
+	close(pipes[1]);
+	CHECK(read(pipes[0], &byte, 1) == 1, "expected the client to get there");
+	daemon_kill(SIGKILL);
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+	daemon_spawn();
+	c = client();
+	OK(kvt_shared_attach(c, "device", "test", &p));
+	OK(kvt_demote(p, 0, BLOCK));
+	CHECK(!wrong_words(p, 0, 2), "expected what the device stored");
+	kvt_pool_destroy(p);
+	kvt_client_close(c);
+}
+
 /* ---- a daemon that lost what its manager kept -------------------------------------------- */
 
 /* Its pools are made again from their checkpoints: in other files than the clients have. */
@@ -574,5 +710,9 @@ const struct test_case hostile_cases[] = {
 	{ "spoilt_bells", "eventfds and pipes that are full, empty, and block", spoilt_bells, false },
 	{ "spoilt_faults", "a userfaultfd that blocks, and is never empty", spoilt_faults, false },
 	{ "uffd_with_events", "a userfaultfd that has more to tell than faults", uffd_with_events, false },
+	{ "slow_to_close", "descriptors whose end takes long", slow_to_close, false },
+	{ "pinned_meanwhile", "a block that is pinned while its discard waits", pinned_meanwhile, false },
+	{ "pinned_restart", "what a device stored, after the daemon and its client died", pinned_restart,
+	  false },
 	{ 0 },
 };
