@@ -362,6 +362,8 @@ struct pool {
 	uint32_t ios; /* under way */
 	struct wait *waits;
 	struct command *commands;
+	uint64_t visit_ns; /* the turn in which commands may visit ... */
+	uint32_t visits; /* ... so many blocks more */
 	struct checkpoint *checkpoint;
 	uint32_t *queue; /* sealed blocks to write back, a ring */
 	uint32_t queue_first, queue_nr;
@@ -478,6 +480,8 @@ struct plan {
 	int doorbell;
 	struct watch *watch;
 	uint64_t tail;
+	uint32_t part, part_nr; /* of the last entry: blocks that are still to be taken */
+	bool more; /* of the ring, or of the way to the cursor: in the next turn */
 	bool cycle;
 	bool dead;
 
@@ -502,6 +506,7 @@ struct plan {
 
 int plan_ring_make(struct attachment *a, uint64_t entries, int fds[2]);
 void plan_free(struct plan *plan);
+void plans_run(struct kvtierd *d);
 /* Positions until the block is used; UINT64_MAX: no plan names it. */
 uint64_t plan_next_use(const struct pool *p, uint32_t b);
 /* Time that a position of the pool's plan takes, ns; 0: not known. */
@@ -576,7 +581,7 @@ struct kvtierd {
 
 	uint32_t nr_watches;
 	struct timer *timers;
-	struct timer watchdog, waits, writeback, scrub_timer, idle_timer, attend_timer, unread;
+	struct timer watchdog, waits, writeback, scrub_timer, idle_timer, attend_timer, unread, plan_timer;
 	int signal_fd;
 	struct watch *signal_watch;
 	int listen_fd;

@@ -22,7 +22,7 @@
 #include "kvtierd.h"
 
 #define POSITIONS_MAX (64u << 20)
-#define TAKE_MAX 131072u /* entries a turn: the others wait meanwhile */
+#define WORK_MAX 65536u /* positions a turn and plan: the others wait meanwhile */
 
 /* ---- positions --------------------------------------------------------------------------- */
 
@@ -87,19 +87,35 @@ static void not_ahead(struct plan *plan, uint32_t b, bool used)
 		plan->a->pool->stats.prefetch_used++;
 }
 
+static void forget_all(struct plan *plan)
+{
+	uint32_t b, nr = plan->a->pool->nr_blocks;
+
+	for (b = 0; b < nr && plan->ahead; b++)
+		not_ahead(plan, b, false);
+	memset(plan->first, 0xff, nr * sizeof(*plan->first));
+	memset(plan->last, 0xff, nr * sizeof(*plan->last));
+	memset(plan->at, 0xff, nr * sizeof(*plan->at));
+}
+
+/* Takes as long as it took to be told, or as the pool is large. */
 static void forget(struct plan *plan)
 {
-	uint32_t i, nr = plan->a->pool->nr_blocks;
+	uint32_t i, b;
 
-	for (i = plan->ahead ? 0 : plan->nr; i < plan->nr; i++)
-		not_ahead(plan, plan->order[i], false);
+	if (plan->nr >= plan->a->pool->nr_blocks / 4)
+		forget_all(plan);
+	else
+		for (i = 0; i < plan->nr; i++) {
+			b = plan->order[i];
+			not_ahead(plan, b, false);
+			plan->first[b] = plan->last[b] = plan->at[b] = NO_BLOCK;
+		}
+	plan->part_nr = 0;
 	plan->nr = plan->nr_ranges = 0;
 	plan->range = plan->pos = plan->hand = 0;
 	plan->seen = 0;
 	plan->cycle = false;
-	memset(plan->first, 0xff, nr * sizeof(*plan->first));
-	memset(plan->last, 0xff, nr * sizeof(*plan->last));
-	memset(plan->at, 0xff, nr * sizeof(*plan->at));
 }
 
 static int make_room(uint32_t **array, uint32_t *room, uint64_t need)
@@ -132,14 +148,17 @@ static int make_positions(struct plan *plan, uint32_t nr)
 	return 0;
 }
 
-static int append(struct plan *plan, uint32_t block, uint32_t nr)
+/* Blocks of the range that was begun, as many as may be taken in this turn. */
+static int append(struct plan *plan, uint32_t *work)
 {
-	uint32_t i;
+	uint32_t nr = plan->part_nr < *work ? plan->part_nr : *work, block = plan->part, i;
 	int ret = make_positions(plan, nr);
 
 	if (ret)
 		return ret;
-	plan->starts[plan->nr_ranges++] = plan->nr;
+	*work -= nr;
+	plan->part += nr;
+	plan->part_nr -= nr;
 	for (i = block; i < block + nr; i++) {
 		uint32_t at = plan->nr++;
 
@@ -177,16 +196,21 @@ static void pass_position(struct plan *plan, uint32_t at)
 		block_of(p, b)->flags |= B_REUSED;
 }
 
-static void pass_range(struct plan *plan)
+/* False: not in this turn, and not the whole of it. */
+static bool pass_range(struct plan *plan, uint32_t *work)
 {
 	uint32_t end = plan->range + 1 < plan->nr_ranges ? plan->starts[plan->range + 1] : plan->nr;
-	uint32_t nr = end - plan->pos;
+	uint32_t nr = end - plan->pos < *work ? end - plan->pos : *work, to = plan->pos + nr;
 
-	while (plan->pos < end)
+	while (plan->pos < to)
 		pass_position(plan, plan->pos++);
 	plan->hand = plan->hand > nr ? plan->hand - nr : 0;
+	*work -= nr;
+	if (to < end || !*work)
+		return false;
 	if (++plan->range == plan->nr_ranges && plan->cycle)
 		plan->range = plan->pos = 0;
+	return true;
 }
 
 static void measure_pace(struct plan *plan, uint64_t ranges, uint64_t now)
@@ -201,7 +225,7 @@ static void measure_pace(struct plan *plan, uint64_t ranges, uint64_t now)
 	plan->moved_ns = now;
 }
 
-static void follow_cursor(struct plan *plan)
+static void follow_cursor(struct plan *plan, uint32_t *work)
 {
 	uint64_t passed = __atomic_load_n(&plan->ring->passed, __ATOMIC_SEQ_CST);
 	uint64_t delta = passed - plan->seen, i;
@@ -210,9 +234,13 @@ static void follow_cursor(struct plan *plan)
 		return; /* what goes back says nothing */
 	if (delta > plan->nr_ranges)
 		delta = plan->nr_ranges; /* a lap is as far as it can be told */
-	plan->seen = passed;
-	for (i = 0; i < delta && plan->range < plan->nr_ranges; i++)
-		pass_range(plan);
+	for (i = 0; i < delta && plan->range < plan->nr_ranges; i++) {
+		if (!pass_range(plan, work)) {
+			plan->more = true;
+			break;
+		}
+	}
+	plan->seen = plan->more ? passed - (delta - i) : passed;
 	plan->a->pool->d->count.passed += i;
 	measure_pace(plan, i, plan->a->pool->d->turn_ns);
 }
@@ -263,6 +291,19 @@ static int take_mark(struct plan *plan, uint32_t mark)
 	}
 }
 
+static int begin_range(struct plan *plan, const struct kvt_plan_entry *e)
+{
+	int ret = make_positions(plan, e->nr);
+
+	if (ret)
+		return ret;
+	plan->starts[plan->nr_ranges++] = plan->nr;
+	plan->part = e->block;
+	plan->part_nr = e->nr;
+	plan->a->pool->d->count.plan_ranges++;
+	return 0;
+}
+
 static int take_entry(struct plan *plan, uint64_t at)
 {
 	struct kvt_plan_entry *shared = &plan->ring->entry[at & (plan->entries - 1)], e;
@@ -274,49 +315,80 @@ static int take_entry(struct plan *plan, uint64_t at)
 		return take_mark(plan, e.block);
 	if (e.block >= p->nr_blocks || e.nr > p->nr_blocks - e.block)
 		return kvt_fail(-EBADMSG, "blocks %u+%u: the pool has %u", e.block, e.nr, p->nr_blocks);
-	p->d->count.plan_ranges++;
-	return append(plan, e.block, e.nr);
+	return begin_range(plan, &e);
 }
 
-static int take_entries(struct plan *plan)
+/* What a mark or the beginning of a range takes, in positions. */
+#define ENTRY_WORK 1u
+
+static int take_entries(struct plan *plan, uint32_t *work)
 {
-	uint64_t head = __atomic_load_n(&plan->ring->head, __ATOMIC_ACQUIRE), end;
-	int ret = 0;
+	uint64_t head = __atomic_load_n(&plan->ring->head, __ATOMIC_ACQUIRE);
+	int ret = plan->part_nr ? append(plan, work) : 0;
 
 	if (head - plan->tail > plan->entries)
 		return kvt_fail(-EBADMSG, "the ring's head is not where it can be");
-	end = head - plan->tail > TAKE_MAX ? plan->tail + TAKE_MAX : head;
-	while (!ret && plan->tail != end)
+	while (!ret && plan->tail != head && *work > ENTRY_WORK && !plan->part_nr) {
+		uint32_t had = plan->nr;
+
 		ret = take_entry(plan, plan->tail++);
+		*work -= ENTRY_WORK;
+		if (!ret && plan->part_nr)
+			ret = append(plan, work);
+		else if (had > plan->nr) /* forgotten: that took time too */
+			*work -= had < *work ? had : *work;
+	}
 	if (ret)
 		return ret;
-	__atomic_store_n(&plan->ring->tail, plan->tail, __ATOMIC_RELEASE);
-	if (plan->tail != head)
-		eventfd_write(plan->doorbell, 1); /* the rest in the next turn */
+	plan->more = plan->tail != head || plan->part_nr;
+	/* Taken is what is taken whole. */
+	__atomic_store_n(&plan->ring->tail, plan->tail - (plan->part_nr != 0), __ATOMIC_RELEASE);
 	return 0;
 }
 
-static void doorbell(void *arg)
+static void look(struct plan *plan)
 {
-	struct plan *plan = arg;
 	struct pool *p = plan->a->pool;
 	uint64_t tail = plan->tail;
-	eventfd_t ignored;
+	uint32_t work = WORK_MAX;
 	int ret;
 
-	read_now(plan->doorbell, &ignored, sizeof(ignored));
+	plan->more = false;
 	pool_activity(p);
 	if (p->tenant->virtual_time < p->d->virtual_now)
 		p->tenant->virtual_time = p->d->virtual_now;
-	ret = take_entries(plan);
+	ret = take_entries(plan, &work);
 	if (ret) {
 		refuse(plan, ret);
 		return;
 	}
 	if (tail != plan->tail)
 		plan->moved_ns = p->d->turn_ns;
-	follow_cursor(plan);
+	if (!plan->more)
+		follow_cursor(plan, &work);
 	plan_wake_again(plan);
+	if (plan->more)
+		timer_within(p->d, &p->d->plan_timer, 0);
+}
+
+static void doorbell(void *arg)
+{
+	struct plan *plan = arg;
+	eventfd_t ignored;
+
+	read_now(plan->doorbell, &ignored, sizeof(ignored));
+	if (!plan->more) /* or the next turn comes to it */
+		look(plan);
+}
+
+/* Plans that were too much for one turn. */
+void plans_run(struct kvtierd *d)
+{
+	struct plan *plan;
+
+	for (plan = d->plans; plan; plan = plan->next)
+		if (plan->more && !plan->dead)
+			look(plan);
 }
 
 /* ---- come and go ------------------------------------------------------------------------- */
@@ -384,7 +456,7 @@ static int make_plan(struct plan *plan, int *ring_fd)
 	plan->at = malloc(p->nr_blocks * sizeof(uint32_t));
 	if (!plan->first || !plan->last || !plan->at)
 		return kvt_fail(-ENOMEM, "no memory for a plan");
-	forget(plan);
+	forget_all(plan);
 	plan->doorbell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (plan->doorbell < 0)
 		return kvt_fail(-errno, "cannot make an eventfd: %s", strerror(errno));

@@ -533,6 +533,86 @@ static void slow_to_close(void)
 		close(peer[i]);
 }
 
+/* ---- work without an end ----------------------------------------------------------------- */
+
+#define MANY (1u << 20) /* blocks */
+
+static struct kvt_plan_ring *make_plan(int sock, uint32_t pool, uint32_t entries, int *bell)
+{
+	struct kvt_pool_id id = { .pool = pool, .value = entries };
+	struct kvt_ask ask = KVT_ASK_INIT(KVT_MSG_PLAN);
+	struct kvt_plan_ring *ring;
+	int fds[KVT_MSG_FDS];
+
+	ask.body = &id;
+	ask.bytes = sizeof(id);
+	ask.fds = fds;
+	OK(kvt_client_ask_now(sock, &ask));
+	ring = mmap(NULL, sizeof(*ring) + entries * sizeof(ring->entry[0]), PROT_READ | PROT_WRITE,
+		    MAP_SHARED, fds[0], 0);
+	CHECK(ring != MAP_FAILED, "mmap: %m");
+	close(fds[0]);
+	*bell = fds[1];
+	return ring;
+}
+
+/* A ring full of marks, and one of plans over the whole pool that are forgotten at once. */
+static void endless_plan(void)
+{
+	struct kvt_plan_ring *ring;
+	int sock, bell, round;
+	uint32_t id, i;
+
+	if (want_module)
+		skip("the module has not so large a pool here");
+	daemon_start(NULL);
+	sock = connection();
+	id = make_pool(sock, "endless", (uint64_t)MANY * BLOCK, 4 * BLOCK);
+	for (round = 0; round < 2; round++) {
+		ring = make_plan(sock, id, 131072, &bell);
+		for (i = 0; round && i < 131072; i += 2)
+			ring->entry[i] = (struct kvt_plan_entry){ 0, MANY };
+		__atomic_store_n(&ring->head, 131072, __ATOMIC_RELEASE);
+		eventfd_write(bell, 1);
+		pause_ms(50);
+		others_served(round ? "whole pools in a plan" : "marks in a plan");
+		if (!round)
+			EVENTUALLY(__atomic_load_n(&ring->tail, __ATOMIC_ACQUIRE) == 131072,
+				   "expected the marks to be taken");
+		munmap(ring, sizeof(*ring) + 131072 * sizeof(ring->entry[0]));
+		close(bell);
+	}
+	close(sock);
+}
+
+/* One message, and some billions of blocks to look at: others are answered first. */
+static void endless_ranges(void)
+{
+	uint32_t nr = KVT_RANGES_MAX, i;
+	struct kvt_ranges *r;
+	int sock;
+	char byte;
+
+	if (want_module)
+		skip("the module has not so large a pool here");
+	daemon_start(NULL);
+	sock = connection();
+	r = calloc(1, sizeof(*r) + nr * sizeof(r->ranges[0]));
+	CHECK(r, "calloc");
+	*r = (struct kvt_ranges){ .op = KVTIER_OP_COLD, .nr = nr };
+	r->pool = make_pool(sock, "endless", (uint64_t)MANY * BLOCK, 4 * BLOCK);
+	for (i = 0; i < nr; i++)
+		r->ranges[i].length = (uint64_t)MANY * BLOCK;
+	tell(sock, KVT_MSG_RANGE_OP, r, sizeof(*r) + nr * sizeof(r->ranges[0]));
+	pause_ms(50);
+	others_served("a message of many ranges");
+	CHECK(recv(sock, &byte, 1, MSG_DONTWAIT | MSG_PEEK) < 0 && errno == EAGAIN,
+	      "expected others to be served before it");
+	close(sock);
+	free(r);
+	EVENTUALLY(daemon_metric("kvtier_live_pools") == 0, "expected its pool to go");
+}
+
 /* ---- pins -------------------------------------------------------------------------------- */
 
 /* A discard waits for a write at its beginning; what is pinned meanwhile stays. */
@@ -714,5 +794,7 @@ const struct test_case hostile_cases[] = {
 	{ "pinned_meanwhile", "a block that is pinned while its discard waits", pinned_meanwhile, false },
 	{ "pinned_restart", "what a device stored, after the daemon and its client died", pinned_restart,
 	  false },
+	{ "endless_plan", "a ring that takes for ever to be taken", endless_plan, false },
+	{ "endless_ranges", "a message that takes for ever to be worked on", endless_ranges, false },
 	{ 0 },
 };
