@@ -48,6 +48,25 @@ static void release_slots(struct pool *p, const struct kvtier_slot *slots, uint3
 		kvt_slot_put(&p->slots, (uint32_t)slots[i].slot);
 }
 
+/* The file names the new slots, and after a crash perhaps the old: none may be used. */
+static void keep_both(struct checkpoint *c)
+{
+	struct pool *p = c->pool;
+	struct manifest *m = &c->manifest;
+	struct kvtier_slot *both;
+
+	p->t->checkpoint_s = m->def.checkpoint_s;
+	p->t->note_bytes = m->note_bytes;
+	if (!m->nr)
+		return;
+	both = realloc(p->kept, ((size_t)p->nr_kept + m->nr) * sizeof(*both));
+	if (!both)
+		return; /* the new ones stay taken for good, then */
+	memcpy(both + p->nr_kept, m->slots, m->nr * sizeof(*both));
+	p->kept = both;
+	p->nr_kept += m->nr;
+}
+
 static void end(struct checkpoint *c, int error)
 {
 	struct pool *p = c->pool;
@@ -57,7 +76,10 @@ static void end(struct checkpoint *c, int error)
 		p->d->count.checkpoint_errors++;
 		log_line(LOG_WARNING, "checkpoint_failed", "pool=%u name=%s reason=\"%s\"", p->id,
 			 p->t->name, kvt_error_detail());
-		release_slots(p, c->manifest.slots, c->manifest.nr);
+		if (c->manifest.renamed)
+			keep_both(c);
+		else
+			release_slots(p, c->manifest.slots, c->manifest.nr);
 	} else {
 		p->d->count.checkpoints++;
 		release_slots(p, p->kept, p->nr_kept);
@@ -91,9 +113,9 @@ static int make_durable(struct job *job)
 		ret = kvt_fail(-errno, "cannot make the slots durable: %s", strerror(errno));
 	if (!ret)
 		ret = manifest_write(c->path, &c->manifest);
-	if (p->module && ret)
+	if (p->module && ret && !c->manifest.renamed)
 		device_release(p->fd, &c->manifest.key);
-	else if (had)
+	else if (had && !ret)
 		device_release(p->fd, &old.key);
 	manifest_free(&old);
 	if (ret)

@@ -542,10 +542,11 @@ struct manifest {
 	uint32_t nr;
 	char *note;
 	uint32_t note_bytes;
+	bool renamed; /* written, and the one that a reader finds; durable or not */
 };
 void manifest_path(const struct kvtierd *d, const char *tenant, const char *name, char *buf,
 		   size_t room);
-int manifest_write(const char *path, const struct manifest *m);
+int manifest_write(const char *path, struct manifest *m);
 int manifest_read(const char *path, struct manifest *m);
 void manifest_free(struct manifest *m);
 
@@ -558,6 +559,7 @@ void attend_stop(struct kvtierd *d);
 /* ---- metrics.c and http.c ---------------------------------------------------------------- */
 void metrics_write(struct kvtierd *d, FILE *out);
 int http_open(struct kvtierd *d);
+void http_run(struct kvtierd *d);
 void http_close(struct kvtierd *d);
 
 /* ---- the daemon -------------------------------------------------------------------------- */
@@ -581,7 +583,7 @@ struct kvtierd {
 
 	uint32_t nr_watches;
 	struct timer *timers;
-	struct timer watchdog, waits, writeback, scrub_timer, idle_timer, attend_timer, unread, plan_timer;
+	struct timer watchdog, waits, writeback, scrub_timer, idle_timer, attend_timer, unread, plan_timer, http_timer;
 	int signal_fd;
 	struct watch *signal_watch;
 	int listen_fd;
