@@ -14,6 +14,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -533,6 +534,27 @@ static void slow_to_close(void)
 		close(peer[i]);
 }
 
+/* ---- metrics ----------------------------------------------------------------------------- */
+
+/* As many silent connections as there may be: they end, and others are answered. */
+static void silent_scrapers(void)
+{
+	struct sockaddr_un to = { .sun_family = AF_UNIX };
+	int socks[64], i;
+
+	daemon_start(NULL);
+	snprintf(to.sun_path, sizeof(to.sun_path), "%.90s/metrics", daemon_.dir);
+	for (i = 0; i < 64; i++) {
+		socks[i] = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+		CHECK(socks[i] >= 0 && !connect(socks[i], (struct sockaddr *)&to, sizeof(to)),
+		      "connect: %m");
+	}
+	pause_ms(100);
+	CHECK(daemon_metric("kvtier_live_pools") == 0, "expected metrics once the silent ones are gone");
+	for (i = 0; i < 64; i++)
+		close(socks[i]);
+}
+
 /* ---- work without an end ----------------------------------------------------------------- */
 
 #define MANY (1u << 20) /* blocks */
@@ -796,5 +818,6 @@ const struct test_case hostile_cases[] = {
 	  false },
 	{ "endless_plan", "a ring that takes for ever to be taken", endless_plan, false },
 	{ "endless_ranges", "a message that takes for ever to be worked on", endless_ranges, false },
+	{ "silent_scrapers", "connections for metrics that ask nothing", silent_scrapers, false },
 	{ 0 },
 };
