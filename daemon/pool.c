@@ -519,6 +519,12 @@ int pool_budget(struct pool *p, uint64_t dram_bytes)
 	    dram_bytes > p->tenant->quota[KVTIER_TIER_DRAM])
 		return kvt_fail(-EDQUOT, "tenant %s has a quota of %llu MiB of DRAM", p->tenant->name,
 				(unsigned long long)(p->tenant->quota[KVTIER_TIER_DRAM] / MIB));
+	/* The module's pools reserve their budgets; ours are counted as they fill. */
+	ret = p->module && dram_bytes > old ? tenant_room(p->d, p->tenant, KVTIER_TIER_DRAM,
+							  dram_bytes - old) : 0;
+	if (ret)
+		return kvt_fail(ret, "the tenant's quota or the host's limit of DRAM has not %llu MiB left",
+				(unsigned long long)((dram_bytes - old) / MIB));
 	if (p->module) {
 		ret = device_pool_budget(p, dram_bytes);
 		if (ret)
