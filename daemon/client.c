@@ -10,10 +10,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include "kvtierd.h"
+
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77
+#endif
 
 /* Of one client before the others get their turn. */
 #define MESSAGES_MAX 16
@@ -369,6 +374,30 @@ void request_end(struct request *r, int error, const void *body, size_t bytes)
 	free(r);
 }
 
+/* Of who connected, and not of who has its number by now; negative: it is gone, or hidden. */
+static int peer_of(int sock, int pid)
+{
+	socklen_t bytes = sizeof(int);
+	int fd;
+
+	if (!getsockopt(sock, SOL_SOCKET, SO_PEERPIDFD, &fd, &bytes))
+		return fd;
+	/* Before Linux 6.5 the number is all there is. */
+	return errno == ENOPROTOOPT && pid > 0 ? (int)syscall(SYS_pidfd_open, pid, 0) : -errno;
+}
+
+/* Send it a signal (0: is it there?); 0 or a negative errno. */
+int client_signal(int sock, int pid, int signal)
+{
+	int peer = peer_of(sock, pid), ret;
+
+	if (peer < 0)
+		return peer;
+	ret = syscall(SYS_pidfd_send_signal, peer, signal, NULL, 0) ? -errno : 0;
+	close(peer);
+	return ret;
+}
+
 /* ---- come -------------------------------------------------------------------------------- */
 
 void client_accept(struct kvtierd *d, int sock)
@@ -393,6 +422,9 @@ void client_accept(struct kvtierd *d, int sock)
 	*c = (struct client){ .d = d, .sock = sock, .pid = who.pid, .uid = who.uid,
 			      .admin = !who.uid || who.uid == geteuid(), .next = d->clients };
 	c->tenant = tenant_of(d, who.uid, who.pid);
+	/* By its number we looked into its group: was that still its own? */
+	if (c->tenant && client_signal(sock, who.pid, 0) == -ESRCH)
+		c->tenant = NULL;
 	c->watch = c->tenant ? watch_start(d, sock, client_ready, c) : NULL;
 	if (!c->watch) {
 		close(sock);

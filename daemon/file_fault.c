@@ -144,10 +144,15 @@ static void fail_access(struct attachment *a, uint32_t tid, uint64_t addr)
 	info.si_code = SI_QUEUE;
 	info.si_addr = (void *)(uintptr_t)addr;
 	a->pool->d->count.sigbus++;
+	/* Who connected may be gone, and its number another's by now. */
+	if (client_signal(a->client->sock, a->client->pid, 0) == -ESRCH) {
+		client_give_up(a->client);
+		return;
+	}
 	if (syscall(SYS_rt_tgsigqueueinfo, a->client->pid, tid, SIGBUS, &info) && errno != ESRCH) {
 		log_line(LOG_WARNING, "sigbus_failed", "pid=%d tid=%u error=\"%s\"", a->client->pid,
 			 tid, strerror(errno));
-		kill(a->client->pid, SIGBUS);
+		client_signal(a->client->sock, a->client->pid, SIGBUS);
 	}
 }
 

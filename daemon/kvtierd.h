@@ -239,6 +239,7 @@ void client_accept(struct kvtierd *d, int sock);
 void client_close(struct client *c, const char *why);
 /* Closed at the end of the turn: who calls may be in the middle of a list. */
 void client_give_up(struct client *c);
+int client_signal(int sock, int pid, int signal);
 void clients_reap(struct kvtierd *d);
 void clients_unread(struct kvtierd *d);
 void client_message(struct client *c, const struct kvt_msg *msg, const int *fds, int nr_fds);
