@@ -78,7 +78,8 @@ CONFORMANCE_SRC := $(sort $(wildcard tests/conformance/*.c))
 # Programs of several files are named by their first word: attend.c, attend_*.c.
 ATTEND_SRC := $(sort $(wildcard tests/bench/attend*.c))
 DECODE_SRC := $(sort $(wildcard tests/bench/decode*.c))
-BENCH_SRC := $(filter-out $(ATTEND_SRC) $(DECODE_SRC),$(sort $(wildcard tests/bench/*.c)))
+SHARE_SRC := $(sort $(wildcard tests/bench/share*.c))
+BENCH_SRC := $(filter-out $(ATTEND_SRC) $(DECODE_SRC) $(SHARE_SRC),$(sort $(wildcard tests/bench/*.c)))
 UNIT_SRC := $(sort $(wildcard tests/unit/test_*.c))
 SEQ_SRC := $(sort $(wildcard tests/seq/*.c))
 DAEMON_TEST_SRC := $(sort $(wildcard tests/daemon/*.c))
@@ -86,7 +87,7 @@ VM_SRC := $(sort $(wildcard tests/vm/*.c))
 EXAMPLE_SRC := $(sort $(wildcard examples/*.c))
 DECODER_SRC := $(sort $(wildcard examples/decode/*.c))
 ALL_SRC := $(LIB_SRC) $(TOOL_SRC) $(DAEMON_SRC) $(DAEMON_TEST_SRC) $(PRELOAD_SRC) $(DEMO_SRC) \
-	$(CONFORMANCE_SRC) $(BENCH_SRC) $(ATTEND_SRC) $(DECODE_SRC) $(UNIT_SRC) $(SEQ_SRC) \
+	$(CONFORMANCE_SRC) $(BENCH_SRC) $(ATTEND_SRC) $(DECODE_SRC) $(SHARE_SRC) $(UNIT_SRC) $(SEQ_SRC) \
 	$(VM_SRC) $(EXAMPLE_SRC) $(DECODER_SRC)
 
 HEADERS := $(sort $(wildcard libkvtier/include/*.h))
@@ -104,7 +105,7 @@ VM_BIN := $(patsubst tests/vm/%.c,$(B)/tests/vm/%,$(VM_SRC))
 
 .PHONY: all lib tools daemon examples demo-programs tests demo test bench install uninstall clean
 .PHONY: help deps
-.PHONY: bench-attend bench-decode bench-trace
+.PHONY: bench-attend bench-decode bench-share bench-trace
 .PHONY: vm vm-demo modules install-module uninstall-module dkms
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
@@ -156,6 +157,11 @@ bench-decode: ## set up and measure decode steps of a cache larger than its memo
 	scripts/setup.sh build demo bench
 	$(MAKE) all demo-programs $(B)/bench-decode
 	tests/bench/decode.sh
+
+bench-share: ## set up and measure two engines and eight sessions that share kvtierd's memory
+	scripts/setup.sh build bench
+	$(MAKE) all $(B)/bench-share
+	tests/bench/share.sh
 
 bench-trace: ## replay the traces of peers against LRU and Belady; TRACES=
 	scripts/setup.sh build bench
@@ -329,6 +335,10 @@ $(B)/bench-attend: $(call objects,$(ATTEND_SRC)) $(B)/libkvtier.so
 
 $(B)/bench-decode: $(call objects,$(DECODE_SRC)) $(B)/libkvtier.so
 	$(Q_LD)$(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) -L$(B) -lkvtier -pthread -lm \
+		-Wl,-rpath,'$$ORIGIN'
+
+$(B)/bench-share: $(call objects,$(SHARE_SRC) tests/bench/decode_model.c) $(B)/libkvtier.so
+	$(Q_LD)$(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) -L$(B) -lkvtier $(PACKAGE_LIBS) -pthread -lm \
 		-Wl,-rpath,'$$ORIGIN'
 
 # So do the programs of tests/seq; what several of them need is in files without a main().
