@@ -202,9 +202,7 @@ bool device_pool_ahead(struct plan *plan)
 		hint_one(plan);
 		if (command(p, KVTIER_OP_PROMOTE, b, 1))
 			return false;
-		p->d->count.promoted_ahead++;
-		p->tenant->virtual_time += p->block_bytes / p->tenant->weight;
-		p->d->virtual_now = p->tenant->virtual_time;
+		prefetch_charge(plan);
 		return true;
 	}
 	return false;

@@ -203,6 +203,9 @@ static void submit(struct pool *p, struct io *io, uint32_t b, bool write)
 		io_uring_prep_write(sqe, p->slots_fd, block_addr(p, b), p->block_bytes, offset);
 	else
 		io_uring_prep_read(sqe, p->slots_fd, block_addr(p, b), p->block_bytes, offset);
+	/* Its memory is allocated on the way: where there are CPUs, by a thread of the ring's. */
+	if (!write && p->d->many_cpus)
+		io_uring_sqe_set_flags(sqe, IOSQE_ASYNC);
 	io_uring_sqe_set_data(sqe, &io->op);
 	p->ios++;
 	if (write && !p->writes++)

@@ -476,6 +476,12 @@ struct plan {
 	uint64_t blocked_ns; /* the turn in which there was no room */
 	uint64_t moved_ns; /* when the cursor last moved */
 	uint64_t pace_ns; /* a position, on average */
+	uint32_t stride; /* positions that its client passes at once */
+	uint64_t asked; /* ranges after which we wanted to be told */
+	uint64_t had_bytes; /* promoted for it; or what others had when it came */
+	uint64_t since_ns; /* when it was announced */
+	bool woken; /* its pool was idle when it rang */
+	bool turn; /* ... and this is what was announced then */
 };
 
 int plan_ring_make(struct attachment *a, uint64_t entries, int fds[2]);
@@ -489,6 +495,9 @@ uint64_t plan_left(const struct plan *plan);
 uint32_t plan_block_at(const struct plan *plan, uint32_t distance);
 void plan_wake_again(struct plan *plan);
 void prefetch_run(struct kvtierd *d);
+void prefetch_charge(struct plan *plan);
+/* Bytes that are to be on their way, if there is so much to do. */
+uint64_t prefetch_in_flight(const struct pool *p);
 void prefetch_measure(struct kvtierd *d, uint64_t bytes, uint64_t latency_ns);
 
 /* ---- writeback.c, scrub.c, checkpoint.c, manifest.c -------------------------------------- */
@@ -548,6 +557,7 @@ struct kvtierd {
 	struct config config;
 	const char *config_path;
 	struct io_uring ring;
+	bool many_cpus; /* enough for threads beside this one and the clients' */
 	bool stop;
 	uint64_t started_ns;
 	uint64_t turn_ns; /* when this turn of the loop began */
@@ -573,10 +583,13 @@ struct kvtierd {
 
 	struct plan *plans;
 	uint64_t bandwidth; /* bytes a second that reads were measured to reach */
-	uint64_t latency_ns; /* of a read */
+	uint64_t latency_ns; /* of the fastest read of late */
+	uint64_t fastest_ns; /* ... since that time */
+	uint64_t fastest_since_ns;
 	uint64_t measured_bytes, measured_since_ns;
 	uint64_t reading; /* bytes under way */
 	uint64_t virtual_now; /* of the tenant that was served last */
+	uint64_t had_now; /* by the plan that was, before */
 
 	uint64_t write_credit; /* bytes that may be written now */
 	uint64_t write_credit_ns; /* when that was true */

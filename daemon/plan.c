@@ -177,7 +177,8 @@ static void pass_position(struct plan *plan, uint32_t at)
 		block_of(p, b)->flags |= B_REUSED;
 }
 
-static void pass_range(struct plan *plan)
+/* How many positions that were. */
+static uint32_t pass_range(struct plan *plan)
 {
 	uint32_t end = plan->range + 1 < plan->nr_ranges ? plan->starts[plan->range + 1] : plan->nr;
 	uint32_t nr = end - plan->pos;
@@ -187,6 +188,7 @@ static void pass_range(struct plan *plan)
 	plan->hand = plan->hand > nr ? plan->hand - nr : 0;
 	if (++plan->range == plan->nr_ranges && plan->cycle)
 		plan->range = plan->pos = 0;
+	return nr;
 }
 
 static void measure_pace(struct plan *plan, uint64_t ranges, uint64_t now)
@@ -201,10 +203,23 @@ static void measure_pace(struct plan *plan, uint64_t ranges, uint64_t now)
 	plan->moved_ns = now;
 }
 
+/*
+ * A client that passes more than after which we wanted to be told passes that much at
+ * once: of what it reads meanwhile we know that it is within it.
+ */
+static void measure_stride(struct plan *plan, uint32_t positions, uint64_t ranges)
+{
+	if (ranges > plan->asked && positions >= plan->stride)
+		plan->stride = positions;
+	else if (ranges)
+		plan->stride -= (plan->stride + 15) / 16;
+}
+
 static void follow_cursor(struct plan *plan)
 {
 	uint64_t passed = __atomic_load_n(&plan->ring->passed, __ATOMIC_SEQ_CST);
 	uint64_t delta = passed - plan->seen, i;
+	uint32_t positions = 0;
 
 	if (!plan->nr_ranges || passed <= plan->seen)
 		return; /* what goes back says nothing */
@@ -212,22 +227,23 @@ static void follow_cursor(struct plan *plan)
 		delta = plan->nr_ranges; /* a lap is as far as it can be told */
 	plan->seen = passed;
 	for (i = 0; i < delta && plan->range < plan->nr_ranges; i++)
-		pass_range(plan);
+		positions += pass_range(plan);
 	plan->a->pool->d->count.passed += i;
+	measure_stride(plan, positions, i);
 	measure_pace(plan, i, plan->a->pool->d->turn_ns);
 }
 
-/* When to be told again: well before what was looked at is used up. */
+/* When to be told again: well before what was looked at, or is on its way, is used up. */
 void plan_wake_again(struct plan *plan)
 {
 	uint64_t each = plan->nr_ranges ? plan->nr / plan->nr_ranges + 1 : 1;
 	uint64_t step = plan->hand / each / 4;
+	uint64_t most = prefetch_in_flight(plan->a->pool) / plan->a->pool->block_bytes / each / 4;
 
-	if (step < 1)
-		step = 1;
-	if (step > 64 && plan->hand < plan->nr)
-		step = 64;
-	__atomic_store_n(&plan->ring->wake_at, plan->seen + step, __ATOMIC_SEQ_CST);
+	if (step > most && plan->hand < plan->nr)
+		step = most;
+	plan->asked = step < 1 ? 1 : step;
+	__atomic_store_n(&plan->ring->wake_at, plan->seen + plan->asked, __ATOMIC_SEQ_CST);
 }
 
 /* ---- the ring ---------------------------------------------------------------------------- */
@@ -251,6 +267,8 @@ static int take_mark(struct plan *plan, uint32_t mark)
 	switch (mark) {
 	case KVT_PLAN_NEW:
 		forget(plan);
+		plan->turn = plan->woken;
+		plan->since_ns = plan->a->pool->d->turn_ns;
 		return 0;
 	case KVT_PLAN_CYCLE:
 		plan->cycle = true;
@@ -305,9 +323,12 @@ static void doorbell(void *arg)
 	int ret;
 
 	eventfd_read(plan->doorbell, &ignored);
+	plan->woken = p->idle;
 	pool_activity(p);
 	if (p->tenant->virtual_time < p->d->virtual_now)
 		p->tenant->virtual_time = p->d->virtual_now;
+	if (plan->had_bytes < p->d->had_now)
+		plan->had_bytes = p->d->had_now;
 	ret = take_entries(plan);
 	if (ret) {
 		refuse(plan, ret);

@@ -17,11 +17,12 @@
 
 #define ENGINES 2
 #define SESSIONS 8
-#define STEPS 512 /* that are remembered */
+#define STEPS 512 /* that are remembered of a slice */
 
 enum phase {
 	FILL, /* engines wait: sessions are being made */
 	WARM, /* engines fill their caches and get into their stride */
+	HOLD, /* they wait: the disk is measured */
 	QUIET, /* all sessions idle: steps count */
 	TURNS, /* sessions have their turns */
 	END,
@@ -30,9 +31,10 @@ enum phase {
 /* What an engine tells; in memory that is shared with it. */
 struct engine {
 	uint64_t ready; /* its stride is reached */
-	uint64_t nr; /* steps while all sessions were idle */
+	uint64_t held; /* it waits in HOLD */
+	uint64_t nr; /* steps of this slice, without its first */
 	double seconds[STEPS];
-	uint64_t nr_turns; /* ... while they had their turns */
+	uint64_t nr_turns; /* ... while sessions had their turns */
 	double turns_s;
 	uint64_t hash;
 };
@@ -42,7 +44,8 @@ struct share {
 	const char *raw; /* file for plain reads */
 	size_t dram; /* what all share */
 	uint32_t threads; /* of an engine */
-	double quiet_s; /* how long steps count */
+	double slice_s; /* how long steps count */
+	uint32_t slices; /* ... so often, between measurements of the disk */
 	struct options engine, session;
 	volatile enum phase phase;
 	struct engine engines[ENGINES];
@@ -69,7 +72,9 @@ struct reader;
 struct reader *reader_open(const char *path, size_t bytes);
 /* Seconds that reading @bytes takes, the fastest way that was found. */
 double reader_read(struct reader *r, size_t bytes);
-/* Bytes a second over @seconds, with the best of a few sizes and depths. */
+/* The best of a few sizes and depths, from now on. */
+void reader_choose(struct reader *r);
+/* Bytes a second over @seconds. */
 double reader_rate(struct reader *r, double seconds);
 void reader_close(struct reader *r);
 

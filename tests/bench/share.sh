@@ -6,18 +6,22 @@
 # $B/bench.json, where what others measured stays.  Documentation/testing.rst says what
 # they mean.
 #
-# Environment: MIB (memory of all; 512), THREADS (of an engine; half the CPUs), ROUNDS (3),
-# SECONDS_QUIET (15), BLOCK_KIB (256), DISK (folder; default: the build folder), B.
+# Environment: MIB (memory of all; 512), THREADS (of an engine; half the CPUs), ROUNDS (2),
+# SLICES (5) of SLICE_S (4) seconds, BLOCK_KIB (256), DISK (folder; default: the build
+# folder), B.  HUGE=1: while it runs, memory files may have huge pages (root; it is of use
+# with blocks of 2048 KiB).
 set -eu
 cd "$(dirname "$0")/../.."
 
 B=${B:-build}
-ROUNDS=${ROUNDS:-3}
+ROUNDS=${ROUNDS:-2}
 MIB=${MIB:-512}
 BLOCK_KIB=${BLOCK_KIB:-256}
 cpus=$(nproc)
 THREADS=${THREADS:-$((cpus > 1 ? cpus / 2 : 1))}
 daemon=
+huge=/sys/kernel/mm/transparent_hugepage/shmem_enabled
+huge_was=
 
 fail()
 {
@@ -39,6 +43,7 @@ daemon_stop()
 
 cleanup()
 {
+	[[ ! $huge_was ]] || echo "$huge_was" >"$huge"
 	daemon_stop
 	rm -rf "$work" "$socket"*
 }
@@ -49,6 +54,12 @@ trap cleanup EXIT
 trap 'exit 130' INT TERM HUP
 # A socket's path is short.
 socket=$(mktemp -u /tmp/kvtier-share.XXXXXX)
+
+if [[ ${HUGE:-} ]]; then
+	[[ -w $huge ]] || fail "HUGE: cannot write to $huge"
+	huge_was=$(sed 's/.*\[\(.*\)\].*/\1/' "$huge")
+	echo advise >"$huge"
+fi
 
 daemon_start()
 {
@@ -80,11 +91,11 @@ daemon_start()
 for ((round = 0; round < ROUNDS; round++)); do
 	daemon_start
 	timeout 120 "$B/bench-share" --socket "$socket" --raw "$work/raw" --mib "$MIB" \
-		--threads "$THREADS" --seconds "${SECONDS_QUIET:-15}" --block-kib "$BLOCK_KIB" \
+		--threads "$THREADS" --slices "${SLICES:-5}" --seconds "${SLICE_S:-4}" --block-kib "$BLOCK_KIB" \
 		>>"$work/samples" 2>"$work/log" || fail "$(tail -n 1 "$work/log")"
 	[[ ! -s $work/kvtierd.log ]] || say "kvtierd says: $(tail -n 1 "$work/kvtierd.log")"
 	daemon_stop
-	rm -rf "$work/raw" "$work/state" $socket*
+	rm -rf "$work/raw" "$work/state" "$socket"*
 	say "round $((round + 1)) of $ROUNDS"
 done
 

@@ -73,6 +73,18 @@ static void wait_for(struct share *s, enum phase phase)
 		usleep(1000);
 }
 
+/* The disk is being measured: say that we wait, and wait. */
+static void hold(struct share *s, struct engine *e)
+{
+	if (s->phase != HOLD)
+		return;
+	__atomic_store_n(&e->held, 1, __ATOMIC_RELEASE);
+	while (s->phase == HOLD)
+		usleep(1000);
+	e->nr = 0;
+	__atomic_store_n(&e->held, 0, __ATOMIC_RELEASE);
+}
+
 /* A step counts for the phase in which all of it was. */
 static void keep_time(struct engine *e, enum phase before, enum phase after, double seconds)
 {
@@ -111,6 +123,7 @@ void engine_run(struct share *s, struct engine *e, int number)
 		e->hash = m.hash;
 		if (steps == WARM_STEPS)
 			__atomic_store_n(&e->ready, 1, __ATOMIC_RELEASE);
+		hold(s, e);
 	}
 	kvt_pool_destroy(place.pool);
 	kvt_client_close(c);

@@ -30,6 +30,7 @@ struct reader {
 static const struct way ways[] = {
 	{ 256 << 10, 16 }, { 256 << 10, 32 }, { 1 << 20, 8 }, { 1 << 20, 16 }, { 2 << 20, 8 },
 };
+#define NR_WAYS (sizeof(ways) / sizeof(ways[0]))
 
 static void write_all(struct reader *r, const char *path)
 {
@@ -110,22 +111,30 @@ double reader_read(struct reader *r, size_t bytes)
 	return now() - start;
 }
 
+static double rate(struct reader *r, const struct way *way, double seconds)
+{
+	double start = now();
+	size_t bytes = read_some(r, way, SIZE_MAX, start + seconds);
+
+	return (double)bytes / (now() - start);
+}
+
 double reader_rate(struct reader *r, double seconds)
 {
-	double best = 0;
+	return rate(r, &r->way, seconds);
+}
+
+void reader_choose(struct reader *r)
+{
+	double best = 0, reached;
 	size_t i;
 
-	for (i = 0; i < sizeof(ways) / sizeof(ways[0]); i++) {
-		double start = now(), rate;
-
-		rate = (double)read_some(r, &ways[i], SIZE_MAX, start + seconds);
-		rate /= now() - start;
-		if (rate > best) {
-			best = rate;
-			r->way = ways[i];
-		}
+	for (i = 0; i < 2 * NR_WAYS; i++) {
+		reached = rate(r, &ways[i % NR_WAYS], 0.25);
+		if (reached > best)
+			r->way = ways[i % NR_WAYS];
+		best = reached > best ? reached : best;
 	}
-	return best;
 }
 
 void reader_close(struct reader *r)
