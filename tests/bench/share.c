@@ -193,7 +193,7 @@ static void quiet(struct share *s, const pid_t *pids, struct reader *reader, dou
 	hold_engines(s, pids);
 	reader_choose(reader);
 	before = reader_rate(reader, RATE_S);
-	for (k = 0; k < s->slices; k++, before = after) {
+	for (k = 0; k < s->slices; k++) {
 		double step[ENGINES];
 
 		s->phase = QUIET;
@@ -211,6 +211,7 @@ static void quiet(struct share *s, const pid_t *pids, struct reader *reader, dou
 		}
 		steps[k] = step[0] > step[1] ? step[0] : step[1];
 		ratio[k] = steps[k] / (step[0] < step[1] ? step[0] : step[1]);
+		before = after;
 	}
 	a = median(pct[0], s->slices);
 	b = median(pct[1], s->slices);
