@@ -110,6 +110,11 @@ int kvt_shared_remove(struct kvt_client *client, const char *name);
  * Every block that is not empty is written, open ones as they are now.  When it
  * returns 0, kvt_shared_attach() has the content back even after a reboot.  An older
  * checkpoint of the pool is replaced, as a whole or not at all.
+ *
+ * Sequences in a pool come back with it: kvt_manifest_save() first, then this; after
+ * kvt_shared_attach() kvt_manifest_restore() into a cache that is made as the saved one
+ * was.  It finds blocks where they were, and refuses (-EINVAL) what is not as saved.
+ *
  * kvt_shared_note() - copy the note of the checkpoint; returns its length, at most
  * @room bytes of which are copied; -ENOENT: there is no checkpoint.
  */

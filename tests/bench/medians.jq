@@ -20,6 +20,8 @@ def target: {
 	"decode.hidden.4x": 90,
 	"decode.pct_bound.4x": 90,
 	"decode.vs_swap.4x": 10,
+	"restart.vs_recompute": 10,
+	"restart.equal": 1,
 	"share.engine.pct_bound": 90,
 	"share.session.vs_read": 1.2,
 	"engine.hash_equal": 1,
