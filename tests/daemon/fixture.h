@@ -26,7 +26,7 @@ struct test_case {
 	bool slow; /* with --long alone */
 };
 
-extern const struct test_case pool_cases[], quota_cases[], plan_cases[], bad_cases[],
+extern const struct test_case pool_cases[], quota_cases[], plan_cases[], bad_cases[], disk_cases[],
 	restart_cases[], checkpoint_cases[], service_cases[];
 
 /* End the case: it failed, or cannot be run here. */
