@@ -16,6 +16,7 @@
  *	file_range.c	    range operations of clients
  *	file_table.c	    the table of blocks that outlives this process
  *	device_pool.c	... descriptors of /dev/kvtier
+ *	device_sweep.c	    idle ones leave memory, cold blocks are verified
  *	plan.c		what clients will touch next: rings, checked
  *	prefetch.c	promote ahead of the cursors
  *	writeback.c	write sealed blocks early; drain idle pools
@@ -327,8 +328,13 @@ struct pool {
 	uint64_t active_ns;
 	uint64_t linger_until_ns; /* without clients and KEEP it goes then; 0: at once */
 	bool idle; /* its client said so, or nothing happened for long */
+	bool told_idle; /* its client did */
 	bool removed; /* no longer to be found by its name */
 	bool module;
+
+	/* Pools of the module: device_sweep.c's way through them. */
+	uint32_t sweep, sweep_at;
+	uint64_t sweep_heat, sweep_blocks; /* heat of all in memory; how many */
 
 	/* Memory files. */
 	char *alias; /* our own mapping */
@@ -439,6 +445,17 @@ int device_pool_take_back(struct pool *p);
 void device_pool_stats(struct pool *p, struct kvtier_stats *st);
 int device_pool_query(struct pool *p, uint64_t first, uint32_t nr, struct kvtier_block_info *infos);
 int device_pool_budget(struct pool *p, uint64_t bytes);
+/* A command through the ring, whose end nobody waits for. */
+int device_command(struct pool *p, uint32_t op, uint32_t tier, uint32_t block, uint32_t nr);
+int device_verify(struct pool *p, uint32_t block,
+		  void (*done)(struct pool *p, uint32_t block, int res));
+/* An idle pool leaves memory, a few blocks a call; false: the rate's bound is reached. */
+bool device_drain(struct pool *p, bool *any);
+bool device_drained(const struct pool *p);
+void device_sweep_again(struct pool *p);
+uint64_t device_cold_blocks(struct pool *p);
+bool device_to_verify(struct pool *p, uint32_t b);
+bool device_is_bad(struct pool *p, uint32_t b);
 /* Promote what a plan on the module needs next; false: not now. */
 bool device_pool_ahead(struct plan *plan);
 /* In the second thread: slots of all that is not empty, reserved under a new key. */
@@ -472,7 +489,8 @@ struct plan {
 	uint32_t range; /* the cursor, in ranges */
 	uint32_t pos; /* ... and in positions */
 	uint32_t hand; /* positions ahead of the cursor that prefetch has looked at */
-	uint32_t ahead; /* blocks with B_AHEAD */
+	uint32_t ahead; /* blocks with B_AHEAD, or that are marked as brought */
+	uint8_t *brought; /* per block of a pool of the module; else NULL */
 	uint64_t blocked_ns; /* the turn in which there was no room */
 	uint64_t moved_ns; /* when the cursor last moved */
 	uint64_t pace_ns; /* a position, on average */
@@ -503,6 +521,8 @@ void prefetch_measure(struct kvtierd *d, uint64_t bytes, uint64_t latency_ns);
 /* ---- writeback.c, scrub.c, checkpoint.c, manifest.c -------------------------------------- */
 void writeback_queue(struct pool *p, uint32_t b);
 void writeback_run(struct kvtierd *d);
+/* May so much be written now?  Then it is counted. */
+bool writeback_spend(struct kvtierd *d, uint64_t bytes);
 void writeback_kick(struct kvtierd *d);
 int scrub_begin(struct kvtierd *d, struct pool *only);
 void scrub_run(struct kvtierd *d);

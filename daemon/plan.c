@@ -75,8 +75,11 @@ static void not_ahead(struct plan *plan, uint32_t b, bool used)
 {
 	struct block *blk;
 
-	if (plan->a->pool->module)
+	if (plan->brought) {
+		plan->ahead -= plan->brought[b];
+		plan->brought[b] = 0;
 		return;
+	}
 	blk = block_of(plan->a->pool, b);
 	if (!(blk->flags & B_AHEAD))
 		return;
@@ -366,6 +369,7 @@ void plan_free(struct plan *plan)
 	free(plan->order);
 	free(plan->again);
 	free(plan->starts);
+	free(plan->brought);
 	free(plan->first);
 	free(plan->last);
 	free(plan->at);
@@ -403,7 +407,8 @@ static int make_plan(struct plan *plan, int *ring_fd)
 	plan->first = malloc(p->nr_blocks * sizeof(uint32_t));
 	plan->last = malloc(p->nr_blocks * sizeof(uint32_t));
 	plan->at = malloc(p->nr_blocks * sizeof(uint32_t));
-	if (!plan->first || !plan->last || !plan->at)
+	plan->brought = p->module ? calloc(p->nr_blocks, 1) : NULL;
+	if (!plan->first || !plan->last || !plan->at || (p->module && !plan->brought))
 		return kvt_fail(-ENOMEM, "no memory for a plan");
 	forget(plan);
 	plan->doorbell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
