@@ -127,7 +127,7 @@ static bool hungry(const struct kvtierd *d, const struct plan *plan)
 
 	return !plan->dead && plan->blocked_ns != d->turn_ns && plan->hand < plan->nr &&
 	       plan_block_at(plan, plan->hand) != NO_BLOCK &&
-	       !p->removed &&
+	       !p->removed && !p->idle &&
 	       ((uint64_t)plan->ahead * p->block_bytes < window(d, plan) || has_room(p));
 }
 

@@ -515,7 +515,13 @@ static void planned_sequence(void)
 	query.q_tokens = 1;
 	query.q = q;
 	query.out = out;
-	for (step = 0; step < 12; step++) {
+	/* Before there is any attention, what an append adds to is what comes next. */
+	for (step = 0; step < 2; step++)
+		for (layer = 0; layer < 4; layer++)
+			OK(kvt_seq_append_float(seq, layer, 64, rows, rows));
+	EVENTUALLY(kvt_daemon_pools(c, shown, 2) == 1 && shown[0].plan_left == 4,
+		   "expected a plan of one extent in 4 layers");
+	for (; step < 12; step++) {
 		for (layer = 0; layer < 4; layer++)
 			OK(kvt_seq_append_float(seq, layer, 64, rows, rows));
 		for (layer = 0; layer < 4; layer++)
@@ -547,7 +553,7 @@ static void attended(void)
 const struct test_case service_cases[] = {
 	{ "attended", "the daemon computes attention over blocks that are not in memory", attended,
 	  false },
-	{ "planned_sequence", "attention to a sequence publishes its plan by itself", planned_sequence,
+	{ "planned_sequence", "appends and attention publish their plans by themselves", planned_sequence,
 	  false },
 	{ "engines", "two engines and eight idle sessions over a quarter of their memory", engines,
 	  false },
