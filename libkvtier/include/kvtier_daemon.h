@@ -154,8 +154,8 @@ int kvt_plan_idle(struct kvt_pool *pool);
  * kvt_shared_attend() - kvt_attend(), computed by the daemon, next to the memory
  *
  * The blocks' rows must be in the pool, as this process maps it; it does not touch them.
- * Of @params, epsilon, top_k, sink_logits and KVT_OUT_BF16, and of a sequence mask and
- * mass, are not served (-EOPNOTSUPP).  A sequence of more than a quarter of the pool's
+ * Of @params, epsilon, top_k, sink_logits and KVT_OUT_BF16, and of a sequence mass and a
+ * mask that is not of all heads, are not served (-EOPNOTSUPP).  A sequence of more than a quarter of the pool's
  * DRAM is computed in parts that are merged, in the table's order.  Other errors: as
  * kvt_attend(); -EBADMSG the daemon refuses the query; -ECONNRESET.
  */
