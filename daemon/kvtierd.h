@@ -514,6 +514,7 @@ uint32_t plan_block_at(const struct plan *plan, uint32_t distance);
 void plan_wake_again(struct plan *plan);
 void prefetch_run(struct kvtierd *d);
 void prefetch_charge(struct plan *plan);
+bool prefetch_defers(const struct pool *p);
 /* Bytes that are to be on their way, if there is so much to do. */
 uint64_t prefetch_in_flight(const struct pool *p);
 void prefetch_measure(struct kvtierd *d, uint64_t bytes, uint64_t latency_ns);

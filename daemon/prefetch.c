@@ -14,7 +14,8 @@
  * Who is next: the tenant that has had the fewest bytes for its weight.  Of its plans,
  * turns of pools that were idle, for which somebody waits, in the order in which they
  * came; then the one that has had the fewest bytes.  Who needs less than its share is
- * seldom in this, as its window is full; so the others share what it leaves.
+ * seldom in this, as its window is full; so the others share what it leaves.  What is
+ * touched before it was promoted is read at once, but not before a turn.
  */
 #include <errno.h>
 
@@ -212,6 +213,24 @@ static void step(struct kvtierd *d, struct plan *plan)
 	}
 	timer_within(d, &d->waits, NS_PER_MS);
 	plan->blocked_ns = d->turn_ns;
+}
+
+/* A turn of the tenant's is being read in: faults of its other pools wait for that a little. */
+bool prefetch_defers(const struct pool *p)
+{
+	const struct plan *plan;
+	bool turn = false;
+
+	for (plan = p->d->plans; plan; plan = plan->next) {
+		const struct pool *other = plan->a->pool;
+
+		if (!is_turn(plan) || other->tenant != p->tenant || !hungry(p->d, plan))
+			continue;
+		if (other == p)
+			return false;
+		turn = true;
+	}
+	return turn;
 }
 
 void prefetch_run(struct kvtierd *d)
