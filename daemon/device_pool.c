@@ -207,6 +207,21 @@ static void hint_one(struct plan *plan)
 	}
 }
 
+/* Asked once a turn, since it is a system call. */
+bool device_has_room(struct pool *p)
+{
+	struct kvtier_stats st;
+	uint64_t room;
+
+	if (p->room_ns == p->d->turn_ns)
+		return p->room_blocks;
+	device_pool_stats(p, &st);
+	room = st.tier[KVTIER_TIER_DRAM].budget_bytes - st.tier[KVTIER_TIER_DRAM].used_bytes;
+	p->room_blocks = room > st.tier[KVTIER_TIER_DRAM].budget_bytes ? 0 : room >> p->shift;
+	p->room_ns = p->d->turn_ns;
+	return p->room_blocks;
+}
+
 bool device_pool_ahead(struct plan *plan)
 {
 	struct pool *p = plan->a->pool;
@@ -223,6 +238,7 @@ bool device_pool_ahead(struct plan *plan)
 		hint_one(plan);
 		if (device_command(p, KVTIER_OP_PROMOTE, KVTIER_TIER_NONE, b, 1))
 			return false;
+		p->room_blocks -= p->room_blocks ? 1 : 0;
 		plan->ahead += !plan->brought[b];
 		plan->brought[b] = 1;
 		prefetch_charge(plan);

@@ -335,6 +335,7 @@ struct pool {
 	/* Pools of the module: device_sweep.c's way through them. */
 	uint32_t sweep, sweep_at;
 	uint64_t sweep_heat, sweep_blocks; /* heat of all in memory; how many */
+	uint64_t room_ns, room_blocks; /* memory that was free in that turn of the loop */
 
 	/* Memory files. */
 	char *alias; /* our own mapping */
@@ -458,6 +459,7 @@ bool device_to_verify(struct pool *p, uint32_t b);
 bool device_is_bad(struct pool *p, uint32_t b);
 /* Promote what a plan on the module needs next; false: not now. */
 bool device_pool_ahead(struct plan *plan);
+bool device_has_room(struct pool *p);
 /* In the second thread: slots of all that is not empty, reserved under a new key. */
 int device_checkpoint(int fd, uint32_t nr_blocks, uint32_t shift, struct manifest *m);
 int device_adopt(int fd, const struct manifest *m);

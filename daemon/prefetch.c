@@ -115,16 +115,17 @@ static uint64_t window(const struct kvtierd *d, const struct plan *plan)
 }
 
 /* Memory that nobody uses yet: a turn that is announced brings a session back whole. */
-static bool has_room(const struct pool *p)
+static bool has_room(struct pool *p)
 {
-	return !p->module &&
-	       (uint64_t)(p->nr_frames + 1) * p->block_bytes <= p->t->budget[KVTIER_TIER_DRAM] &&
+	if (p->module)
+		return device_has_room(p);
+	return (uint64_t)(p->nr_frames + 1) * p->block_bytes <= p->t->budget[KVTIER_TIER_DRAM] &&
 	       !tenant_room(p->d, p->tenant, KVTIER_TIER_DRAM, p->block_bytes);
 }
 
 static bool hungry(const struct kvtierd *d, const struct plan *plan)
 {
-	const struct pool *p = plan->a->pool;
+	struct pool *p = plan->a->pool;
 
 	return !plan->dead && plan->blocked_ns != d->turn_ns && plan->hand < plan->nr &&
 	       plan_block_at(plan, plan->hand) != NO_BLOCK &&

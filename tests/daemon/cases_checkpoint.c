@@ -17,12 +17,8 @@
 /* As after a reboot: no descriptor is left, only files. */
 static void reboot(void)
 {
-	int i;
-
 	daemon_kill(SIGKILL);
-	for (i = 0; i < daemon_.nr_store; i++)
-		close(daemon_.store[i].fd);
-	daemon_.nr_store = 0;
+	daemon_forget();
 	daemon_spawn();
 }
 

@@ -106,6 +106,8 @@ void daemon_configure(const char *lines);
 void daemon_spawn(void);
 void daemon_kill(int signal);
 void daemon_end(void);
+/* As after a reboot: no descriptor is left. */
+void daemon_forget(void);
 const char *daemon_program(void);
 /* Does the log have a line with this? */
 bool daemon_logged(const char *text);
