@@ -291,7 +291,9 @@ static int idle(struct call *call)
 
 	if (!a)
 		return -ENOENT;
-	a->pool->idle = true;
+	a->pool->idle = a->pool->told_idle = true;
+	if (a->pool->module)
+		device_sweep_again(a->pool);
 	writeback_kick(a->pool->d);
 	return answer(call, NULL, 0);
 }

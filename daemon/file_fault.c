@@ -19,6 +19,7 @@
 #define SERVE_NS (2 * NS_PER_MS)
 #define READS_MAX 16 /* a turn */
 #define TRIES_MAX 64
+#define DEFER_NS (100 * NS_PER_MS)
 
 /* ---- a client's page tables -------------------------------------------------------------- */
 
@@ -255,6 +256,17 @@ static void map_for_all(struct pool *p, uint32_t b)
 	}
 }
 
+/* Turns come first, but nobody waits for them for ever. */
+static bool is_deferred(const struct pool *p, uint32_t b)
+{
+	const struct wait *w;
+
+	for (w = p->waits; w; w = w->next)
+		if (w->block == b && p->d->turn_ns > w->since_ns + DEFER_NS)
+			return false;
+	return prefetch_defers(p);
+}
+
 /* The next step towards having a wanted block mapped. */
 void file_serve(struct pool *p, uint32_t b)
 {
@@ -272,7 +284,8 @@ void file_serve(struct pool *p, uint32_t b)
 		map_for_all(p, b);
 		break;
 	case W_COLD:
-		file_read(p, b, 0);
+		if (!is_deferred(p, b))
+			file_read(p, b, 0);
 		break;
 	case W_BAD:
 		file_fail_waits(p, b);

@@ -31,6 +31,8 @@ static int map_alias(struct pool *p)
 				(unsigned long long)p->t->bytes >> 20, strerror(errno));
 	p->alias = map;
 	madvise(map, p->t->bytes, MADV_DONTDUMP);
+	/* Has an effect where the administrator allows it: see kvtierd(8). */
+	madvise(map, p->t->bytes, MADV_HUGEPAGE);
 	return 0;
 }
 

@@ -118,6 +118,8 @@ static int demote(struct pool *p, uint32_t b)
 		blk->error = 0;
 		return ret;
 	}
+	if (blk->where == W_WRITING && blk->flags & B_STALLED)
+		return -ETIMEDOUT;
 	if (blk->where == W_WRITING)
 		blk->flags |= B_EVICT;
 	if (blk->where == W_RESIDENT) {
@@ -136,6 +138,8 @@ static int write_back(struct pool *p, uint32_t b)
 
 	if (blk->where == W_BAD)
 		return -EIO;
+	if (blk->where == W_WRITING && blk->flags & B_STALLED)
+		return -ETIMEDOUT;
 	if (blk->where == W_READING || blk->where == W_WRITING)
 		return -EAGAIN;
 	if (blk->where != W_RESIDENT || !(blk->flags & B_DIRTY))

@@ -16,6 +16,7 @@
  *	file_range.c	    range operations of clients
  *	file_table.c	    the table of blocks that outlives this process
  *	device_pool.c	... descriptors of /dev/kvtier
+ *	device_sweep.c	    idle ones leave memory, cold blocks are verified
  *	plan.c		what clients will touch next: rings, checked
  *	prefetch.c	promote ahead of the cursors
  *	writeback.c	write sealed blocks early; drain idle pools
@@ -350,8 +351,14 @@ struct pool {
 	uint64_t active_ns;
 	uint64_t linger_until_ns; /* without clients and KEEP it goes then; 0: at once */
 	bool idle; /* its client said so, or nothing happened for long */
+	bool told_idle; /* its client did */
 	bool removed; /* no longer to be found by its name */
 	bool module;
+
+	/* Pools of the module: device_sweep.c's way through them. */
+	uint32_t sweep, sweep_at;
+	uint64_t sweep_heat, sweep_blocks; /* heat of all in memory; how many */
+	uint64_t room_ns, room_blocks; /* memory that was free in that turn of the loop */
 
 	/* Memory files. */
 	char *alias; /* our own mapping */
@@ -464,8 +471,20 @@ int device_pool_take_back(struct pool *p);
 void device_pool_stats(struct pool *p, struct kvtier_stats *st);
 int device_pool_query(struct pool *p, uint64_t first, uint32_t nr, struct kvtier_block_info *infos);
 int device_pool_budget(struct pool *p, uint64_t bytes);
+/* A command through the ring, whose end nobody waits for. */
+int device_command(struct pool *p, uint32_t op, uint32_t tier, uint32_t block, uint32_t nr);
+int device_verify(struct pool *p, uint32_t block,
+		  void (*done)(struct pool *p, uint32_t block, int res));
+/* An idle pool leaves memory, a few blocks a call; false: the rate's bound is reached. */
+bool device_drain(struct pool *p, bool *any);
+bool device_drained(const struct pool *p);
+void device_sweep_again(struct pool *p);
+uint64_t device_cold_blocks(struct pool *p);
+bool device_to_verify(struct pool *p, uint32_t b);
+bool device_is_bad(struct pool *p, uint32_t b);
 /* Promote what a plan on the module needs next; false: not now. */
 bool device_pool_ahead(struct plan *plan);
+bool device_has_room(struct pool *p);
 /* In the second thread: slots of all that is not empty, reserved under a new key. */
 int device_checkpoint(int fd, uint32_t nr_blocks, uint32_t shift, struct manifest *m);
 int device_adopt(int fd, const struct manifest *m);
@@ -499,10 +518,17 @@ struct plan {
 	uint32_t range; /* the cursor, in ranges */
 	uint32_t pos; /* ... and in positions */
 	uint32_t hand; /* positions ahead of the cursor that prefetch has looked at */
-	uint32_t ahead; /* blocks with B_AHEAD */
+	uint32_t ahead; /* blocks with B_AHEAD, or that are marked as brought */
+	uint8_t *brought; /* per block of a pool of the module; else NULL */
 	uint64_t blocked_ns; /* the turn in which there was no room */
 	uint64_t moved_ns; /* when the cursor last moved */
 	uint64_t pace_ns; /* a position, on average */
+	uint32_t stride; /* positions that its client passes at once */
+	uint64_t asked; /* ranges after which we wanted to be told */
+	uint64_t had_bytes; /* promoted for it; or what others had when it came */
+	uint64_t since_ns; /* when it was announced */
+	bool woken; /* its pool was idle when it rang */
+	bool turn; /* ... and this is what was announced then */
 };
 
 int plan_ring_make(struct attachment *a, uint64_t entries, int fds[2]);
@@ -517,11 +543,17 @@ uint64_t plan_left(const struct plan *plan);
 uint32_t plan_block_at(const struct plan *plan, uint32_t distance);
 void plan_wake_again(struct plan *plan);
 void prefetch_run(struct kvtierd *d);
+void prefetch_charge(struct plan *plan);
+bool prefetch_defers(const struct pool *p);
+/* Bytes that are to be on their way, if there is so much to do. */
+uint64_t prefetch_in_flight(const struct pool *p);
 void prefetch_measure(struct kvtierd *d, uint64_t bytes, uint64_t latency_ns);
 
 /* ---- writeback.c, scrub.c, checkpoint.c, manifest.c -------------------------------------- */
 void writeback_queue(struct pool *p, uint32_t b);
 void writeback_run(struct kvtierd *d);
+/* May so much be written now?  Then it is counted. */
+bool writeback_spend(struct kvtierd *d, uint64_t bytes);
 void writeback_kick(struct kvtierd *d);
 int scrub_begin(struct kvtierd *d, struct pool *only);
 void scrub_run(struct kvtierd *d);
@@ -578,6 +610,7 @@ struct kvtierd {
 	struct config config;
 	const char *config_path;
 	struct io_uring ring;
+	bool many_cpus; /* enough for threads beside this one and the clients' */
 	bool stop;
 	uint64_t started_ns;
 	uint64_t turn_ns; /* when this turn of the loop began */
@@ -603,10 +636,13 @@ struct kvtierd {
 
 	struct plan *plans;
 	uint64_t bandwidth; /* bytes a second that reads were measured to reach */
-	uint64_t latency_ns; /* of a read */
+	uint64_t latency_ns; /* of the fastest read of late */
+	uint64_t fastest_ns; /* ... since that time */
+	uint64_t fastest_since_ns;
 	uint64_t measured_bytes, measured_since_ns;
 	uint64_t reading; /* bytes under way */
 	uint64_t virtual_now; /* of the tenant that was served last */
+	uint64_t had_now; /* by the plan that was, before */
 
 	uint64_t write_credit; /* bytes that may be written now */
 	uint64_t write_credit_ns; /* when that was true */

@@ -14,6 +14,7 @@
 #include "kvtierd.h"
 
 #define RING_ENTRIES 1024
+#define MANY_CPUS 4
 #define SLEEP_MAX_NS (3600 * NS_PER_S)
 
 uint64_t now_ns(void)
@@ -32,9 +33,9 @@ int loop_init(struct kvtierd *d)
 	if (ret)
 		return kvt_fail(ret, "cannot set up io_uring: %s", strerror(-ret));
 	d->started_ns = d->turn_ns = now_ns();
+	d->many_cpus = sysconf(_SC_NPROCESSORS_ONLN) >= MANY_CPUS;
 	return 0;
 }
-
 
 struct io_uring_sqe *loop_sqe(struct kvtierd *d, struct op *op)
 {

@@ -75,8 +75,11 @@ static void not_ahead(struct plan *plan, uint32_t b, bool used)
 {
 	struct block *blk;
 
-	if (plan->a->pool->module)
+	if (plan->brought) {
+		plan->ahead -= plan->brought[b];
+		plan->brought[b] = 0;
 		return;
+	}
 	blk = block_of(plan->a->pool, b);
 	if (!(blk->flags & B_AHEAD))
 		return;
@@ -225,10 +228,23 @@ static void measure_pace(struct plan *plan, uint64_t ranges, uint64_t now)
 	plan->moved_ns = now;
 }
 
+/*
+ * A client that passes more than after which we wanted to be told passes that much at
+ * once: of what it reads meanwhile we know that it is within it.
+ */
+static void measure_stride(struct plan *plan, uint32_t positions, uint64_t ranges)
+{
+	if (ranges > plan->asked && positions >= plan->stride)
+		plan->stride = positions;
+	else if (ranges)
+		plan->stride -= (plan->stride + 15) / 16;
+}
+
 static void follow_cursor(struct plan *plan, uint32_t *work)
 {
 	uint64_t passed = __atomic_load_n(&plan->ring->passed, __ATOMIC_SEQ_CST);
 	uint64_t delta = passed - plan->seen, i;
+	uint32_t had = *work;
 
 	if (!plan->nr_ranges || passed <= plan->seen)
 		return; /* what goes back says nothing */
@@ -242,20 +258,21 @@ static void follow_cursor(struct plan *plan, uint32_t *work)
 	}
 	plan->seen = plan->more ? passed - (delta - i) : passed;
 	plan->a->pool->d->count.passed += i;
+	measure_stride(plan, had - *work, i);
 	measure_pace(plan, i, plan->a->pool->d->turn_ns);
 }
 
-/* When to be told again: well before what was looked at is used up. */
+/* When to be told again: well before what was looked at, or is on its way, is used up. */
 void plan_wake_again(struct plan *plan)
 {
 	uint64_t each = plan->nr_ranges ? plan->nr / plan->nr_ranges + 1 : 1;
 	uint64_t step = plan->hand / each / 4;
+	uint64_t most = prefetch_in_flight(plan->a->pool) / plan->a->pool->block_bytes / each / 4;
 
-	if (step < 1)
-		step = 1;
-	if (step > 64 && plan->hand < plan->nr)
-		step = 64;
-	__atomic_store_n(&plan->ring->wake_at, plan->seen + step, __ATOMIC_SEQ_CST);
+	if (step > most && plan->hand < plan->nr)
+		step = most;
+	plan->asked = step < 1 ? 1 : step;
+	__atomic_store_n(&plan->ring->wake_at, plan->seen + plan->asked, __ATOMIC_SEQ_CST);
 }
 
 /* ---- the ring ---------------------------------------------------------------------------- */
@@ -279,6 +296,8 @@ static int take_mark(struct plan *plan, uint32_t mark)
 	switch (mark) {
 	case KVT_PLAN_NEW:
 		forget(plan);
+		plan->turn = plan->woken;
+		plan->since_ns = plan->a->pool->d->turn_ns;
 		return 0;
 	case KVT_PLAN_CYCLE:
 		plan->cycle = true;
@@ -353,10 +372,14 @@ static void look(struct plan *plan)
 	uint32_t work = WORK_MAX;
 	int ret;
 
+	if (!plan->more)
+		plan->woken = p->idle; /* or it was, when this began */
 	plan->more = false;
 	pool_activity(p);
 	if (p->tenant->virtual_time < p->d->virtual_now)
 		p->tenant->virtual_time = p->d->virtual_now;
+	if (plan->had_bytes < p->d->had_now)
+		plan->had_bytes = p->d->had_now;
 	ret = take_entries(plan, &work);
 	if (ret) {
 		refuse(plan, ret);
@@ -417,6 +440,7 @@ void plan_free(struct plan *plan)
 	free(plan->order);
 	free(plan->again);
 	free(plan->starts);
+	free(plan->brought);
 	free(plan->first);
 	free(plan->last);
 	free(plan->at);
@@ -454,7 +478,8 @@ static int make_plan(struct plan *plan, int *ring_fd)
 	plan->first = malloc(p->nr_blocks * sizeof(uint32_t));
 	plan->last = malloc(p->nr_blocks * sizeof(uint32_t));
 	plan->at = malloc(p->nr_blocks * sizeof(uint32_t));
-	if (!plan->first || !plan->last || !plan->at)
+	plan->brought = p->module ? calloc(p->nr_blocks, 1) : NULL;
+	if (!plan->first || !plan->last || !plan->at || (p->module && !plan->brought))
 		return kvt_fail(-ENOMEM, "no memory for a plan");
 	forget_all(plan);
 	plan->doorbell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

@@ -59,7 +59,9 @@ static struct pool *by_name(struct kvtierd *d, const struct tenant *t, const cha
 void pool_activity(struct pool *p)
 {
 	p->active_ns = p->d->turn_ns;
-	p->idle = false;
+	p->idle = p->told_idle = false;
+	if (p->module)
+		device_sweep_again(p);
 	timer_within(p->d, &p->d->idle_timer, p->d->config.idle_ms * NS_PER_MS);
 }
 

@@ -6,6 +6,7 @@
  *	client_link.c	the thread that receives answers, and comes back when the daemon does
  *	client_map.c	the mapping of a pool, and the userfaultfd that the daemon serves
  *	client_pool.c	create, attach, remove, destroy; the table of operations
+ *	client_keep.c	what manifests of sequences want to know of blocks
  *	client_plan.c	plans
  *	client_attend.c	queries for the attention service
  *	client_view.c	what an operator sees and sets
@@ -104,6 +105,11 @@ static inline struct kvt_shared *kvt_shared_of(struct kvt_pool *pool)
 {
 	return (struct kvt_shared *)pool;
 }
+
+/* client_keep.c: the table's checkpoint and adopt. */
+int kvt_shared_slots(struct kvt_pool *pool, uint64_t offset, uint64_t length,
+		     struct kvtier_slot *slots);
+int kvt_shared_find(struct kvt_pool *pool, const struct kvtier_slot *slots, uint32_t nr);
 
 /* Is it a pool of a daemon? */
 bool kvt_is_shared(const struct kvt_pool *pool);

@@ -169,20 +169,6 @@ static int event_read(struct kvt_pool *pool, struct kvtier_event *events, uint32
 	return ret < 0 ? ret : ret / (int)sizeof(*events);
 }
 
-static int checkpoint(struct kvt_pool *pool, uint64_t offset, uint64_t length,
-		      struct kvtier_slot *slots)
-{
-	(void)pool, (void)offset, (void)length, (void)slots;
-	return kvt_fail(-EOPNOTSUPP, "the daemon keeps the slots of a shared pool: use "
-				     "kvt_shared_checkpoint()");
-}
-
-static int adopt(struct kvt_pool *pool, const struct kvtier_slot *slots, uint32_t nr)
-{
-	(void)pool, (void)slots, (void)nr;
-	return kvt_fail(-EOPNOTSUPP, "the daemon adopts for a shared pool: use kvt_shared_attach()");
-}
-
 /* ---- come and go ---------------------------------------------------------------------- */
 
 static void tear_down(struct kvt_shared *s)
@@ -236,8 +222,8 @@ static const struct kvt_pager_ops file_ops = {
 	.stats = stats,
 	.event_fd = event_fd,
 	.event_read = event_read,
-	.checkpoint = checkpoint,
-	.adopt = adopt,
+	.checkpoint = kvt_shared_slots,
+	.adopt = kvt_shared_find,
 };
 
 /* The module does the work: only the end of a pool is the daemon's matter too. */
@@ -251,8 +237,8 @@ static const struct kvt_pager_ops device_ops = {
 	.stats = kvt_kernel_stats,
 	.event_fd = kvt_kernel_event_fd,
 	.event_read = kvt_kernel_event_read,
-	.checkpoint = checkpoint,
-	.adopt = adopt,
+	.checkpoint = kvt_shared_slots,
+	.adopt = kvt_shared_find,
 };
 
 bool kvt_is_shared(const struct kvt_pool *pool)

@@ -2,6 +2,7 @@
 /* Write-back, metrics, the service manager, and machines under load. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <math.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -169,6 +170,37 @@ static struct kvt_seq_block *make_table(struct kvt_pool *p, char *mirror, uint32
 	return table;
 }
 
+/* Every third block, then none, by a mask of all heads. */
+static void masked(struct kvt_attend *attend, struct kvt_pool *p,
+		   const struct kvt_attend_params *params, const struct kvt_attend_seq *whole,
+		   float *mirror)
+{
+	static float here[HEADS * DIM], there[HEADS * DIM], lse[HEADS];
+	struct kvt_attend_seq seq = *whole;
+	uint8_t mask[128] = { 0 };
+	uint32_t i;
+
+	for (i = 0; i < seq.nr_blocks; i += 3)
+		mask[i / 8] |= (uint8_t)(1u << i % 8);
+	seq.mask = mask;
+	seq.lse = lse;
+	seq.out = there;
+	OK(kvt_shared_attend(p, params, &seq, 1));
+	seq.out = here;
+	seq.blocks = make_table(p, (char *)mirror, seq.nr_blocks, true);
+	OK(kvt_attend(attend, params, &seq, 1));
+	for (i = 0; i < HEADS * DIM; i++)
+		CHECK(here[i] - there[i] < 1e-5f && there[i] - here[i] < 1e-5f,
+		      "element %u behind a mask: %g here, %g by the daemon", i, (double)here[i],
+		      (double)there[i]);
+	free((void *)(uintptr_t)seq.blocks);
+	seq.blocks = whole->blocks;
+	memset(mask, 0, sizeof(mask));
+	seq.out = there;
+	OK(kvt_shared_attend(p, params, &seq, 1));
+	CHECK(there[5] == 0 && isinf(lse[0]), "expected nothing behind an empty mask");
+}
+
 static void attend_over(uint32_t nr, uint64_t frames, bool exact)
 {
 	struct kvt_attend_params params = KVT_ATTEND_PARAMS_INIT;
@@ -215,6 +247,7 @@ static void attend_over(uint32_t nr, uint64_t frames, bool exact)
 		      (double)there[i]);
 	for (i = 0; i < HEADS; i++)
 		CHECK(lse[0][i] - lse[1][i] < 1e-4f && lse[1][i] - lse[0][i] < 1e-4f, "log-sum-exp %zu", i);
+	masked(attend, p, &params, &seq, (float *)mirror);
 	/* What is wrong is refused, and the next is served. */
 	table[0].k_stride = 1u << 30;
 	ERROR(kvt_shared_attend(p, &params, &seq, 1), -EBADMSG);
@@ -515,7 +548,13 @@ static void planned_sequence(void)
 	query.q_tokens = 1;
 	query.q = q;
 	query.out = out;
-	for (step = 0; step < 12; step++) {
+	/* Before there is any attention, what an append adds to is what comes next. */
+	for (step = 0; step < 2; step++)
+		for (layer = 0; layer < 4; layer++)
+			OK(kvt_seq_append_float(seq, layer, 64, rows, rows));
+	EVENTUALLY(kvt_daemon_pools(c, shown, 2) == 1 && shown[0].plan_left == 4,
+		   "expected a plan of one extent in 4 layers");
+	for (; step < 12; step++) {
 		for (layer = 0; layer < 4; layer++)
 			OK(kvt_seq_append_float(seq, layer, 64, rows, rows));
 		for (layer = 0; layer < 4; layer++)
@@ -547,7 +586,7 @@ static void attended(void)
 const struct test_case service_cases[] = {
 	{ "attended", "the daemon computes attention over blocks that are not in memory", attended,
 	  false },
-	{ "planned_sequence", "attention to a sequence publishes its plan by itself", planned_sequence,
+	{ "planned_sequence", "appends and attention publish their plans by themselves", planned_sequence,
 	  false },
 	{ "engines", "two engines and eight idle sessions over a quarter of their memory", engines,
 	  false },
