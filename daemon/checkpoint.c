@@ -406,7 +406,8 @@ static int bring_back(struct pool *p, struct manifest *m)
 	return ret ? ret : fill_blocks(p, m);
 }
 
-int checkpoint_restore(struct kvtierd *d, struct tenant *t, const char *name, struct pool **pool)
+int checkpoint_restore(struct kvtierd *d, struct tenant *t, const char *name, const char *model,
+		       struct pool **pool)
 {
 	struct manifest m;
 	char path[512];
@@ -420,6 +421,8 @@ int checkpoint_restore(struct kvtierd *d, struct tenant *t, const char *name, st
 	if (ret)
 		return ret;
 	ret = check_manifest(d, t, name, &m);
+	if (!ret && model && strcmp(m.def.model, model))
+		ret = kvt_fail(-EMEDIUMTYPE, "pool %s is of model '%s', not '%s'", name, m.def.model, model);
 	p = ret ? NULL : pool_new(d, &m.def, t);
 	if (!p) {
 		manifest_free(&m);

@@ -76,13 +76,15 @@ static int hand_over(struct call *call, struct pool *p)
 
 static int create(struct call *call)
 {
+	uint32_t before = call->c->d->nr_pools;
 	struct pool *p;
 	int ret = pool_create(call->c, call->body, &p);
 
 	if (ret)
 		return ret;
 	ret = hand_over(call, p);
-	if (ret)
+	/* Not one that was made before, and asked for again. */
+	if (ret && call->c->d->nr_pools > before)
 		pool_destroy(p);
 	return ret;
 }
@@ -93,8 +95,8 @@ static int attach(struct call *call)
 	struct pool *p;
 	int ret = pool_check_name(want->name, sizeof(want->name), "a pool's name");
 
-	if (!ret && !memchr(want->model, 0, sizeof(want->model)))
-		ret = kvt_fail(-EINVAL, "the model's name does not end");
+	if (!ret)
+		ret = pool_check_model(want->model, sizeof(want->model));
 	if (!ret)
 		ret = pool_find(call->c, want->name, want->model, &p);
 	return ret ? ret : hand_over(call, p);

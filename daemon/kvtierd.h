@@ -411,6 +411,7 @@ void pool_destroy(struct pool *p);
 void pool_discard(struct pool *p);
 void pool_activity(struct pool *p);
 void pool_event(struct pool *p, uint32_t type, uint32_t b, int error);
+int pool_check_model(const char *model, size_t room);
 int pool_check_name(const char *name, size_t room, const char *what);
 void pool_used(struct pool *p, uint64_t used[KVTIER_NR_TIERS]);
 struct pool *pool_new(struct kvtierd *d, const struct table *def, struct tenant *t);
@@ -563,7 +564,9 @@ int checkpoint_begin(struct pool *p, struct request *r, const void *note, size_t
 void checkpoint_run(struct pool *p);
 void checkpoint_starved(struct pool *p);
 void checkpoint_written(struct pool *p, uint32_t b);
-int checkpoint_restore(struct kvtierd *d, struct tenant *t, const char *name, struct pool **pool);
+/* @model: NULL, whichever it is of. */
+int checkpoint_restore(struct kvtierd *d, struct tenant *t, const char *name, const char *model,
+		       struct pool **pool);
 int checkpoint_note(struct pool *p, void *note, size_t room);
 void checkpoint_sweep(struct kvtierd *d);
 void checkpoint_reload_kept(struct pool *p);

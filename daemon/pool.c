@@ -26,6 +26,19 @@ int pool_check_name(const char *name, size_t room, const char *what)
 				 "with '.'", what, room - 1);
 }
 
+/* It is shown in lines of logs and on terminals. */
+int pool_check_model(const char *model, size_t room)
+{
+	size_t i;
+
+	for (i = 0; i < room && model[i] && !iscntrl((unsigned char)model[i]) && model[i] != '"'; i++)
+		;
+	if (i < room && !model[i])
+		return 0;
+	return kvt_fail(-EINVAL, "a model's name has at most %zu bytes, no quotation marks and no control "
+				 "characters", room - 1);
+}
+
 struct pool *pool_by_id(struct kvtierd *d, uint32_t id)
 {
 	struct pool *p;
@@ -237,8 +250,8 @@ static int define(struct client *c, const struct kvt_create *want, struct table 
 	uint64_t block = want->block_bytes;
 	int ret = pool_check_name(want->name, sizeof(want->name), "a pool's name");
 
-	if (!ret && !memchr(want->model, 0, sizeof(want->model)))
-		ret = kvt_fail(-EINVAL, "the model's name does not end");
+	if (!ret)
+		ret = pool_check_model(want->model, sizeof(want->model));
 	if (ret)
 		return ret;
 	if (!block)
@@ -400,7 +413,9 @@ int pool_find(struct client *c, const char *name, const char *model, struct pool
 	int ret;
 
 	if (!p) {
-		ret = checkpoint_restore(c->d, c->tenant, name, &p);
+		if (c->d->nr_pools >= c->d->config.max_pools)
+			return kvt_fail(-ENOSPC, "the daemon has %u pools, its max-pools", c->d->nr_pools);
+		ret = checkpoint_restore(c->d, c->tenant, name, model, &p);
 		if (ret)
 			return ret;
 		add(p);
@@ -474,7 +489,7 @@ int pool_remove(struct client *c, const char *name)
 		return kvt_fail(-ENOENT, "there is no pool %s", name);
 	if (!p && c->d->module) {
 		/* Its slots are the module's, reserved by the manifest's key. */
-		int ret = checkpoint_restore(c->d, c->tenant, name, &p);
+		int ret = checkpoint_restore(c->d, c->tenant, name, NULL, &p);
 
 		if (ret)
 			return ret;

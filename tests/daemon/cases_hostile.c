@@ -109,6 +109,16 @@ static void others_served(const char *what)
 	close(sock);
 }
 
+/* ---- restarts ---------------------------------------------------------------------------- */
+
+/* Its pools are made again from their checkpoints: in other files than the clients have. */
+static void lose_store(void)
+{
+	daemon_kill(SIGKILL);
+	daemon_.empty_handed = true;
+	daemon_spawn();
+}
+
 /* ---- answers that nobody reads ----------------------------------------------------------- */
 
 /*
@@ -555,6 +565,40 @@ static void silent_scrapers(void)
 		close(socks[i]);
 }
 
+/* ---- models ------------------------------------------------------------------------------ */
+
+/* A name that would be a line of the log; and the wrong one, which must not leave a pool open. */
+static void odd_models(void)
+{
+	struct kvt_shared_config config = KVT_SHARED_CONFIG_INIT;
+	struct kvt_client *c;
+	struct kvt_pool *p;
+
+	daemon_start(NULL);
+	c = client();
+	config.name = "odd";
+	config.bytes = 8 * BLOCK;
+	config.block_bytes = BLOCK;
+	config.flags = KVT_SHARED_KEEP;
+	config.model = "m\n<3>level=error event=forged";
+	ERROR(kvt_shared_create(c, &config, &p), -EINVAL);
+	config.model = "m\" event=\"forged";
+	ERROR(kvt_shared_create(c, &config, &p), -EINVAL);
+	if (want_module)
+		skip("on the module a checkpoint takes sealed blocks alone");
+	p = pool(c, "odd", 8 * BLOCK, 8 * BLOCK, KVT_SHARED_KEEP);
+	fill_block(p, 0, 1);
+	OK(kvt_shared_checkpoint(p, "x", 1));
+	kvt_pool_destroy(p);
+	kvt_client_close(c);
+	lose_store();
+	c = client();
+	ERROR(kvt_shared_attach(c, "odd", "m\nforged", &p), -EINVAL);
+	ERROR(kvt_shared_attach(c, "odd", "another", &p), -EMEDIUMTYPE);
+	CHECK(daemon_metric("kvtier_live_pools") == 0, "expected nothing to be open for that");
+	kvt_client_close(c);
+}
+
 /* ---- work without an end ----------------------------------------------------------------- */
 
 #define MANY (1u << 20) /* blocks */
@@ -726,14 +770,6 @@ static void pinned_restart(void)
 
 /* ---- a daemon that lost what its manager kept -------------------------------------------- */
 
-/* Its pools are made again from their checkpoints: in other files than the clients have. */
-static void lose_store(void)
-{
-	daemon_kill(SIGKILL);
-	daemon_.empty_handed = true;
-	daemon_spawn();
-}
-
 static void other_memory(void)
 {
 	struct kvtier_stats st;
@@ -819,5 +855,6 @@ const struct test_case hostile_cases[] = {
 	{ "endless_plan", "a ring that takes for ever to be taken", endless_plan, false },
 	{ "endless_ranges", "a message that takes for ever to be worked on", endless_ranges, false },
 	{ "silent_scrapers", "connections for metrics that ask nothing", silent_scrapers, false },
+	{ "odd_models", "names of models that are not for a log, or not the pool's", odd_models, false },
 	{ 0 },
 };
