@@ -66,7 +66,7 @@ struct attend_service {
 	uint64_t retry_ns; /* after which they try again */
 	pthread_mutex_t lock; /* guards the fields below */
 	pthread_cond_t more;
-	struct query *todo;
+	struct query *todo, **todo_end; /* who came first is computed first */
 	struct query *done;
 	bool stop;
 };
@@ -119,6 +119,8 @@ static struct query *next_query(struct attend_service *s)
 	q = s->todo;
 	if (q)
 		s->todo = q->next;
+	if (!s->todo)
+		s->todo_end = &s->todo;
 	pthread_mutex_unlock(&s->lock);
 	return q;
 }
@@ -330,8 +332,9 @@ static void advance(struct attend_service *s, struct query *q)
 		return;
 	}
 	pthread_mutex_lock(&s->lock);
-	q->next = s->todo;
-	s->todo = q;
+	q->next = NULL;
+	*s->todo_end = q;
+	s->todo_end = &q->next;
 	pthread_cond_signal(&s->more);
 	pthread_mutex_unlock(&s->lock);
 }
@@ -510,6 +513,7 @@ static int start(struct kvtierd *d)
 		return -ENOMEM;
 	s->d = d;
 	s->retry_ns = RETRY_NS;
+	s->todo_end = &s->todo;
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_cond_init(&s->more, NULL);
 	s->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

@@ -219,6 +219,7 @@ static int spawn(char **argv, int *status)
 	while (waitpid(pid, status, 0) < 0)
 		if (errno != EINTR)
 			return fail(EXIT_OWN, "cannot wait for %s: %s", argv[0], strerror(errno));
+	child = 0; /* its number may be another's from now on */
 	return 0;
 }
 
