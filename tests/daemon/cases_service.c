@@ -441,76 +441,6 @@ static void engines(void)
 	kvt_client_close(c);
 }
 
-/* ---- restart ----------------------------------------------------------------------------- */
-
-/*
- * From an engine's start to its first token: take the session back and attend to it, or
- * compute the prompt again.  Recomputing is measured by its attention alone (the layers'
- * products come on top of it), token by token in chunks, over the same rows.
- */
-static void first_token(void)
-{
-	struct kvt_attend_params params = KVT_ATTEND_PARAMS_INIT;
-	struct kvt_attend_seq seq = KVT_ATTEND_SEQ_INIT;
-	const uint32_t nr = want_long ? 128 : 64, chunk = 64;
-	static float q[64 * HEADS * DIM], out[64 * HEADS * DIM];
-	size_t bytes = 2ull * nr * RUN * KV_HEADS * DIM * sizeof(float), i;
-	struct kvt_seq_block *table;
-	struct kvt_attend *attend;
-	double recompute, restart;
-	struct kvt_client *c;
-	struct kvt_pool *p;
-	uint64_t x = 9;
-
-	if (want_module)
-		skip("times of an emulated machine say nothing");
-	daemon_start(NULL);
-	c = client();
-	p = pool(c, "prompt", bytes, 0, KVT_SHARED_KEEP);
-	for (i = 0; i < bytes / sizeof(float); i++)
-		((float *)kvt_pool_addr(p))[i] = chance(&x);
-	for (i = 0; i < 64ul * HEADS * DIM; i++)
-		q[i] = chance(&x);
-	params.q_heads = HEADS;
-	params.kv_heads = KV_HEADS;
-	params.k_dim = params.v_dim = DIM;
-	params.flags = KVT_CAUSAL;
-	seq.q = q;
-	seq.out = out;
-	OK(kvt_attend_create(NULL, &attend));
-	seq.blocks = table = make_table(p, NULL, nr, false);
-	seq.q_tokens = chunk;
-	recompute = now_s();
-	for (i = 0; i < nr * RUN / chunk; i++) {
-		seq.q_position = i * chunk;
-		seq.nr_blocks = (uint32_t)(i + 1) * chunk / RUN;
-		OK(kvt_attend(attend, &params, &seq, 1));
-	}
-	recompute = now_s() - recompute;
-	OK(kvt_seal(p, 0, bytes));
-	OK(kvt_shared_checkpoint(p, NULL, 0));
-	free(table);
-	kvt_pool_destroy(p);
-	kvt_client_close(c);
-	daemon_kill(SIGKILL);
-	daemon_spawn();
-	restart = now_s();
-	c = client();
-	OK(kvt_shared_attach(c, "prompt", "test", &p));
-	seq.blocks = table = make_table(p, NULL, nr, false);
-	seq.q_tokens = 1;
-	seq.q_position = nr * RUN;
-	seq.nr_blocks = nr;
-	OK(kvt_attend(attend, &params, &seq, 1));
-	restart = now_s() - restart;
-	figure("restart.first_token_ms", 1000 * restart, "ms");
-	figure("restart.vs_recompute", recompute / restart, "ratio");
-	free(table);
-	kvt_attend_destroy(attend);
-	kvt_pool_destroy(p);
-	kvt_client_close(c);
-}
-
 /* A sequence over a shared pool: attention publishes what comes next by itself. */
 static void planned_sequence(void)
 {
@@ -589,8 +519,6 @@ const struct test_case service_cases[] = {
 	{ "planned_sequence", "appends and attention publish their plans by themselves", planned_sequence,
 	  false },
 	{ "engines", "two engines and eight idle sessions over a quarter of their memory", engines,
-	  false },
-	{ "first_token", "a session taken back is faster than its prompt computed again", first_token,
 	  false },
 	{ "wear", "a block earns its write", wear, false },
 	{ "rate", "write-back keeps its rate", rate, false },
