@@ -226,7 +226,7 @@ static int send_now(int sock, const struct iovec *iov, int nr_iov, const int *fd
 	struct msghdr msg = { .msg_iov = (struct iovec *)iov, .msg_iovlen = (size_t)nr_iov };
 	ssize_t n;
 
-	if (nr_fds)
+	if (fds && nr_fds)
 		put_fds(&msg, control.room, fds, nr_fds);
 	do
 		n = sendmsg(sock, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -338,14 +338,14 @@ void client_reply(struct client *c, uint16_t type, uint32_t id, int error, const
 
 	if (c->gone || c->broken)
 		return;
-	if (error) {
+	if (error)
 		iov[1] = (struct iovec){ (void *)why, strlen(why) };
+	if (error || !fds)
 		nr_fds = 0;
-	}
 	head.size = (uint32_t)(sizeof(head) + iov[1].iov_len);
-	ret = c->unsent ? -EAGAIN : send_now(c->sock, iov, 2, fds, fds ? nr_fds : 0);
+	ret = c->unsent ? -EAGAIN : send_now(c->sock, iov, 2, fds, nr_fds);
 	if (ret == -EAGAIN)
-		keep(c, iov, fds, fds ? nr_fds : 0);
+		keep(c, iov, fds, nr_fds);
 	else if (ret)
 		client_give_up(c);
 }
