@@ -186,7 +186,8 @@ static double bound(const struct share *s, double compute, double raw)
 /* All sessions idle: slices of steps, and the disk's rate around each. */
 static void quiet(struct share *s, const pid_t *pids, struct reader *reader, double compute)
 {
-	double pct[ENGINES][SLICES_MAX], steps[SLICES_MAX], ratio[SLICES_MAX], rates[SLICES_MAX];
+	double pct[ENGINES][SLICES_MAX] = { 0 }, rates[SLICES_MAX] = { 0 };
+	double steps[SLICES_MAX] = { 0 }, ratio[SLICES_MAX] = { 0 };
 	double before, after, a, b;
 	uint32_t k, i;
 

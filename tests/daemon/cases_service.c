@@ -152,7 +152,7 @@ static float chance(uint64_t *x)
 /* A table over a pool whose rows are of chance; a copy of them in @mirror. */
 static struct kvt_seq_block *make_table(struct kvt_pool *p, char *mirror, uint32_t nr, bool mirrored)
 {
-	struct kvt_seq_block *table = calloc(nr, sizeof(*table));
+	struct kvt_seq_block *table = calloc(nr + 1ul, sizeof(*table));
 	size_t row = KV_HEADS * DIM * sizeof(float);
 	uint32_t i;
 
