@@ -78,7 +78,9 @@ CONFORMANCE_SRC := $(sort $(wildcard tests/conformance/*.c))
 # Programs of several files are named by their first word: attend.c, attend_*.c.
 ATTEND_SRC := $(sort $(wildcard tests/bench/attend*.c))
 DECODE_SRC := $(sort $(wildcard tests/bench/decode*.c))
-BENCH_SRC := $(filter-out $(ATTEND_SRC) $(DECODE_SRC),$(sort $(wildcard tests/bench/*.c)))
+SHARE_SRC := $(sort $(wildcard tests/bench/share*.c))
+RESTART_SRC := tests/bench/restart.c
+BENCH_SRC := $(filter-out $(ATTEND_SRC) $(DECODE_SRC) $(SHARE_SRC) $(RESTART_SRC),$(sort $(wildcard tests/bench/*.c)))
 UNIT_SRC := $(sort $(wildcard tests/unit/test_*.c))
 SEQ_SRC := $(sort $(wildcard tests/seq/*.c))
 DAEMON_TEST_SRC := $(sort $(wildcard tests/daemon/*.c))
@@ -86,7 +88,8 @@ VM_SRC := $(sort $(wildcard tests/vm/*.c))
 EXAMPLE_SRC := $(sort $(wildcard examples/*.c))
 DECODER_SRC := $(sort $(wildcard examples/decode/*.c))
 ALL_SRC := $(LIB_SRC) $(TOOL_SRC) $(DAEMON_SRC) $(DAEMON_TEST_SRC) $(PRELOAD_SRC) $(DEMO_SRC) \
-	$(CONFORMANCE_SRC) $(BENCH_SRC) $(ATTEND_SRC) $(DECODE_SRC) $(UNIT_SRC) $(SEQ_SRC) \
+	$(CONFORMANCE_SRC) $(BENCH_SRC) $(ATTEND_SRC) $(DECODE_SRC) $(SHARE_SRC) $(RESTART_SRC) \
+	$(UNIT_SRC) $(SEQ_SRC) \
 	$(VM_SRC) $(EXAMPLE_SRC) $(DECODER_SRC)
 
 HEADERS := $(sort $(wildcard libkvtier/include/*.h))
@@ -104,7 +107,7 @@ VM_BIN := $(patsubst tests/vm/%.c,$(B)/tests/vm/%,$(VM_SRC))
 
 .PHONY: all lib tools daemon examples demo-programs tests demo test bench install uninstall clean
 .PHONY: help deps
-.PHONY: bench-attend bench-decode bench-trace
+.PHONY: bench-attend bench-decode bench-restart bench-share bench-trace
 .PHONY: vm vm-demo modules install-module uninstall-module dkms
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
@@ -122,7 +125,7 @@ examples: deps $(EXAMPLE_BIN) ## build the example programs of the library
 
 demo-programs: deps $(DEMO_BIN) ## build what the demo runs; fetches the pinned engine once
 
-TEST_BIN = $(B)/conformance $(BENCH_BIN) $(UNIT_BIN) $(SEQ_BIN) $(DAEMON_TEST_BIN) $(VM_BIN)
+TEST_BIN = $(B)/conformance $(BENCH_BIN) $(B)/bench-restart $(UNIT_BIN) $(SEQ_BIN) $(DAEMON_TEST_BIN) $(VM_BIN)
 tests: all examples $(TEST_BIN) ## build the test and benchmark programs
 
 demo: ## set up and show an unmodified llama.cpp with a quarter of the memory; MODEL= CTX=
@@ -156,6 +159,16 @@ bench-decode: ## set up and measure decode steps of a cache larger than its memo
 	scripts/setup.sh build demo bench
 	$(MAKE) all demo-programs $(B)/bench-decode
 	tests/bench/decode.sh
+
+bench-share: ## set up and measure two engines and eight sessions that share kvtierd's memory
+	scripts/setup.sh build bench
+	$(MAKE) all $(B)/bench-share
+	tests/bench/share.sh
+
+bench-restart: ## set up and measure a killed engine's next token against its prompt; MODEL=
+	scripts/setup.sh build demo bench
+	$(MAKE) all demo-programs $(B)/bench-restart
+	MODEL='$(MODEL)' tests/bench/restart.sh
 
 bench-trace: ## replay the traces of peers against LRU and Belady; TRACES=
 	scripts/setup.sh build bench
@@ -328,6 +341,16 @@ $(B)/bench-attend: $(call objects,$(ATTEND_SRC)) $(B)/libkvtier.so
 		-Wl,-rpath,'$$ORIGIN'
 
 $(B)/bench-decode: $(call objects,$(DECODE_SRC)) $(B)/libkvtier.so
+	$(Q_LD)$(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) -L$(B) -lkvtier -pthread -lm \
+		-Wl,-rpath,'$$ORIGIN'
+
+$(B)/bench-share: $(call objects,$(SHARE_SRC) tests/bench/decode_model.c) $(B)/libkvtier.so
+	$(Q_LD)$(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) -L$(B) -lkvtier $(PACKAGE_LIBS) -pthread -lm \
+		-Wl,-rpath,'$$ORIGIN'
+
+# The example decoder, over a sequence in a pool of kvtierd.
+$(B)/bench-restart: $(call objects,$(RESTART_SRC) $(addprefix examples/decode/,forward.c gguf.c \
+		model.c vocab.c)) $(B)/libkvtier.so
 	$(Q_LD)$(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) -L$(B) -lkvtier -pthread -lm \
 		-Wl,-rpath,'$$ORIGIN'
 

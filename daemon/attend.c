@@ -23,12 +23,18 @@
 #include "kvtierd.h"
 
 #define BLOCKS_MAX (1u << 20)
+/* Blocks of the pool that a query's rows touch, counted once a block of rows: they are looked at
+ * each time that it tries.  Rows of one query overlap only where keys and values interleave. */
+#define LOOKS_A_BLOCK 8ull
+#define LOOKS_A_POOL 4ull
+#define RETRY_NS (NS_PER_MS / 2)
 
 struct attend_ring {
 	struct attachment *a; /* NULL: its client is gone */
 	struct kvt_attend_ring *ring;
 	size_t bytes;
-	int bell, answer;
+	int bell; /* an eventfd that the client has too */
+	int answer; /* a bell of ours */
 	struct watch *watch;
 	struct query *query; /* under way */
 };
@@ -42,8 +48,10 @@ struct query {
 	struct kvt_attend_places at;
 	struct kvt_seq_block *blocks;
 	uint32_t from, to; /* the part under way */
-	uint32_t held; /* blocks of the pool that are held for it */
+	uint32_t held; /* blocks of the pool that are held for it, each once */
 	uint32_t *hold;
+	uint64_t *is_held; /* a bit a block */
+	uint64_t since_ns; /* when the part began to want its memory */
 	float *out, *lse; /* of the part */
 	float *whole, *whole_lse; /* of those before */
 	int error;
@@ -55,9 +63,10 @@ struct attend_service {
 	struct watch *watch;
 	int done_fd;
 	struct query *waiting; /* for memory */
+	uint64_t retry_ns; /* after which they try again */
 	pthread_mutex_t lock; /* guards the fields below */
 	pthread_cond_t more;
-	struct query *todo;
+	struct query *todo, **todo_end; /* who came first is computed first */
 	struct query *done;
 	bool stop;
 };
@@ -110,6 +119,8 @@ static struct query *next_query(struct attend_service *s)
 	q = s->todo;
 	if (q)
 		s->todo = q->next;
+	if (!s->todo)
+		s->todo_end = &s->todo;
 	pthread_mutex_unlock(&s->lock);
 	return q;
 }
@@ -143,8 +154,34 @@ static void *attend_thread(void *arg)
 
 static void release(struct query *q)
 {
-	while (q->held)
-		block_of(q->pool, q->hold[--q->held])->busy--;
+	while (q->held) {
+		uint32_t b = q->hold[--q->held];
+
+		block_of(q->pool, b)->busy--;
+		q->is_held[b / 64] &= ~(1ull << b % 64);
+	}
+}
+
+/* -EAGAIN: not there yet, or held for as many others as can be counted. */
+static int hold_block(struct query *q, uint32_t b)
+{
+	struct pool *p = q->pool;
+	struct block *blk = block_of(p, b);
+
+	if (q->is_held[b / 64] & 1ull << b % 64)
+		return 0;
+	if (blk->where == W_BAD)
+		return -EIO;
+	if (blk->where == W_EMPTY)
+		file_zero_fill(p, b);
+	if (blk->where == W_COLD)
+		file_read(p, b, 0);
+	if ((blk->where != W_RESIDENT && blk->where != W_WRITING) || blk->busy == UINT8_MAX)
+		return -EAGAIN;
+	blk->busy++;
+	q->is_held[b / 64] |= 1ull << b % 64;
+	q->hold[q->held++] = b;
+	return 0;
 }
 
 /* Pool blocks that rows [offset, offset + bytes) touch are held; -EAGAIN: not there yet. */
@@ -156,20 +193,12 @@ static int hold_rows(struct query *q, const void *rows, uint64_t bytes)
 	int missing = 0;
 
 	for (; b <= last; b++) {
-		struct block *blk = block_of(p, b);
+		int ret = hold_block(q, b);
 
-		if (blk->where == W_BAD)
-			return -EIO;
-		if (blk->where == W_EMPTY)
-			file_zero_fill(p, b);
-		if (blk->where == W_COLD)
-			file_read(p, b, 0);
-		if ((blk->where != W_RESIDENT && blk->where != W_WRITING) || blk->busy == UINT8_MAX) {
-			missing = -EAGAIN;
-			continue;
-		}
-		blk->busy++;
-		q->hold[q->held++] = b;
+		if (ret && ret != -EAGAIN)
+			return ret;
+		if (ret)
+			missing = ret;
 	}
 	return missing;
 }
@@ -217,6 +246,7 @@ static void choose_part(struct query *q)
 	bool whole = p->t->budget[KVTIER_TIER_DRAM] >= p->t->bytes;
 	uint64_t most = p->t->budget[KVTIER_TIER_DRAM] / 4, used = 0;
 
+	q->since_ns = p->d->turn_ns;
 	q->from = q->to;
 	while (q->to < q->q.nr_blocks) {
 		const struct kvt_seq_block *b = &q->blocks[q->to];
@@ -247,7 +277,7 @@ static void answer(struct attend_ring *r, uint64_t number, int error)
 {
 	r->ring->error = error;
 	__atomic_store_n(&r->ring->done, number, __ATOMIC_RELEASE);
-	eventfd_write(r->answer, 1);
+	bell_ring(r->answer);
 }
 
 static void finish(struct query *q, int error)
@@ -271,8 +301,17 @@ static void finish(struct query *q, int error)
 	file_progress(q->pool);
 	free(q->blocks);
 	free(q->hold);
+	free(q->is_held);
 	free(q->out);
 	free(q);
+}
+
+/* It waits for memory no longer than an access would. */
+static bool is_late(const struct query *q)
+{
+	const struct pool *p = q->pool;
+
+	return p->d->turn_ns >= q->since_ns + (uint64_t)p->t->deadline_ms * NS_PER_MS;
 }
 
 /* Hand the part to the thread once all of it is held. */
@@ -280,36 +319,43 @@ static void advance(struct attend_service *s, struct query *q)
 {
 	int ret = q->r->a ? hold_part(q) : -ECANCELED;
 
-	if (ret == -EAGAIN) {
+	if (ret == -EAGAIN && !is_late(q)) {
 		q->next = s->waiting;
 		s->waiting = q;
-		timer_within(s->d, &s->d->attend_timer, NS_PER_MS / 2);
+		timer_within(s->d, &s->d->attend_timer, s->retry_ns);
 		return;
 	}
+	if (ret == -EAGAIN)
+		ret = -ETIMEDOUT;
 	if (ret) {
 		finish(q, ret);
 		return;
 	}
 	pthread_mutex_lock(&s->lock);
-	q->next = s->todo;
-	s->todo = q;
+	q->next = NULL;
+	*s->todo_end = q;
+	s->todo_end = &q->next;
 	pthread_cond_signal(&s->more);
 	pthread_mutex_unlock(&s->lock);
 }
 
-/* Queries that wait for memory. */
+/* Queries that wait for memory.  Looking for it takes a fifth of the loop's time, at most. */
 void attend_run(struct kvtierd *d)
 {
 	struct attend_service *s = d->attend;
 	struct query *q, *next;
+	uint64_t begun = now_ns(), spent;
 
-	q = s ? s->waiting : NULL;
-	if (s)
-		s->waiting = NULL;
+	if (!s)
+		return;
+	q = s->waiting;
+	s->waiting = NULL;
 	for (; q; q = next) {
 		next = q->next;
 		advance(s, q);
 	}
+	spent = now_ns() - begun;
+	s->retry_ns = 5 * spent > RETRY_NS ? 5 * spent : RETRY_NS;
 }
 
 static void parts_done(void *arg)
@@ -363,10 +409,18 @@ static int take_block(struct query *q, const struct kvt_remote_block *shared,
 	return 0;
 }
 
+/* Of rows that are inside the pool: no sum of these wraps. */
+static uint64_t blocks_touched(const struct query *q, const struct kvt_seq_block *b)
+{
+	uint64_t k = (k_bytes(q, b) >> q->pool->shift) + 2;
+
+	return b->v ? k + (v_bytes(q, b) >> q->pool->shift) + 2 : k;
+}
+
 static int take_query(struct query *q)
 {
 	struct attend_ring *r = q->r;
-	uint64_t rows, blocks = 0;
+	uint64_t rows, looks = 0;
 	uint32_t i;
 	int ret = 0;
 
@@ -389,12 +443,15 @@ static int take_query(struct query *q)
 	q->whole_lse = q->whole + rows * q->q.v_dim;
 	for (i = 0; i < q->q.nr_blocks && !ret; i++) {
 		ret = take_block(q, (const struct kvt_remote_block *)r->ring->data + i, &q->blocks[i]);
-		if (!ret)
-			blocks += (k_bytes(q, &q->blocks[i]) >> q->pool->shift) + 2 +
-				  (v_bytes(q, &q->blocks[i]) >> q->pool->shift) + 2;
+		looks += ret ? 0 : blocks_touched(q, &q->blocks[i]);
 	}
-	q->hold = ret ? NULL : malloc(blocks * sizeof(*q->hold));
-	return !ret && !q->hold ? -ENOMEM : ret;
+	if (ret)
+		return ret;
+	if (looks > LOOKS_A_BLOCK * q->q.nr_blocks + LOOKS_A_POOL * q->pool->nr_blocks)
+		return -E2BIG;
+	q->hold = malloc(q->pool->nr_blocks * sizeof(*q->hold));
+	q->is_held = calloc(q->pool->nr_blocks / 64 + 1, sizeof(*q->is_held));
+	return q->hold && q->is_held ? 0 : -ENOMEM;
 }
 
 static void bell(void *arg)
@@ -405,7 +462,7 @@ static void bell(void *arg)
 	eventfd_t ignored;
 	int ret;
 
-	eventfd_read(r->bell, &ignored);
+	read_now(r->bell, &ignored, sizeof(ignored));
 	if (r->query || r->ring->query.number == r->ring->done)
 		return;
 	q = calloc(1, sizeof(*q));
@@ -455,6 +512,8 @@ static int start(struct kvtierd *d)
 	if (!s)
 		return -ENOMEM;
 	s->d = d;
+	s->retry_ns = RETRY_NS;
+	s->todo_end = &s->todo;
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_cond_init(&s->more, NULL);
 	s->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -491,19 +550,20 @@ void attend_stop(struct kvtierd *d)
 	d->attend = NULL;
 }
 
-static int make_ring(struct attend_ring *r, int *ring_fd)
+static int make_ring(struct attend_ring *r, int *ring_fd, int *answer_fd)
 {
 	int fd = memfd_create("kvtier-attend", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	void *ring = MAP_FAILED;
 
 	r->bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	r->answer = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (fd >= 0 && r->bell >= 0 && r->answer >= 0 && !ftruncate(fd, (off_t)r->bytes) &&
+	if (fd >= 0 && r->bell >= 0 && !bell_make(&r->answer, answer_fd) && !ftruncate(fd, (off_t)r->bytes) &&
 	    !fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
 		ring = mmap(NULL, r->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (ring == MAP_FAILED) {
 		if (fd >= 0)
 			close(fd);
+		if (r->answer >= 0)
+			close(*answer_fd);
 		return kvt_fail(-ENOMEM, "cannot make a ring of queries: %s", strerror(errno));
 	}
 	r->ring = ring;
@@ -530,11 +590,12 @@ int attend_ring_make(struct attachment *a, uint64_t bytes, int fds[3])
 	r->a = a;
 	r->bytes = bytes;
 	r->bell = r->answer = -1;
-	ret = make_ring(r, &fds[0]);
+	ret = make_ring(r, &fds[0], &fds[2]);
 	if (!ret) {
 		r->watch = watch_start(a->pool->d, r->bell, bell, r);
 		if (!r->watch) {
 			close(fds[0]);
+			close(fds[2]);
 			ret = -ENOMEM;
 		}
 	}
@@ -545,6 +606,5 @@ int attend_ring_make(struct attachment *a, uint64_t bytes, int fds[3])
 	attend_ring_free(a);
 	a->attend = r;
 	fds[1] = r->bell;
-	fds[2] = r->answer;
 	return 0;
 }

@@ -34,6 +34,7 @@ struct checkpoint {
 	char error_text[256];
 	uint32_t at; /* blocks before are captured, or being written */
 	uint32_t writing;
+	uint32_t again[WRITES_MAX], nr_again; /* stored to meanwhile, and not written anew yet */
 	uint32_t room;
 	int error;
 	bool submitted;
@@ -47,6 +48,25 @@ static void release_slots(struct pool *p, const struct kvtier_slot *slots, uint3
 		kvt_slot_put(&p->slots, (uint32_t)slots[i].slot);
 }
 
+/* The file names the new slots, and after a crash perhaps the old: none may be used. */
+static void keep_both(struct checkpoint *c)
+{
+	struct pool *p = c->pool;
+	struct manifest *m = &c->manifest;
+	struct kvtier_slot *both;
+
+	p->t->checkpoint_s = m->def.checkpoint_s;
+	p->t->note_bytes = m->note_bytes;
+	if (!m->nr)
+		return;
+	both = realloc(p->kept, ((size_t)p->nr_kept + m->nr) * sizeof(*both));
+	if (!both)
+		return; /* the new ones stay taken for good, then */
+	memcpy(both + p->nr_kept, m->slots, m->nr * sizeof(*both));
+	p->kept = both;
+	p->nr_kept += m->nr;
+}
+
 static void end(struct checkpoint *c, int error)
 {
 	struct pool *p = c->pool;
@@ -56,7 +76,10 @@ static void end(struct checkpoint *c, int error)
 		p->d->count.checkpoint_errors++;
 		log_line(LOG_WARNING, "checkpoint_failed", "pool=%u name=%s reason=\"%s\"", p->id,
 			 p->t->name, kvt_error_detail());
-		release_slots(p, c->manifest.slots, c->manifest.nr);
+		if (c->manifest.renamed)
+			keep_both(c);
+		else
+			release_slots(p, c->manifest.slots, c->manifest.nr);
 	} else {
 		p->d->count.checkpoints++;
 		release_slots(p, p->kept, p->nr_kept);
@@ -90,9 +113,9 @@ static int make_durable(struct job *job)
 		ret = kvt_fail(-errno, "cannot make the slots durable: %s", strerror(errno));
 	if (!ret)
 		ret = manifest_write(c->path, &c->manifest);
-	if (p->module && ret)
+	if (p->module && ret && !c->manifest.renamed)
 		device_release(p->fd, &c->manifest.key);
-	else if (had)
+	else if (had && !ret)
 		device_release(p->fd, &old.key);
 	manifest_free(&old);
 	if (ret)
@@ -154,9 +177,8 @@ void checkpoint_written(struct pool *p, uint32_t b)
 		c->error = kvt_fail(blk->error, "block %u could not be written: %s", b,
 				    strerror(-blk->error));
 		blk->error = 0;
-	} else if (blk->flags & B_DIRTY) {
-		c->error = file_write(p, b, B_CAPTURE);
-		c->writing += !c->error;
+	} else if (blk->flags & B_DIRTY && !c->error) {
+		c->again[c->nr_again++] = b;
 	} else if (!c->error) {
 		c->error = capture(c, b);
 	}
@@ -211,13 +233,16 @@ void checkpoint_run(struct pool *p)
 
 	if (c->submitted)
 		return;
-	while (!c->error && c->at < p->nr_blocks && c->writing < WRITES_MAX) {
-		int ret = take_block(c, c->at);
+	while (!c->error && (c->nr_again || (c->at < p->nr_blocks && c->writing < WRITES_MAX))) {
+		int ret = take_block(c, c->nr_again ? c->again[c->nr_again - 1] : c->at);
 
 		if (ret == -EAGAIN)
 			return;
 		c->error = ret;
-		c->at++;
+		if (c->nr_again)
+			c->nr_again--;
+		else
+			c->at++;
 	}
 	if (c->writing)
 		return;
@@ -381,7 +406,8 @@ static int bring_back(struct pool *p, struct manifest *m)
 	return ret ? ret : fill_blocks(p, m);
 }
 
-int checkpoint_restore(struct kvtierd *d, struct tenant *t, const char *name, struct pool **pool)
+int checkpoint_restore(struct kvtierd *d, struct tenant *t, const char *name, const char *model,
+		       struct pool **pool)
 {
 	struct manifest m;
 	char path[512];
@@ -395,6 +421,8 @@ int checkpoint_restore(struct kvtierd *d, struct tenant *t, const char *name, st
 	if (ret)
 		return ret;
 	ret = check_manifest(d, t, name, &m);
+	if (!ret && model && strcmp(m.def.model, model))
+		ret = kvt_fail(-EMEDIUMTYPE, "pool %s is of model '%s', not '%s'", name, m.def.model, model);
 	p = ret ? NULL : pool_new(d, &m.def, t);
 	if (!p) {
 		manifest_free(&m);

@@ -6,22 +6,46 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include "kvtierd.h"
 
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77
+#endif
+
 /* Of one client before the others get their turn. */
 #define MESSAGES_MAX 16
+/* The kernel's bound for one message: what we had no room for would be closed on the spot. */
+#define FDS_MAX 253
+
+/*
+ * A client's socket holds few large answers, and threads that ask at once may be slow to
+ * take theirs: answers wait here, and no more messages are taken meanwhile.  Who takes
+ * none for so long, or asked for so much, is closed.
+ */
+#define UNSENT_NS (10 * NS_PER_S)
+#define UNSENT_MAX (16u << 20)
+
+struct unsent {
+	struct unsent *next;
+	size_t bytes;
+	int fds[KVT_MSG_FDS], nr_fds;
+	char data[];
+};
 
 /* One buffer for all: a message is dealt with before the next is read. */
 static char message[KVT_MSG_MAX + 1] __attribute__((aligned(8)));
 
 static void drop_attachment(struct attachment *a);
+static void drop_unsent(struct client *c);
+static void send_unsent(void *client);
 
 static void free_client(struct client *c)
 {
@@ -48,14 +72,17 @@ void client_close(struct client *c, const char *why)
 		drop_attachment(a);
 	}
 	c->attachments = NULL;
+	while (c->unsent)
+		drop_unsent(c);
+	watch_stop(c->room);
 	watch_stop(c->watch);
-	close(c->sock);
+	close_elsewhere(c->d, c->sock); /* what it had sent and we did not take goes with it */
 	c->d->nr_clients--;
 	c->tenant->clients--;
 	c->d->clients_gone = true;
 }
 
-/* Those that are gone and that no request refers to any more. */
+/* Those that are broken; those that are gone and that no request refers to any more. */
 void clients_reap(struct kvtierd *d)
 {
 	struct client *c, *next;
@@ -63,6 +90,8 @@ void clients_reap(struct kvtierd *d)
 	d->clients_gone = false;
 	for (c = d->clients; c; c = next) {
 		next = c->next;
+		if (c->broken)
+			client_close(c, "does not read its answers, or served no faults");
 		if (c->gone && !c->requests)
 			free_client(c);
 	}
@@ -88,7 +117,7 @@ static int take_fds(struct msghdr *msg, int *fds)
 static ssize_t receive(struct client *c, int *fds, int *nr_fds)
 {
 	union {
-		char room[CMSG_SPACE(KVT_MSG_FDS * sizeof(int))];
+		char room[CMSG_SPACE(FDS_MAX * sizeof(int))];
 		struct cmsghdr align;
 	} control;
 	struct iovec iov = { message, sizeof(message) };
@@ -121,9 +150,9 @@ static bool well_formed(const struct kvt_msg *msg, ssize_t bytes)
 static bool take_message(struct client *c)
 {
 	const struct kvt_msg *msg = (const struct kvt_msg *)message;
-	int fds[KVT_MSG_FDS] = { 0 }, nr_fds, i;
+	int fds[FDS_MAX] = { 0 }, nr_fds, i;
 	ssize_t n = receive(c, fds, &nr_fds);
-	bool good = n > 0 && well_formed(msg, n);
+	bool good = n > 0 && well_formed(msg, n) && nr_fds <= KVT_MSG_FDS;
 
 	if (!n)
 		return false;
@@ -133,7 +162,7 @@ static bool take_message(struct client *c)
 	}
 	for (i = 0; i < nr_fds; i++)
 		if (fds[i] >= 0)
-			close(fds[i]);
+			close_elsewhere(c->d, fds[i]);
 	if (n < 0 && n != -EMSGSIZE) {
 		c->d->count.clients_died += c->attachments != NULL;
 		client_close(c, "end of connection");
@@ -144,7 +173,16 @@ static bool take_message(struct client *c)
 			 n < 0 ? "longer than a message may be" : "not a message");
 		client_close(c, "malformed message");
 	}
-	return !c->gone;
+	return !c->gone && !c->broken && !c->unsent;
+}
+
+static void client_ready(void *arg);
+
+/* There may be more, of which the watch has told already. */
+static void look_again(struct client *c)
+{
+	watch_stop(c->watch);
+	c->watch = watch_start(c->d, c->sock, client_ready, c);
 }
 
 static void client_ready(void *arg)
@@ -152,13 +190,16 @@ static void client_ready(void *arg)
 	struct client *c = arg;
 	int left = MESSAGES_MAX;
 
+	if (c->broken)
+		return;
+	if (c->unsent) {
+		send_unsent(c); /* or it has hung up */
+		return;
+	}
 	while (left && take_message(c))
 		left--;
-	if (!left && !c->gone) {
-		/* There may be more, of which the watch has told already: look again. */
-		watch_stop(c->watch);
-		c->watch = watch_start(c->d, c->sock, client_ready, c);
-	}
+	if (!left && !c->gone && !c->broken && !c->unsent)
+		look_again(c);
 }
 
 /* ---- answers ----------------------------------------------------------------------------- */
@@ -176,31 +217,137 @@ static void put_fds(struct msghdr *msg, char *room, const int *fds, int nr)
 	memcpy(CMSG_DATA(c), fds, (size_t)nr * sizeof(int));
 }
 
-/* Who does not read its answers is closed: it would keep us waiting. */
+static int send_now(int sock, const struct iovec *iov, int nr_iov, const int *fds, int nr_fds)
+{
+	union {
+		char room[CMSG_SPACE(KVT_MSG_FDS * sizeof(int))];
+		struct cmsghdr align;
+	} control = { 0 };
+	struct msghdr msg = { .msg_iov = (struct iovec *)iov, .msg_iovlen = (size_t)nr_iov };
+	ssize_t n;
+
+	if (fds && nr_fds)
+		put_fds(&msg, control.room, fds, nr_fds);
+	do
+		n = sendmsg(sock, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+	while (n < 0 && errno == EINTR);
+	return n < 0 ? -errno : 0;
+}
+
+/*
+ * It is closed at the end of the turn, not here: whoever answers may be in the middle of a
+ * list of its pool.
+ */
+void client_give_up(struct client *c)
+{
+	c->broken = c->d->clients_gone = true;
+}
+
+static void drop_unsent(struct client *c)
+{
+	struct unsent *u = c->unsent;
+	int i;
+
+	c->unsent = u->next;
+	c->unsent_bytes -= u->bytes;
+	for (i = 0; i < u->nr_fds; i++)
+		if (u->fds[i] >= 0)
+			close(u->fds[i]);
+	free(u);
+}
+
+static void send_unsent(void *client)
+{
+	struct client *c = client;
+	int ret = 0;
+
+	while (!c->broken && c->unsent) {
+		struct iovec iov = { c->unsent->data, c->unsent->bytes };
+
+		ret = send_now(c->sock, &iov, 1, c->unsent->fds, c->unsent->nr_fds);
+		if (ret)
+			break;
+		drop_unsent(c);
+		c->unsent_since_ns = c->d->turn_ns;
+	}
+	if (ret && ret != -EAGAIN)
+		client_give_up(c);
+	if (c->broken || c->unsent)
+		return;
+	watch_stop(c->room);
+	c->room = NULL;
+	look_again(c);
+}
+
+/* Who has not taken an answer for long. */
+void clients_unread(struct kvtierd *d)
+{
+	struct client *c;
+	bool any = false;
+
+	for (c = d->clients; c; c = c->next) {
+		if (c->gone || !c->unsent)
+			continue;
+		any = true;
+		if (d->turn_ns >= c->unsent_since_ns + UNSENT_NS)
+			client_give_up(c);
+	}
+	if (any)
+		timer_within(d, &d->unread, NS_PER_S);
+}
+
+static void keep(struct client *c, const struct iovec iov[2], const int *fds, int nr_fds)
+{
+	size_t bytes = iov[0].iov_len + iov[1].iov_len;
+	struct unsent *u = c->unsent_bytes + bytes > UNSENT_MAX ? NULL : malloc(sizeof(*u) + bytes);
+	int i;
+
+	if (!u) {
+		client_give_up(c);
+		return;
+	}
+	*u = (struct unsent){ .bytes = bytes, .nr_fds = nr_fds };
+	for (i = 0; i < nr_fds; i++)
+		u->fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 3);
+	memcpy(u->data, iov[0].iov_base, iov[0].iov_len);
+	if (iov[1].iov_len)
+		memcpy(u->data + iov[0].iov_len, iov[1].iov_base, iov[1].iov_len);
+	if (c->unsent)
+		c->unsent_last->next = u;
+	else
+		c->unsent = u;
+	c->unsent_last = u;
+	c->unsent_bytes += bytes;
+	if (c->room)
+		return;
+	c->unsent_since_ns = c->d->turn_ns;
+	c->room = watch_room(c->d, c->sock, send_unsent, c);
+	timer_within(c->d, &c->d->unread, NS_PER_S);
+	if (!c->room)
+		client_give_up(c);
+}
+
 void client_reply(struct client *c, uint16_t type, uint32_t id, int error, const void *body,
 		  size_t bytes, const int *fds, int nr_fds)
 {
 	const char *why = error == -EBADMSG || !kvt_error_detail()[0] ? strerror(-error) :
 									 kvt_error_detail();
 	struct kvt_msg head = { .type = type, .id = id, .error = error };
-	union {
-		char room[CMSG_SPACE(KVT_MSG_FDS * sizeof(int))];
-		struct cmsghdr align;
-	} control = { 0 };
 	struct iovec iov[2] = { { &head, sizeof(head) }, { (void *)body, bytes } };
-	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = 2 };
+	int ret;
 
-	if (c->gone)
+	if (c->gone || c->broken)
 		return;
-	if (error) {
+	if (error)
 		iov[1] = (struct iovec){ (void *)why, strlen(why) };
+	if (error || !fds)
 		nr_fds = 0;
-	}
 	head.size = (uint32_t)(sizeof(head) + iov[1].iov_len);
-	if (fds && nr_fds)
-		put_fds(&msg, control.room, fds, nr_fds);
-	if (sendmsg(c->sock, &msg, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 && errno != EINTR)
-		client_close(c, "does not read its answers");
+	ret = c->unsent ? -EAGAIN : send_now(c->sock, iov, 2, fds, nr_fds);
+	if (ret == -EAGAIN)
+		keep(c, iov, fds, nr_fds);
+	else if (ret)
+		client_give_up(c);
 }
 
 struct request *request_begin(struct client *c, const struct kvt_msg *msg)
@@ -227,6 +374,30 @@ void request_end(struct request *r, int error, const void *body, size_t bytes)
 	free(r);
 }
 
+/* Of who connected, and not of who has its number by now; negative: it is gone, or hidden. */
+static int peer_of(int sock, int pid)
+{
+	socklen_t bytes = sizeof(int);
+	int fd;
+
+	if (!getsockopt(sock, SOL_SOCKET, SO_PEERPIDFD, &fd, &bytes))
+		return fd;
+	/* Before Linux 6.5 the number is all there is. */
+	return errno == ENOPROTOOPT && pid > 0 ? (int)syscall(SYS_pidfd_open, pid, 0) : -errno;
+}
+
+/* Send it a signal (0: is it there?); 0 or a negative errno. */
+int client_signal(int sock, int pid, int signal)
+{
+	int peer = peer_of(sock, pid), ret;
+
+	if (peer < 0)
+		return peer;
+	ret = syscall(SYS_pidfd_send_signal, peer, signal, NULL, 0) ? -errno : 0;
+	close(peer);
+	return ret;
+}
+
 /* ---- come -------------------------------------------------------------------------------- */
 
 void client_accept(struct kvtierd *d, int sock)
@@ -251,6 +422,9 @@ void client_accept(struct kvtierd *d, int sock)
 	*c = (struct client){ .d = d, .sock = sock, .pid = who.pid, .uid = who.uid,
 			      .admin = !who.uid || who.uid == geteuid(), .next = d->clients };
 	c->tenant = tenant_of(d, who.uid, who.pid);
+	/* By its number we looked into its group: was that still its own? */
+	if (c->tenant && client_signal(sock, who.pid, 0) == -ESRCH)
+		c->tenant = NULL;
 	c->watch = c->tenant ? watch_start(d, sock, client_ready, c) : NULL;
 	if (!c->watch) {
 		close(sock);
@@ -278,7 +452,7 @@ struct attachment *attachment_of(struct client *c, uint32_t pool)
 	return a;
 }
 
-struct attachment *attachment_new(struct client *c, struct pool *p)
+struct attachment *attachment_new(struct client *c, struct pool *p, int *event_fd)
 {
 	struct attachment *a = calloc(1, sizeof(*a));
 
@@ -287,8 +461,7 @@ struct attachment *attachment_new(struct client *c, struct pool *p)
 	a->pool = p;
 	a->client = c;
 	a->uffd = -1;
-	a->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (a->event_fd < 0) {
+	if (bell_make(&a->event_fd, event_fd)) {
 		free(a);
 		return NULL;
 	}

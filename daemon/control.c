@@ -54,7 +54,8 @@ static int hello(struct call *call)
 /* Give the client what it maps. */
 static int hand_over(struct call *call, struct pool *p)
 {
-	struct attachment *a = attachment_new(call->c, p);
+	int fds[2];
+	struct attachment *a = attachment_new(call->c, p, &fds[1]);
 	struct kvt_opened opened = {
 		.pool = p->id,
 		.block_shift = p->shift,
@@ -63,26 +64,27 @@ static int hand_over(struct call *call, struct pool *p)
 		.fds = 2,
 		.module = p->module,
 	};
-	int fds[2];
 
 	if (!a)
 		return kvt_fail(-ENOMEM, "no memory for another use of the pool");
 	fds[0] = p->fd;
-	fds[1] = a->event_fd;
 	pool_activity(p);
 	client_reply(call->c, call->msg->type, call->msg->id, 0, &opened, sizeof(opened), fds, 2);
+	close(fds[1]);
 	return 0;
 }
 
 static int create(struct call *call)
 {
+	uint32_t before = call->c->d->nr_pools;
 	struct pool *p;
 	int ret = pool_create(call->c, call->body, &p);
 
 	if (ret)
 		return ret;
 	ret = hand_over(call, p);
-	if (ret)
+	/* Not one that was made before, and asked for again. */
+	if (ret && call->c->d->nr_pools > before)
 		pool_destroy(p);
 	return ret;
 }
@@ -93,8 +95,8 @@ static int attach(struct call *call)
 	struct pool *p;
 	int ret = pool_check_name(want->name, sizeof(want->name), "a pool's name");
 
-	if (!ret && !memchr(want->model, 0, sizeof(want->model)))
-		ret = kvt_fail(-EINVAL, "the model's name does not end");
+	if (!ret)
+		ret = pool_check_model(want->model, sizeof(want->model));
 	if (!ret)
 		ret = pool_find(call->c, want->name, want->model, &p);
 	return ret ? ret : hand_over(call, p);
@@ -112,6 +114,8 @@ static int map(struct call *call)
 		return kvt_fail(-EINVAL, "a mapping comes with its userfaultfd");
 	if (a->pool->module)
 		return kvt_fail(-EINVAL, "a pool of the module needs no userfaultfd");
+	if (a->uffd >= 0 && a->addr == m->addr)
+		return answer(call, NULL, 0); /* asked again: its answer was lost with a daemon */
 	ret = file_pool_map(a, call->fds[0], m->addr);
 	if (ret)
 		return ret;
@@ -240,6 +244,7 @@ static int attention(struct call *call)
 		return ret;
 	client_reply(call->c, call->msg->type, call->msg->id, 0, NULL, 0, fds, 3);
 	close(fds[0]);
+	close(fds[2]);
 	return 0;
 }
 
@@ -288,7 +293,9 @@ static int idle(struct call *call)
 
 	if (!a)
 		return -ENOENT;
-	a->pool->idle = true;
+	a->pool->idle = a->pool->told_idle = true;
+	if (a->pool->module)
+		device_sweep_again(a->pool);
 	writeback_kick(a->pool->d);
 	return answer(call, NULL, 0);
 }

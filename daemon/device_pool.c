@@ -23,6 +23,7 @@ struct device_op {
 	uint32_t block;
 	uint64_t start_ns;
 	uint64_t bytes; /* 0: no promotion */
+	void (*done)(struct pool *p, uint32_t block, int res); /* NULL: nobody asks */
 };
 
 static int call(int fd, unsigned long number, void *arg)
@@ -121,6 +122,8 @@ static void command_done(struct op *op, int res)
 	}
 	if (p) {
 		p->ios--;
+		if (o->done)
+			o->done(p, o->block, res);
 		if (!res && o->bytes) {
 			p->tenant->promoted_bytes += o->bytes;
 			p->d->count.read_bytes += o->bytes;
@@ -130,14 +133,16 @@ static void command_done(struct op *op, int res)
 	free(o);
 }
 
-static int command(struct pool *p, uint32_t op, uint32_t block, uint32_t nr)
+static struct device_op *command(struct pool *p, uint32_t op, uint32_t tier, uint32_t block,
+				 uint32_t nr)
 {
-	struct kvtier_uring_cmd cmd = { .first_block = block, .nr_blocks = nr };
+	struct kvtier_uring_cmd cmd = { .first_block = block, .nr_blocks = nr,
+					.tier = (uint8_t)tier };
 	struct device_op *o = malloc(sizeof(*o));
 	struct io_uring_sqe *sqe;
 
 	if (!o)
-		return -ENOMEM;
+		return NULL;
 	*o = (struct device_op){ .op.done = command_done, .d = p->d, .pool = p->id, .block = block,
 				 .start_ns = now_ns() };
 	if (op == KVTIER_OP_PROMOTE)
@@ -151,6 +156,22 @@ static int command(struct pool *p, uint32_t op, uint32_t block, uint32_t nr)
 	io_uring_sqe_set_data(sqe, &o->op);
 	p->ios++;
 	p->d->reading += o->bytes;
+	return o;
+}
+
+int device_command(struct pool *p, uint32_t op, uint32_t tier, uint32_t block, uint32_t nr)
+{
+	return command(p, op, tier, block, nr) ? 0 : -ENOMEM;
+}
+
+/* Bring a block in, which verifies it, and say how that went. */
+int device_verify(struct pool *p, uint32_t block, void (*done)(struct pool *p, uint32_t block, int res))
+{
+	struct device_op *o = command(p, KVTIER_OP_PROMOTE, KVTIER_TIER_NONE, block, 1);
+
+	if (!o)
+		return -ENOMEM;
+	o->done = done;
 	return 0;
 }
 
@@ -181,9 +202,24 @@ static void hint_one(struct plan *plan)
 			continue;
 		if (!is_resident(&info) || info.flags & KVTIER_BLOCKF_COLD)
 			continue;
-		command(p, KVTIER_OP_COLD, b, 1);
+		device_command(p, KVTIER_OP_COLD, KVTIER_TIER_NONE, b, 1);
 		return;
 	}
+}
+
+/* Asked once a turn, since it is a system call. */
+bool device_has_room(struct pool *p)
+{
+	struct kvtier_stats st;
+	uint64_t room;
+
+	if (p->room_ns == p->d->turn_ns)
+		return p->room_blocks;
+	device_pool_stats(p, &st);
+	room = st.tier[KVTIER_TIER_DRAM].budget_bytes - st.tier[KVTIER_TIER_DRAM].used_bytes;
+	p->room_blocks = room > st.tier[KVTIER_TIER_DRAM].budget_bytes ? 0 : room >> p->shift;
+	p->room_ns = p->d->turn_ns;
+	return p->room_blocks;
 }
 
 bool device_pool_ahead(struct plan *plan)
@@ -200,11 +236,12 @@ bool device_pool_ahead(struct plan *plan)
 		if (info.state != KVTIER_BLOCK_COLD && info.state != KVTIER_BLOCK_COLD_OPEN)
 			continue;
 		hint_one(plan);
-		if (command(p, KVTIER_OP_PROMOTE, b, 1))
+		if (device_command(p, KVTIER_OP_PROMOTE, KVTIER_TIER_NONE, b, 1))
 			return false;
-		p->d->count.promoted_ahead++;
-		p->tenant->virtual_time += p->block_bytes / p->tenant->weight;
-		p->d->virtual_now = p->tenant->virtual_time;
+		p->room_blocks -= p->room_blocks ? 1 : 0;
+		plan->ahead += !plan->brought[b];
+		plan->brought[b] = 1;
+		prefetch_charge(plan);
 		return true;
 	}
 	return false;

@@ -17,30 +17,55 @@
 #endif
 #define PAGE 4096u
 #define SERVE_NS (2 * NS_PER_MS)
+#define READS_MAX 16 /* a turn */
+#define TRIES_MAX 64
+#define DEFER_NS (100 * NS_PER_MS)
 
 /* ---- a client's page tables -------------------------------------------------------------- */
 
-static void set_protection(struct attachment *a, uint32_t b, uint64_t mode)
+/*
+ * -EAGAIN has one cause: events of that userfaultfd wait to be read, which
+ * file_pool_map() does not admit.
+ */
+static int refused(struct attachment *a)
+{
+	log_line(LOG_WARNING, "mapping_refused", "pool=%u pid=%d reason=\"its userfaultfd is kept "
+		 "busy\"", a->pool->id, a->client->pid);
+	client_give_up(a->client);
+	return -EAGAIN;
+}
+
+/* 0, or -EAGAIN: there was no memory for it; some of it may be done. */
+static int set_protection(struct attachment *a, uint32_t b, uint64_t mode)
 {
 	struct pool *p = a->pool;
 	struct uffdio_writeprotect args = {
 		.range = { .start = a->addr + ((uint64_t)b << p->shift), .len = p->block_bytes },
 		.mode = mode,
 	};
+	int tries;
 
-	while (ioctl(a->uffd, UFFDIO_WRITEPROTECT, &args))
+	for (tries = 0; tries < TRIES_MAX; tries++) {
+		if (!ioctl(a->uffd, UFFDIO_WRITEPROTECT, &args))
+			return 0;
+		if (errno == ENOMEM)
+			return -EAGAIN;
 		if (errno != EAGAIN)
-			return; /* the client is ending, or has unmapped it */
+			return 0; /* the client is ending, or has unmapped it */
+	}
+	return refused(a);
 }
 
-/* No store of any client gets through from now on. */
-void file_protect(struct pool *p, uint32_t b)
+/* No store of any client gets through from now on; unless -EAGAIN: not now. */
+int file_protect(struct pool *p, uint32_t b)
 {
 	struct attachment *a;
+	int ret = 0;
 
-	for (a = p->attachments; a; a = a->next)
+	for (a = p->attachments; a && !ret; a = a->next)
 		if (a->uffd >= 0)
-			set_protection(a, b, UFFDIO_WRITEPROTECT_MODE_WP);
+			ret = set_protection(a, b, UFFDIO_WRITEPROTECT_MODE_WP);
+	return ret;
 }
 
 static void unprotect(struct pool *p, uint32_t b)
@@ -67,6 +92,7 @@ static int map_pages(struct attachment *a, uint32_t b, uint64_t mode)
 {
 	uint64_t start = a->addr + ((uint64_t)b << a->pool->shift);
 	uint64_t at = 0, len = a->pool->block_bytes;
+	int tries = 0;
 
 	while (at < len) {
 		struct uffdio_continue args = {
@@ -82,6 +108,8 @@ static int map_pages(struct attachment *a, uint32_t b, uint64_t mode)
 			at += PAGE;
 		else if (errno != EAGAIN)
 			return -errno;
+		else if (++tries == TRIES_MAX)
+			return refused(a);
 	}
 	return 0;
 }
@@ -117,10 +145,15 @@ static void fail_access(struct attachment *a, uint32_t tid, uint64_t addr)
 	info.si_code = SI_QUEUE;
 	info.si_addr = (void *)(uintptr_t)addr;
 	a->pool->d->count.sigbus++;
+	/* Who connected may be gone, and its number another's by now. */
+	if (client_signal(a->client->sock, a->client->pid, 0) == -ESRCH) {
+		client_give_up(a->client);
+		return;
+	}
 	if (syscall(SYS_rt_tgsigqueueinfo, a->client->pid, tid, SIGBUS, &info) && errno != ESRCH) {
 		log_line(LOG_WARNING, "sigbus_failed", "pid=%d tid=%u error=\"%s\"", a->client->pid,
 			 tid, strerror(errno));
-		kill(a->client->pid, SIGBUS);
+		client_signal(a->client->sock, a->client->pid, SIGBUS);
 	}
 }
 
@@ -223,6 +256,17 @@ static void map_for_all(struct pool *p, uint32_t b)
 	}
 }
 
+/* Turns come first, but nobody waits for them for ever. */
+static bool is_deferred(const struct pool *p, uint32_t b)
+{
+	const struct wait *w;
+
+	for (w = p->waits; w; w = w->next)
+		if (w->block == b && p->d->turn_ns > w->since_ns + DEFER_NS)
+			return false;
+	return prefetch_defers(p);
+}
+
 /* The next step towards having a wanted block mapped. */
 void file_serve(struct pool *p, uint32_t b)
 {
@@ -240,7 +284,8 @@ void file_serve(struct pool *p, uint32_t b)
 		map_for_all(p, b);
 		break;
 	case W_COLD:
-		file_read(p, b, 0);
+		if (!is_deferred(p, b))
+			file_read(p, b, 0);
 		break;
 	case W_BAD:
 		file_fail_waits(p, b);
@@ -393,10 +438,17 @@ void file_faults(void *arg)
 {
 	struct attachment *a = arg;
 	struct uffd_msg msgs[16];
+	int i, left = READS_MAX;
 	ssize_t n;
-	int i;
 
-	while ((n = read(a->uffd, msgs, sizeof(msgs))) > 0)
+	while (left && (n = read_now(a->uffd, msgs, sizeof(msgs))) > 0) {
 		for (i = 0; i < (int)(n / (ssize_t)sizeof(msgs[0])); i++)
 			handle(a, &msgs[i]);
+		left--;
+	}
+	if (!left) {
+		/* The others first; there may be more, of which the watch has told already. */
+		watch_stop(a->faults);
+		a->faults = watch_start(a->pool->d, a->uffd, file_faults, a);
+	}
 }

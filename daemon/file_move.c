@@ -203,6 +203,9 @@ static void submit(struct pool *p, struct io *io, uint32_t b, bool write)
 		io_uring_prep_write(sqe, p->slots_fd, block_addr(p, b), p->block_bytes, offset);
 	else
 		io_uring_prep_read(sqe, p->slots_fd, block_addr(p, b), p->block_bytes, offset);
+	/* Its memory is allocated on the way: where there are CPUs, by a thread of the ring's. */
+	if (!write && p->d->many_cpus)
+		io_uring_sqe_set_flags(sqe, IOSQE_ASYNC);
 	io_uring_sqe_set_data(sqe, &io->op);
 	p->ios++;
 	if (write && !p->writes++)
@@ -263,10 +266,11 @@ int file_write(struct pool *p, uint32_t b, uint16_t why)
 		checkpoint_starved(p);
 		return ret;
 	}
+	if (file_protect(p, b))
+		return -EAGAIN;
 	io = take_io();
 	if (!io)
 		return -EAGAIN;
-	file_protect(p, b);
 	blk->crc = kvt_crc32c(block_addr(p, b), p->block_bytes);
 	blk->flags = (uint16_t)((blk->flags & ~(B_STORED | B_EVICT | B_CAPTURE)) | why);
 	blk->error = 0;
@@ -300,6 +304,7 @@ static void write_done(struct pool *p, uint32_t b, int res)
 		p->stats.written_blocks++;
 		p->stats.tier[KVTIER_TIER_NVME].bytes_in += p->block_bytes;
 		p->d->count.write_bytes += p->block_bytes;
+		blk->error = 0;
 		if (!(why & B_STORED))
 			blk->flags &= (uint16_t)~B_DIRTY;
 	}
@@ -393,6 +398,18 @@ static void io_done(struct op *op, int res)
 	file_progress(p);
 }
 
+/* Who waited for the write waits no longer; stores that a checkpoint held back go on. */
+static void give_up_write(struct pool *p, uint32_t b)
+{
+	struct block *blk = block_of(p, b);
+	bool captured = blk->flags & B_CAPTURE;
+
+	blk->flags &= (uint16_t)~(B_EVICT | B_CAPTURE);
+	write_failed(p, b, -ETIMEDOUT);
+	if (captured)
+		checkpoint_written(p, b);
+}
+
 /* What is late is given up: the block is BAD, or stays in memory; the transfer may still end. */
 void file_io_deadlines(struct kvtierd *d)
 {
@@ -410,10 +427,10 @@ void file_io_deadlines(struct kvtierd *d)
 		d->count.deadline_misses++;
 		blk = block_of(p, io->block);
 		blk->flags |= B_STALLED;
-		if (!io->write)
-			file_bad(p, io->block, -ETIMEDOUT);
+		if (io->write)
+			give_up_write(p, io->block);
 		else
-			write_failed(p, io->block, -ETIMEDOUT);
+			file_bad(p, io->block, -ETIMEDOUT);
 	}
 }
 
@@ -428,7 +445,8 @@ int file_evict(struct pool *p, uint32_t b)
 		return -EBUSY;
 	if (blk->flags & B_DIRTY)
 		return file_write(p, b, B_EVICT);
-	file_protect(p, b);
+	if (file_protect(p, b))
+		return -EAGAIN;
 	p->stats.clean_drops++;
 	file_drop(p, b);
 	return 0;
@@ -440,6 +458,8 @@ int file_discard(struct pool *p, uint32_t b)
 	struct block *blk = block_of(p, b);
 	uint32_t slot = blk->slot;
 
+	if (blk->pins)
+		return -EBUSY; /* since the range was looked at */
 	if (blk->where == W_EMPTY)
 		return 0;
 	if (blk->busy)

@@ -31,6 +31,8 @@ static int map_alias(struct pool *p)
 				(unsigned long long)p->t->bytes >> 20, strerror(errno));
 	p->alias = map;
 	madvise(map, p->t->bytes, MADV_DONTDUMP);
+	/* Has an effect where the administrator allows it: see kvtierd(8). */
+	madvise(map, p->t->bytes, MADV_HUGEPAGE);
 	return 0;
 }
 
@@ -118,6 +120,12 @@ static void settle(struct pool *p, struct block *blk)
 		blk->slot = KVT_SLOT_NONE;
 		if (blk->where == W_COLD)
 			blk->where = W_BAD;
+	}
+	/* A device may have written to what was pinned: its unpin would have said so. */
+	if (blk->pins && blk->where == W_RESIDENT && !(blk->flags & B_SEALED)) {
+		blk->flags |= B_DIRTY;
+		blk->slot = KVT_SLOT_NONE;
+		blk->generation++;
 	}
 	blk->flags &= B_DIRTY | B_SEALED | B_REUSED;
 	blk->pins = 0;
@@ -228,15 +236,47 @@ int file_pool_take_back(struct pool *p)
 
 /* ---- a client's mapping ------------------------------------------------------------------ */
 
+/*
+ * Nothing is asked of a descriptor before we know that it is a userfaultfd: another file's
+ * system may be its client's own, and let us wait.  Its features stand in fdinfo.  One
+ * with events would have us read those first, in the middle of what we do; without the
+ * thread's number nobody can be told that his access failed.
+ */
+static int check_uffd(int uffd)
+{
+	static const uint64_t events = UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP |
+				       UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP;
+	unsigned long long api = 0, features = 0;
+	char path[64], line[256];
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", uffd);
+	file = fopen(path, "re");
+	while (file && fgets(line, sizeof(line), file))
+		if (sscanf(line, "API: %llx:%llx", &api, &features) == 2)
+			break;
+	if (file)
+		fclose(file);
+	if (api != UFFD_API)
+		return kvt_fail(-EINVAL, "the descriptor is no userfaultfd");
+	if (features & events || !(features & UFFD_FEATURE_THREAD_ID))
+		return kvt_fail(-EINVAL, "the userfaultfd must tell threads (UFFD_FEATURE_THREAD_ID), and "
+					 "nothing but faults");
+	return 0;
+}
+
 int file_pool_map(struct attachment *a, int uffd, uint64_t addr)
 {
 	struct uffdio_range range = { .start = addr, .len = a->pool->t->bytes };
-	int flags = fcntl(uffd, F_GETFL);
+	int flags = fcntl(uffd, F_GETFL), ret;
 
 	if (a->uffd >= 0)
 		return kvt_fail(-EBUSY, "this use of the pool has its mapping already");
 	if (addr & 4095 || addr + range.len < addr)
 		return kvt_fail(-EINVAL, "a mapping's address is not of whole pages");
+	ret = check_uffd(uffd);
+	if (ret)
+		return ret;
 	/* Waking is harmless, and works on userfaultfds alone; who waited before asks again. */
 	if (flags < 0 || ioctl(uffd, UFFDIO_WAKE, &range))
 		return kvt_fail(-EINVAL, "the descriptor is no userfaultfd of a mapping there: %s",

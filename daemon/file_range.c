@@ -11,6 +11,7 @@
 #include "kvtierd.h"
 
 #define AHEAD 64u
+#define VISITS_MAX 65536u /* blocks that a pool's commands look at in a turn */
 
 struct command {
 	struct command *next;
@@ -117,6 +118,8 @@ static int demote(struct pool *p, uint32_t b)
 		blk->error = 0;
 		return ret;
 	}
+	if (blk->where == W_WRITING && blk->flags & B_STALLED)
+		return -ETIMEDOUT;
 	if (blk->where == W_WRITING)
 		blk->flags |= B_EVICT;
 	if (blk->where == W_RESIDENT) {
@@ -135,6 +138,8 @@ static int write_back(struct pool *p, uint32_t b)
 
 	if (blk->where == W_BAD)
 		return -EIO;
+	if (blk->where == W_WRITING && blk->flags & B_STALLED)
+		return -ETIMEDOUT;
 	if (blk->where == W_READING || blk->where == W_WRITING)
 		return -EAGAIN;
 	if (blk->where != W_RESIDENT || !(blk->flags & B_DIRTY))
@@ -158,7 +163,8 @@ static int seal(struct pool *p, uint32_t b)
 		return -ENODATA;
 	if (blk->flags & B_SEALED)
 		return 0;
-	file_protect(p, b);
+	if (file_protect(p, b))
+		return -EAGAIN;
 	blk->flags |= B_SEALED;
 	if (blk->flags & B_DIRTY)
 		writeback_queue(p, b);
@@ -213,9 +219,13 @@ void file_unpin_all(struct attachment *a)
 {
 	uint32_t b;
 
-	for (b = 0; a->pins && b < a->pool->nr_blocks; b++)
-		while (a->pins[b])
-			unpin(a->pool, a, b);
+	for (b = 0; a->pins && b < a->pool->nr_blocks; b++) {
+		if (!a->pins[b])
+			continue;
+		block_of(a->pool, b)->pins -= (uint16_t)(a->pins[b] - 1);
+		a->pins[b] = 1;
+		unpin(a->pool, a, b);
+	}
 }
 
 static int one_block(struct pool *p, struct command *c, uint32_t b)
@@ -289,25 +299,49 @@ static void next_range(struct pool *p, struct command *c)
 		c->block = c->begun = first_of(p, range_of(c));
 }
 
+/* Blocks that may still be visited in this turn; the rest follows in the next. */
+static uint32_t *visits_of(struct pool *p)
+{
+	if (p->visit_ns != p->d->turn_ns) {
+		p->visit_ns = p->d->turn_ns;
+		p->visits = VISITS_MAX;
+	}
+	if (!p->visits)
+		timer_within(p->d, &p->d->waits, 0);
+	return &p->visits;
+}
+
+static void visit(uint32_t *visits, uint32_t nr)
+{
+	*visits -= nr < *visits ? nr : *visits;
+}
+
 /* Work until it is done (true) or has to wait. */
 static bool work(struct pool *p, struct command *c)
 {
 	bool nowait = c->body.flags & KVTIER_OP_NOWAIT && c->body.op != KVTIER_OP_PIN;
+	uint32_t *visits = visits_of(p);
 
 	while (c->range < c->body.nr) {
 		struct kvtier_range *r = range_of(c);
 		uint32_t end = first_of(p, r) + nr_of(p, r);
 		int ret = 0;
 
-		if (!c->checked)
+		if (!*visits_of(p))
+			return false;
+		if (!c->checked) {
 			ret = r->result = check_range(p, c);
+			visit(visits, nr_of(p, r));
+		}
 		c->checked = true;
 		if (ret) {
 			next_range(p, c);
 			continue;
 		}
 		begin_ahead(p, c);
-		for (; c->block < end; c->block++) {
+		for (; c->block < end; c->block++, visit(visits, 1)) {
+			if (!*visits_of(p))
+				return false;
 			ret = one_block(p, c, c->block);
 			if (ret == -EAGAIN && nowait)
 				ret = 0;

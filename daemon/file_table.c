@@ -117,12 +117,24 @@ static int explain_open(const char *path)
 	return kvt_fail(-error, "%s: cannot make room for slots: %s", path, strerror(error));
 }
 
+/* A tenant's first folder outlives a power cut, as what is in it must. */
+static void sync_name(const char *in)
+{
+	int fd = open(in, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd < 0 || fsync(fd))
+		log_line(LOG_WARNING, "folder_not_durable", "path=%s error=\"%s\"", in, strerror(errno));
+	if (fd >= 0)
+		close(fd);
+}
+
 static int open_named(struct pool *p, bool make)
 {
 	char path[512], dir[400];
 
 	snprintf(dir, sizeof(dir), "%s/%s", p->d->config.state_dir, p->t->tenant);
-	mkdir(dir, 0700);
+	if (!mkdir(dir, 0700))
+		sync_name(p->d->config.state_dir);
 	slots_path(p, path, sizeof(path));
 	p->slots_fd = open(path, O_RDWR | O_DIRECT | O_CLOEXEC | (make ? O_CREAT | O_TRUNC : 0), 0600);
 	return p->slots_fd < 0 ? explain_open(path) : 0;

@@ -73,6 +73,15 @@ static enum MHD_Result answer(void *arg, struct MHD_Connection *c, const char *u
 		       "application/openmetrics-text; version=1.0.0; charset=utf-8");
 }
 
+/* Until what libmicrohttpd waits for itself: the end of a silent connection. */
+static void wake_within(struct server *s)
+{
+	MHD_UNSIGNED_LONG_LONG ms;
+
+	if (MHD_get_timeout(s->mhd, &ms) == MHD_YES)
+		timer_within(s->d, &s->d->http_timer, (ms < 1000 ? 1000 : ms) * NS_PER_MS);
+}
+
 static void ready(void *arg)
 {
 	struct server *s = arg;
@@ -83,11 +92,24 @@ static void ready(void *arg)
 	/* We are told of changes alone: go on until there is nothing to do at once. */
 	for (turns = 0; turns < TURNS_MAX; turns++) {
 		MHD_run(s->mhd);
-		if ((MHD_get_timeout(s->mhd, &ms) != MHD_YES || ms) && poll(&more, 1, 0) <= 0)
+		if ((MHD_get_timeout(s->mhd, &ms) != MHD_YES || ms) && poll(&more, 1, 0) <= 0) {
+			wake_within(s);
 			return;
+		}
 	}
 	watch_stop(s->watch);
 	s->watch = watch_start(s->d, s->epoll_fd, ready, s);
+	wake_within(s);
+}
+
+/* At its bound of connections it does not listen: nothing but time brings it on. */
+void http_run(struct kvtierd *d)
+{
+	int i;
+
+	for (i = 0; d->http && i < 2; i++)
+		if (d->http->server[i].mhd)
+			ready(&d->http->server[i]);
 }
 
 static int serve(struct kvtierd *d, struct server *s, int sock, const char *what)

@@ -16,6 +16,7 @@
  *	file_range.c	    range operations of clients
  *	file_table.c	    the table of blocks that outlives this process
  *	device_pool.c	... descriptors of /dev/kvtier
+ *	device_sweep.c	    idle ones leave memory, cold blocks are verified
  *	plan.c		what clients will touch next: rings, checked
  *	prefetch.c	promote ahead of the cursors
  *	writeback.c	write sealed blocks early; drain idle pools
@@ -107,6 +108,7 @@ struct watch {
 	struct op op;
 	struct kvtierd *d;
 	int fd;
+	short events;
 	void (*ready)(void *arg); /* NULL: stopped; goes with its last completion */
 	void *arg;
 };
@@ -123,7 +125,19 @@ void loop_exit(struct kvtierd *d);
 void loop_run(struct kvtierd *d);
 struct io_uring_sqe *loop_sqe(struct kvtierd *d, struct op *op);
 struct watch *watch_start(struct kvtierd *d, int fd, void (*ready)(void *arg), void *arg);
+/* ... when it takes more again. */
+struct watch *watch_room(struct kvtierd *d, int fd, void (*ready)(void *arg), void *arg);
 void watch_stop(struct watch *w);
+/*
+ * A descriptor that a client has too may be made to block by it: what is there is read
+ * without waiting all the same.  Nothing is written to one: a bell to a client is a pipe,
+ * whose other end alone is the client's.  Closing one may wait for its file system, or for
+ * a peer to take what was sent: the ring's threads do that.
+ */
+void close_elsewhere(struct kvtierd *d, int fd);
+ssize_t read_now(int fd, void *buf, size_t bytes);
+int bell_make(int *ours, int *theirs);
+void bell_ring(int ours);
 void timer_add(struct kvtierd *d, struct timer *t, void (*expire)(struct kvtierd *d));
 /* Set it to expire in @ns, unless it is set to expire before. */
 void timer_within(struct kvtierd *d, struct timer *t, uint64_t ns);
@@ -168,6 +182,7 @@ struct tenant {
 };
 
 struct tenant *tenant_named(struct kvtierd *d, const char *name);
+struct tenant *tenant_again(struct kvtierd *d, const char *name, uint32_t uid);
 struct tenant *tenant_of(struct kvtierd *d, uint32_t uid, int pid);
 void tenants_reconfigure(struct kvtierd *d);
 /* May it occupy so much more?  0 or -EDQUOT (its quota), -ENOSPC (the host's limit). */
@@ -182,7 +197,7 @@ struct attachment {
 	struct attachment *next_of_client;
 	struct pool *pool;
 	struct client *client;
-	int event_fd;
+	int event_fd; /* a bell */
 	int uffd; /* of its mapping; -1: none yet */
 	struct watch *faults;
 	uint64_t addr;
@@ -201,8 +216,13 @@ struct client {
 	uint32_t uid;
 	bool admin;
 	bool hello;
+	bool broken; /* does not read its answers, say: closed at the end of the turn */
 	bool gone; /* closed; freed by clients_reap() once no request refers to it */
 	uint32_t requests; /* being worked on */
+	struct unsent *unsent, *unsent_last; /* answers that its socket has not room for */
+	size_t unsent_bytes;
+	uint64_t unsent_since_ns; /* when the last of them went, or the first came */
+	struct watch *room; /* while there are any */
 	struct tenant *tenant;
 	struct attachment *attachments;
 };
@@ -218,14 +238,18 @@ int control_open(struct kvtierd *d);
 void control_close(struct kvtierd *d);
 void client_accept(struct kvtierd *d, int sock);
 void client_close(struct client *c, const char *why);
+/* Closed at the end of the turn: who calls may be in the middle of a list. */
+void client_give_up(struct client *c);
+int client_signal(int sock, int pid, int signal);
 void clients_reap(struct kvtierd *d);
+void clients_unread(struct kvtierd *d);
 void client_message(struct client *c, const struct kvt_msg *msg, const int *fds, int nr_fds);
 void client_reply(struct client *c, uint16_t type, uint32_t id, int error, const void *body,
 		  size_t bytes, const int *fds, int nr_fds);
 struct request *request_begin(struct client *c, const struct kvt_msg *msg);
 void request_end(struct request *r, int error, const void *body, size_t bytes);
 struct attachment *attachment_of(struct client *c, uint32_t pool);
-struct attachment *attachment_new(struct client *c, struct pool *p);
+struct attachment *attachment_new(struct client *c, struct pool *p, int *event_fd);
 void attachment_free(struct attachment *a);
 
 /* ---- pool.c ------------------------------------------------------------------------------ */
@@ -327,8 +351,14 @@ struct pool {
 	uint64_t active_ns;
 	uint64_t linger_until_ns; /* without clients and KEEP it goes then; 0: at once */
 	bool idle; /* its client said so, or nothing happened for long */
+	bool told_idle; /* its client did */
 	bool removed; /* no longer to be found by its name */
 	bool module;
+
+	/* Pools of the module: device_sweep.c's way through them. */
+	uint32_t sweep, sweep_at;
+	uint64_t sweep_heat, sweep_blocks; /* heat of all in memory; how many */
+	uint64_t room_ns, room_blocks; /* memory that was free in that turn of the loop */
 
 	/* Memory files. */
 	char *alias; /* our own mapping */
@@ -340,6 +370,8 @@ struct pool {
 	uint32_t ios; /* under way */
 	struct wait *waits;
 	struct command *commands;
+	uint64_t visit_ns; /* the turn in which commands may visit ... */
+	uint32_t visits; /* ... so many blocks more */
 	struct checkpoint *checkpoint;
 	uint32_t *queue; /* sealed blocks to write back, a ring */
 	uint32_t queue_first, queue_nr;
@@ -379,6 +411,7 @@ void pool_destroy(struct pool *p);
 void pool_discard(struct pool *p);
 void pool_activity(struct pool *p);
 void pool_event(struct pool *p, uint32_t type, uint32_t b, int error);
+int pool_check_model(const char *model, size_t room);
 int pool_check_name(const char *name, size_t room, const char *what);
 void pool_used(struct pool *p, uint64_t used[KVTIER_NR_TIERS]);
 struct pool *pool_new(struct kvtierd *d, const struct table *def, struct tenant *t);
@@ -409,7 +442,7 @@ void file_fail_waits(struct pool *p, uint32_t b);
 void file_wait_deadlines(struct kvtierd *d);
 bool file_wanted(const struct pool *p, uint32_t b);
 void file_map_block(struct attachment *a, uint32_t b, bool write);
-void file_protect(struct pool *p, uint32_t b);
+int file_protect(struct pool *p, uint32_t b);
 
 int file_take_frame(struct pool *p, uint32_t b, uint64_t next_use);
 int file_zero_fill(struct pool *p, uint32_t b);
@@ -439,8 +472,20 @@ int device_pool_take_back(struct pool *p);
 void device_pool_stats(struct pool *p, struct kvtier_stats *st);
 int device_pool_query(struct pool *p, uint64_t first, uint32_t nr, struct kvtier_block_info *infos);
 int device_pool_budget(struct pool *p, uint64_t bytes);
+/* A command through the ring, whose end nobody waits for. */
+int device_command(struct pool *p, uint32_t op, uint32_t tier, uint32_t block, uint32_t nr);
+int device_verify(struct pool *p, uint32_t block,
+		  void (*done)(struct pool *p, uint32_t block, int res));
+/* An idle pool leaves memory, a few blocks a call; false: the rate's bound is reached. */
+bool device_drain(struct pool *p, bool *any);
+bool device_drained(const struct pool *p);
+void device_sweep_again(struct pool *p);
+uint64_t device_cold_blocks(struct pool *p);
+bool device_to_verify(struct pool *p, uint32_t b);
+bool device_is_bad(struct pool *p, uint32_t b);
 /* Promote what a plan on the module needs next; false: not now. */
 bool device_pool_ahead(struct plan *plan);
+bool device_has_room(struct pool *p);
 /* In the second thread: slots of all that is not empty, reserved under a new key. */
 int device_checkpoint(int fd, uint32_t nr_blocks, uint32_t shift, struct manifest *m);
 int device_adopt(int fd, const struct manifest *m);
@@ -456,6 +501,8 @@ struct plan {
 	int doorbell;
 	struct watch *watch;
 	uint64_t tail;
+	uint32_t part, part_nr; /* of the last entry: blocks that are still to be taken */
+	bool more; /* of the ring, or of the way to the cursor: in the next turn */
 	bool cycle;
 	bool dead;
 
@@ -472,14 +519,22 @@ struct plan {
 	uint32_t range; /* the cursor, in ranges */
 	uint32_t pos; /* ... and in positions */
 	uint32_t hand; /* positions ahead of the cursor that prefetch has looked at */
-	uint32_t ahead; /* blocks with B_AHEAD */
+	uint32_t ahead; /* blocks with B_AHEAD, or that are marked as brought */
+	uint8_t *brought; /* per block of a pool of the module; else NULL */
 	uint64_t blocked_ns; /* the turn in which there was no room */
 	uint64_t moved_ns; /* when the cursor last moved */
 	uint64_t pace_ns; /* a position, on average */
+	uint32_t stride; /* positions that its client passes at once */
+	uint64_t asked; /* ranges after which we wanted to be told */
+	uint64_t had_bytes; /* promoted for it; or what others had when it came */
+	uint64_t since_ns; /* when it was announced */
+	bool woken; /* its pool was idle when it rang */
+	bool turn; /* ... and this is what was announced then */
 };
 
 int plan_ring_make(struct attachment *a, uint64_t entries, int fds[2]);
 void plan_free(struct plan *plan);
+void plans_run(struct kvtierd *d);
 /* Positions until the block is used; UINT64_MAX: no plan names it. */
 uint64_t plan_next_use(const struct pool *p, uint32_t b);
 /* Time that a position of the pool's plan takes, ns; 0: not known. */
@@ -489,11 +544,17 @@ uint64_t plan_left(const struct plan *plan);
 uint32_t plan_block_at(const struct plan *plan, uint32_t distance);
 void plan_wake_again(struct plan *plan);
 void prefetch_run(struct kvtierd *d);
+void prefetch_charge(struct plan *plan);
+bool prefetch_defers(const struct pool *p);
+/* Bytes that are to be on their way, if there is so much to do. */
+uint64_t prefetch_in_flight(const struct pool *p);
 void prefetch_measure(struct kvtierd *d, uint64_t bytes, uint64_t latency_ns);
 
 /* ---- writeback.c, scrub.c, checkpoint.c, manifest.c -------------------------------------- */
 void writeback_queue(struct pool *p, uint32_t b);
 void writeback_run(struct kvtierd *d);
+/* May so much be written now?  Then it is counted. */
+bool writeback_spend(struct kvtierd *d, uint64_t bytes);
 void writeback_kick(struct kvtierd *d);
 int scrub_begin(struct kvtierd *d, struct pool *only);
 void scrub_run(struct kvtierd *d);
@@ -503,7 +564,9 @@ int checkpoint_begin(struct pool *p, struct request *r, const void *note, size_t
 void checkpoint_run(struct pool *p);
 void checkpoint_starved(struct pool *p);
 void checkpoint_written(struct pool *p, uint32_t b);
-int checkpoint_restore(struct kvtierd *d, struct tenant *t, const char *name, struct pool **pool);
+/* @model: NULL, whichever it is of. */
+int checkpoint_restore(struct kvtierd *d, struct tenant *t, const char *name, const char *model,
+		       struct pool **pool);
 int checkpoint_note(struct pool *p, void *note, size_t room);
 void checkpoint_sweep(struct kvtierd *d);
 void checkpoint_reload_kept(struct pool *p);
@@ -515,10 +578,11 @@ struct manifest {
 	uint32_t nr;
 	char *note;
 	uint32_t note_bytes;
+	bool renamed; /* written, and the one that a reader finds; durable or not */
 };
 void manifest_path(const struct kvtierd *d, const char *tenant, const char *name, char *buf,
 		   size_t room);
-int manifest_write(const char *path, const struct manifest *m);
+int manifest_write(const char *path, struct manifest *m);
 int manifest_read(const char *path, struct manifest *m);
 void manifest_free(struct manifest *m);
 
@@ -531,6 +595,7 @@ void attend_stop(struct kvtierd *d);
 /* ---- metrics.c and http.c ---------------------------------------------------------------- */
 void metrics_write(struct kvtierd *d, FILE *out);
 int http_open(struct kvtierd *d);
+void http_run(struct kvtierd *d);
 void http_close(struct kvtierd *d);
 
 /* ---- the daemon -------------------------------------------------------------------------- */
@@ -548,13 +613,14 @@ struct kvtierd {
 	struct config config;
 	const char *config_path;
 	struct io_uring ring;
+	bool many_cpus; /* enough for threads beside this one and the clients' */
 	bool stop;
 	uint64_t started_ns;
 	uint64_t turn_ns; /* when this turn of the loop began */
 
 	uint32_t nr_watches;
 	struct timer *timers;
-	struct timer watchdog, waits, writeback, scrub_timer, idle_timer, attend_timer;
+	struct timer watchdog, waits, writeback, scrub_timer, idle_timer, attend_timer, unread, plan_timer, http_timer;
 	int signal_fd;
 	struct watch *signal_watch;
 	int listen_fd;
@@ -562,7 +628,7 @@ struct kvtierd {
 
 	struct client *clients;
 	uint32_t nr_clients;
-	bool clients_gone; /* some wait to be freed */
+	bool clients_gone; /* some wait to be closed or freed */
 	struct tenant *tenants;
 	struct pool *pools;
 	struct kept *kept; /* of a predecessor, not taken back yet */
@@ -573,10 +639,13 @@ struct kvtierd {
 
 	struct plan *plans;
 	uint64_t bandwidth; /* bytes a second that reads were measured to reach */
-	uint64_t latency_ns; /* of a read */
+	uint64_t latency_ns; /* of the fastest read of late */
+	uint64_t fastest_ns; /* ... since that time */
+	uint64_t fastest_since_ns;
 	uint64_t measured_bytes, measured_since_ns;
 	uint64_t reading; /* bytes under way */
 	uint64_t virtual_now; /* of the tenant that was served last */
+	uint64_t had_now; /* by the plan that was, before */
 
 	uint64_t write_credit; /* bytes that may be written now */
 	uint64_t write_credit_ns; /* when that was true */

@@ -3,14 +3,18 @@
 #define _GNU_SOURCE
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/uio.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "kvtierd.h"
 
 #define RING_ENTRIES 1024
+#define MANY_CPUS 4
 #define SLEEP_MAX_NS (3600 * NS_PER_S)
 
 uint64_t now_ns(void)
@@ -29,9 +33,9 @@ int loop_init(struct kvtierd *d)
 	if (ret)
 		return kvt_fail(ret, "cannot set up io_uring: %s", strerror(-ret));
 	d->started_ns = d->turn_ns = now_ns();
+	d->many_cpus = sysconf(_SC_NPROCESSORS_ONLN) >= MANY_CPUS;
 	return 0;
 }
-
 
 struct io_uring_sqe *loop_sqe(struct kvtierd *d, struct op *op)
 {
@@ -52,7 +56,7 @@ static void arm(struct watch *w)
 {
 	struct io_uring_sqe *sqe = loop_sqe(w->d, &w->op);
 
-	io_uring_prep_poll_multishot(sqe, w->fd, POLLIN);
+	io_uring_prep_poll_multishot(sqe, w->fd, (unsigned int)w->events);
 	io_uring_sqe_set_data(sqe, &w->op);
 }
 
@@ -76,16 +80,28 @@ static void watch_ended(struct watch *w)
 	free(w);
 }
 
-struct watch *watch_start(struct kvtierd *d, int fd, void (*ready)(void *arg), void *arg)
+static struct watch *start(struct kvtierd *d, int fd, short events, void (*ready)(void *arg),
+			   void *arg)
 {
 	struct watch *w = calloc(1, sizeof(*w));
 
 	if (!w)
 		return NULL;
-	*w = (struct watch){ .op.done = watch_done, .d = d, .fd = fd, .ready = ready, .arg = arg };
+	*w = (struct watch){ .op.done = watch_done, .d = d, .fd = fd, .events = events,
+			     .ready = ready, .arg = arg };
 	d->nr_watches++;
 	arm(w);
 	return w;
+}
+
+struct watch *watch_start(struct kvtierd *d, int fd, void (*ready)(void *arg), void *arg)
+{
+	return start(d, fd, POLLIN, ready, arg);
+}
+
+struct watch *watch_room(struct kvtierd *d, int fd, void (*ready)(void *arg), void *arg)
+{
+	return start(d, fd, POLLOUT, ready, arg);
 }
 
 void watch_stop(struct watch *w)
@@ -98,6 +114,53 @@ void watch_stop(struct watch *w)
 	sqe = loop_sqe(w->d, NULL);
 	io_uring_prep_cancel(sqe, &w->op, 0);
 	io_uring_sqe_set_data(sqe, NULL);
+}
+
+/* ---- what clients share with us ---------------------------------------------------------- */
+
+void close_elsewhere(struct kvtierd *d, int fd)
+{
+	struct io_uring_sqe *sqe = loop_sqe(d, NULL);
+
+	io_uring_prep_close(sqe, fd);
+	io_uring_sqe_set_flags(sqe, IOSQE_ASYNC);
+	io_uring_sqe_set_data(sqe, NULL);
+}
+
+ssize_t read_now(int fd, void *buf, size_t bytes)
+{
+	struct iovec iov = { buf, bytes };
+	ssize_t n = preadv2(fd, &iov, 1, -1, RWF_NOWAIT);
+	int flags;
+
+	if (n >= 0 || errno != EOPNOTSUPP)
+		return n;
+	/* A userfaultfd before Linux 6.10 knows its flag alone. */
+	flags = fcntl(fd, F_GETFL);
+	if (flags < 0 || (!(flags & O_NONBLOCK) && fcntl(fd, F_SETFL, flags | O_NONBLOCK)))
+		return -1;
+	return read(fd, buf, bytes);
+}
+
+int bell_make(int *ours, int *theirs)
+{
+	int fds[2];
+
+	if (pipe2(fds, O_CLOEXEC | O_NONBLOCK))
+		return -errno;
+	fcntl(fds[1], F_SETPIPE_SZ, 4096);
+	*theirs = fds[0];
+	*ours = fds[1];
+	return 0;
+}
+
+/* Of a full one nobody has heard the last rings: one more says nothing new. */
+void bell_ring(int ours)
+{
+	uint64_t one = 1;
+	ssize_t n = write(ours, &one, sizeof(one));
+
+	(void)n;
 }
 
 /* ---- timers ------------------------------------------------------------------------------ */

@@ -216,6 +216,9 @@ static void add_timers(struct kvtierd *d)
 	timer_add(d, &d->scrub_timer, scrub_run);
 	timer_add(d, &d->idle_timer, idle);
 	timer_add(d, &d->attend_timer, attend_run);
+	timer_add(d, &d->unread, clients_unread);
+	timer_add(d, &d->plan_timer, plans_run);
+	timer_add(d, &d->http_timer, http_run);
 	if (sd_watchdog_ns())
 		timer_within(d, &d->watchdog, sd_watchdog_ns());
 	if (d->config.scrub_every_s)

@@ -103,47 +103,53 @@ static int write_all(int fd, const char *data, size_t bytes)
 	return 0;
 }
 
-static int sync_folder(const char *path)
+static int open_folder(const char *path)
 {
 	char *dir = strdup(path), *slash = dir ? strrchr(dir, '/') : NULL;
-	int fd, ret;
+	int fd = -ENOMEM;
 
-	if (!slash) {
-		free(dir);
-		return -ENOMEM;
+	if (slash) {
+		*slash = 0;
+		fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		if (fd < 0)
+			fd = -errno;
 	}
-	*slash = 0;
-	fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	ret = fd < 0 || fsync(fd) ? -errno : 0;
-	if (fd >= 0)
-		close(fd);
 	free(dir);
-	return ret;
+	return fd;
 }
 
-static int replace(const char *path, const char *data, size_t bytes)
+/* The folder is opened before anything changes: once the name is the new file's, all but
+ * its durability is done, and @renamed says so to whoever gets an error. */
+static int replace(const char *path, const char *data, size_t bytes, bool *renamed)
 {
+	int fd, ret, folder = open_folder(path);
 	char temp[520];
-	int fd, ret;
 
+	if (folder < 0)
+		return folder;
 	snprintf(temp, sizeof(temp), "%s.new", path);
 	fd = open(temp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-	if (fd < 0)
-		return -errno;
+	if (fd < 0) {
+		ret = -errno;
+		close(folder);
+		return ret;
+	}
 	ret = write_all(fd, data, bytes);
 	if (!ret && fsync(fd))
 		ret = -errno;
 	close(fd);
 	if (!ret && rename(temp, path))
 		ret = -errno;
-	if (ret) {
+	*renamed = !ret;
+	if (ret)
 		unlink(temp);
-		return ret;
-	}
-	return sync_folder(path);
+	else if (fsync(folder))
+		ret = -errno;
+	close(folder);
+	return ret;
 }
 
-int manifest_write(const char *path, const struct manifest *m)
+int manifest_write(const char *path, struct manifest *m)
 {
 	struct header h;
 	size_t slots = (size_t)m->nr * sizeof(m->slots[0]);
@@ -162,7 +168,7 @@ int manifest_write(const char *path, const struct manifest *m)
 		memcpy(data + sizeof(h) + slots, m->note, m->note_bytes);
 	crc = kvt_crc32c(data, h.file_bytes - sizeof(crc));
 	memcpy(data + h.file_bytes - sizeof(crc), &crc, sizeof(crc));
-	ret = replace(path, data, h.file_bytes);
+	ret = replace(path, data, h.file_bytes, &m->renamed);
 	free(data);
 	return ret ? kvt_fail(ret, "%s: cannot write it: %s", path, strerror(-ret)) : 0;
 }

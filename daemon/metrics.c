@@ -97,7 +97,7 @@ static void write_gauges(struct kvtierd *d, FILE *out)
 	gauge(out, "kvtier_live_pools", "pools", "Pools now.", d->nr_pools);
 	gauge(out, "kvtier_nvme_bandwidth_bytes", "bytes", "Bytes a second that reads reach, measured.",
 	      (double)d->bandwidth);
-	gauge(out, "kvtier_nvme_latency_seconds", "seconds", "Latency of a read, measured.",
+	gauge(out, "kvtier_nvme_latency_seconds", "seconds", "Latency of the fastest read of late.",
 	      (double)d->latency_ns / NS_PER_S);
 }
 

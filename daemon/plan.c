@@ -22,7 +22,7 @@
 #include "kvtierd.h"
 
 #define POSITIONS_MAX (64u << 20)
-#define TAKE_MAX 131072u /* entries a turn: the others wait meanwhile */
+#define WORK_MAX 65536u /* positions a turn and plan: the others wait meanwhile */
 
 /* ---- positions --------------------------------------------------------------------------- */
 
@@ -75,8 +75,11 @@ static void not_ahead(struct plan *plan, uint32_t b, bool used)
 {
 	struct block *blk;
 
-	if (plan->a->pool->module)
+	if (plan->brought) {
+		plan->ahead -= plan->brought[b];
+		plan->brought[b] = 0;
 		return;
+	}
 	blk = block_of(plan->a->pool, b);
 	if (!(blk->flags & B_AHEAD))
 		return;
@@ -87,19 +90,35 @@ static void not_ahead(struct plan *plan, uint32_t b, bool used)
 		plan->a->pool->stats.prefetch_used++;
 }
 
+static void forget_all(struct plan *plan)
+{
+	uint32_t b, nr = plan->a->pool->nr_blocks;
+
+	for (b = 0; b < nr && plan->ahead; b++)
+		not_ahead(plan, b, false);
+	memset(plan->first, 0xff, nr * sizeof(*plan->first));
+	memset(plan->last, 0xff, nr * sizeof(*plan->last));
+	memset(plan->at, 0xff, nr * sizeof(*plan->at));
+}
+
+/* Takes as long as it took to be told, or as the pool is large. */
 static void forget(struct plan *plan)
 {
-	uint32_t i, nr = plan->a->pool->nr_blocks;
+	uint32_t i, b;
 
-	for (i = plan->ahead ? 0 : plan->nr; i < plan->nr; i++)
-		not_ahead(plan, plan->order[i], false);
+	if (plan->nr >= plan->a->pool->nr_blocks / 4)
+		forget_all(plan);
+	else
+		for (i = 0; i < plan->nr; i++) {
+			b = plan->order[i];
+			not_ahead(plan, b, false);
+			plan->first[b] = plan->last[b] = plan->at[b] = NO_BLOCK;
+		}
+	plan->part_nr = 0;
 	plan->nr = plan->nr_ranges = 0;
 	plan->range = plan->pos = plan->hand = 0;
 	plan->seen = 0;
 	plan->cycle = false;
-	memset(plan->first, 0xff, nr * sizeof(*plan->first));
-	memset(plan->last, 0xff, nr * sizeof(*plan->last));
-	memset(plan->at, 0xff, nr * sizeof(*plan->at));
 }
 
 static int make_room(uint32_t **array, uint32_t *room, uint64_t need)
@@ -132,14 +151,17 @@ static int make_positions(struct plan *plan, uint32_t nr)
 	return 0;
 }
 
-static int append(struct plan *plan, uint32_t block, uint32_t nr)
+/* Blocks of the range that was begun, as many as may be taken in this turn. */
+static int append(struct plan *plan, uint32_t *work)
 {
-	uint32_t i;
+	uint32_t nr = plan->part_nr < *work ? plan->part_nr : *work, block = plan->part, i;
 	int ret = make_positions(plan, nr);
 
 	if (ret)
 		return ret;
-	plan->starts[plan->nr_ranges++] = plan->nr;
+	*work -= nr;
+	plan->part += nr;
+	plan->part_nr -= nr;
 	for (i = block; i < block + nr; i++) {
 		uint32_t at = plan->nr++;
 
@@ -177,16 +199,21 @@ static void pass_position(struct plan *plan, uint32_t at)
 		block_of(p, b)->flags |= B_REUSED;
 }
 
-static void pass_range(struct plan *plan)
+/* False: not in this turn, and not the whole of it. */
+static bool pass_range(struct plan *plan, uint32_t *work)
 {
 	uint32_t end = plan->range + 1 < plan->nr_ranges ? plan->starts[plan->range + 1] : plan->nr;
-	uint32_t nr = end - plan->pos;
+	uint32_t nr = end - plan->pos < *work ? end - plan->pos : *work, to = plan->pos + nr;
 
-	while (plan->pos < end)
+	while (plan->pos < to)
 		pass_position(plan, plan->pos++);
 	plan->hand = plan->hand > nr ? plan->hand - nr : 0;
+	*work -= nr;
+	if (to < end || !*work)
+		return false;
 	if (++plan->range == plan->nr_ranges && plan->cycle)
 		plan->range = plan->pos = 0;
+	return true;
 }
 
 static void measure_pace(struct plan *plan, uint64_t ranges, uint64_t now)
@@ -201,33 +228,51 @@ static void measure_pace(struct plan *plan, uint64_t ranges, uint64_t now)
 	plan->moved_ns = now;
 }
 
-static void follow_cursor(struct plan *plan)
+/*
+ * A client that passes more than after which we wanted to be told passes that much at
+ * once: of what it reads meanwhile we know that it is within it.
+ */
+static void measure_stride(struct plan *plan, uint32_t positions, uint64_t ranges)
+{
+	if (ranges > plan->asked && positions >= plan->stride)
+		plan->stride = positions;
+	else if (ranges)
+		plan->stride -= (plan->stride + 15) / 16;
+}
+
+static void follow_cursor(struct plan *plan, uint32_t *work)
 {
 	uint64_t passed = __atomic_load_n(&plan->ring->passed, __ATOMIC_SEQ_CST);
 	uint64_t delta = passed - plan->seen, i;
+	uint32_t had = *work;
 
 	if (!plan->nr_ranges || passed <= plan->seen)
 		return; /* what goes back says nothing */
 	if (delta > plan->nr_ranges)
 		delta = plan->nr_ranges; /* a lap is as far as it can be told */
-	plan->seen = passed;
-	for (i = 0; i < delta && plan->range < plan->nr_ranges; i++)
-		pass_range(plan);
+	for (i = 0; i < delta && plan->range < plan->nr_ranges; i++) {
+		if (!pass_range(plan, work)) {
+			plan->more = true;
+			break;
+		}
+	}
+	plan->seen = plan->more ? passed - (delta - i) : passed;
 	plan->a->pool->d->count.passed += i;
+	measure_stride(plan, had - *work, i);
 	measure_pace(plan, i, plan->a->pool->d->turn_ns);
 }
 
-/* When to be told again: well before what was looked at is used up. */
+/* When to be told again: well before what was looked at, or is on its way, is used up. */
 void plan_wake_again(struct plan *plan)
 {
 	uint64_t each = plan->nr_ranges ? plan->nr / plan->nr_ranges + 1 : 1;
 	uint64_t step = plan->hand / each / 4;
+	uint64_t most = prefetch_in_flight(plan->a->pool) / plan->a->pool->block_bytes / each / 4;
 
-	if (step < 1)
-		step = 1;
-	if (step > 64 && plan->hand < plan->nr)
-		step = 64;
-	__atomic_store_n(&plan->ring->wake_at, plan->seen + step, __ATOMIC_SEQ_CST);
+	if (step > most && plan->hand < plan->nr)
+		step = most;
+	plan->asked = step < 1 ? 1 : step;
+	__atomic_store_n(&plan->ring->wake_at, plan->seen + plan->asked, __ATOMIC_SEQ_CST);
 }
 
 /* ---- the ring ---------------------------------------------------------------------------- */
@@ -251,6 +296,8 @@ static int take_mark(struct plan *plan, uint32_t mark)
 	switch (mark) {
 	case KVT_PLAN_NEW:
 		forget(plan);
+		plan->turn = plan->woken;
+		plan->since_ns = plan->a->pool->d->turn_ns;
 		return 0;
 	case KVT_PLAN_CYCLE:
 		plan->cycle = true;
@@ -261,6 +308,19 @@ static int take_mark(struct plan *plan, uint32_t mark)
 	default:
 		return kvt_fail(-EBADMSG, "an entry is neither a range nor a mark");
 	}
+}
+
+static int begin_range(struct plan *plan, const struct kvt_plan_entry *e)
+{
+	int ret = make_positions(plan, e->nr);
+
+	if (ret)
+		return ret;
+	plan->starts[plan->nr_ranges++] = plan->nr;
+	plan->part = e->block;
+	plan->part_nr = e->nr;
+	plan->a->pool->d->count.plan_ranges++;
+	return 0;
 }
 
 static int take_entry(struct plan *plan, uint64_t at)
@@ -274,49 +334,84 @@ static int take_entry(struct plan *plan, uint64_t at)
 		return take_mark(plan, e.block);
 	if (e.block >= p->nr_blocks || e.nr > p->nr_blocks - e.block)
 		return kvt_fail(-EBADMSG, "blocks %u+%u: the pool has %u", e.block, e.nr, p->nr_blocks);
-	p->d->count.plan_ranges++;
-	return append(plan, e.block, e.nr);
+	return begin_range(plan, &e);
 }
 
-static int take_entries(struct plan *plan)
+/* What a mark or the beginning of a range takes, in positions. */
+#define ENTRY_WORK 1u
+
+static int take_entries(struct plan *plan, uint32_t *work)
 {
-	uint64_t head = __atomic_load_n(&plan->ring->head, __ATOMIC_ACQUIRE), end;
-	int ret = 0;
+	uint64_t head = __atomic_load_n(&plan->ring->head, __ATOMIC_ACQUIRE);
+	int ret = plan->part_nr ? append(plan, work) : 0;
 
 	if (head - plan->tail > plan->entries)
 		return kvt_fail(-EBADMSG, "the ring's head is not where it can be");
-	end = head - plan->tail > TAKE_MAX ? plan->tail + TAKE_MAX : head;
-	while (!ret && plan->tail != end)
+	while (!ret && plan->tail != head && *work > ENTRY_WORK && !plan->part_nr) {
+		uint32_t had = plan->nr;
+
 		ret = take_entry(plan, plan->tail++);
+		*work -= ENTRY_WORK;
+		if (!ret && plan->part_nr)
+			ret = append(plan, work);
+		else if (had > plan->nr) /* forgotten: that took time too */
+			*work -= had < *work ? had : *work;
+	}
 	if (ret)
 		return ret;
-	__atomic_store_n(&plan->ring->tail, plan->tail, __ATOMIC_RELEASE);
-	if (plan->tail != head)
-		eventfd_write(plan->doorbell, 1); /* the rest in the next turn */
+	plan->more = plan->tail != head || plan->part_nr;
+	/* Taken is what is taken whole. */
+	__atomic_store_n(&plan->ring->tail, plan->tail - (plan->part_nr != 0), __ATOMIC_RELEASE);
 	return 0;
 }
 
-static void doorbell(void *arg)
+static void look(struct plan *plan)
 {
-	struct plan *plan = arg;
 	struct pool *p = plan->a->pool;
 	uint64_t tail = plan->tail;
-	eventfd_t ignored;
+	uint32_t work = WORK_MAX;
 	int ret;
 
-	eventfd_read(plan->doorbell, &ignored);
+	if (!plan->more)
+		plan->woken = p->idle; /* or it was, when this began */
+	plan->more = false;
 	pool_activity(p);
 	if (p->tenant->virtual_time < p->d->virtual_now)
 		p->tenant->virtual_time = p->d->virtual_now;
-	ret = take_entries(plan);
+	if (plan->had_bytes < p->d->had_now)
+		plan->had_bytes = p->d->had_now;
+	ret = take_entries(plan, &work);
 	if (ret) {
 		refuse(plan, ret);
 		return;
 	}
 	if (tail != plan->tail)
 		plan->moved_ns = p->d->turn_ns;
-	follow_cursor(plan);
+	if (!plan->more)
+		follow_cursor(plan, &work);
 	plan_wake_again(plan);
+	if (plan->more)
+		timer_within(p->d, &p->d->plan_timer, 0);
+}
+
+static void doorbell(void *arg)
+{
+	struct plan *plan = arg;
+	eventfd_t ignored;
+
+	read_now(plan->doorbell, &ignored, sizeof(ignored));
+	if (!plan->more) /* or the next turn comes to it */
+		look(plan);
+}
+
+/* Plans that were too much for one turn. */
+void plans_run(struct kvtierd *d)
+{
+	struct plan *plan;
+
+	for (plan = d->plans; plan; plan = plan->next)
+		if (plan->more && !plan->dead)
+			look(plan);
 }
 
 /* ---- come and go ------------------------------------------------------------------------- */
@@ -345,6 +440,7 @@ void plan_free(struct plan *plan)
 	free(plan->order);
 	free(plan->again);
 	free(plan->starts);
+	free(plan->brought);
 	free(plan->first);
 	free(plan->last);
 	free(plan->at);
@@ -382,9 +478,10 @@ static int make_plan(struct plan *plan, int *ring_fd)
 	plan->first = malloc(p->nr_blocks * sizeof(uint32_t));
 	plan->last = malloc(p->nr_blocks * sizeof(uint32_t));
 	plan->at = malloc(p->nr_blocks * sizeof(uint32_t));
-	if (!plan->first || !plan->last || !plan->at)
+	plan->brought = p->module ? calloc(p->nr_blocks, 1) : NULL;
+	if (!plan->first || !plan->last || !plan->at || (p->module && !plan->brought))
 		return kvt_fail(-ENOMEM, "no memory for a plan");
-	forget(plan);
+	forget_all(plan);
 	plan->doorbell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (plan->doorbell < 0)
 		return kvt_fail(-errno, "cannot make an eventfd: %s", strerror(errno));

@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <unistd.h>
@@ -25,6 +24,19 @@ int pool_check_name(const char *name, size_t room, const char *what)
 		return 0;
 	return kvt_fail(-EINVAL, "%s has 1 to %zu letters, digits, '-', '_' and '.', and does not begin "
 				 "with '.'", what, room - 1);
+}
+
+/* It is shown in lines of logs and on terminals. */
+int pool_check_model(const char *model, size_t room)
+{
+	size_t i;
+
+	for (i = 0; i < room && model[i] && !iscntrl((unsigned char)model[i]) && model[i] != '"'; i++)
+		;
+	if (i < room && !model[i])
+		return 0;
+	return kvt_fail(-EINVAL, "a model's name has at most %zu bytes, no quotation marks and no control "
+				 "characters", room - 1);
 }
 
 struct pool *pool_by_id(struct kvtierd *d, uint32_t id)
@@ -60,7 +72,9 @@ static struct pool *by_name(struct kvtierd *d, const struct tenant *t, const cha
 void pool_activity(struct pool *p)
 {
 	p->active_ns = p->d->turn_ns;
-	p->idle = false;
+	p->idle = p->told_idle = false;
+	if (p->module)
+		device_sweep_again(p);
 	timer_within(p->d, &p->d->idle_timer, p->d->config.idle_ms * NS_PER_MS);
 }
 
@@ -84,7 +98,7 @@ void pool_event(struct pool *p, uint32_t type, uint32_t b, int error)
 		.error = error,
 	};
 	for (a = p->attachments; a; a = a->next)
-		eventfd_write(a->event_fd, 1);
+		bell_ring(a->event_fd);
 }
 
 void pool_used(struct pool *p, uint64_t used[KVTIER_NR_TIERS])
@@ -236,8 +250,8 @@ static int define(struct client *c, const struct kvt_create *want, struct table 
 	uint64_t block = want->block_bytes;
 	int ret = pool_check_name(want->name, sizeof(want->name), "a pool's name");
 
-	if (!ret && !memchr(want->model, 0, sizeof(want->model)))
-		ret = kvt_fail(-EINVAL, "the model's name does not end");
+	if (!ret)
+		ret = pool_check_model(want->model, sizeof(want->model));
 	if (ret)
 		return ret;
 	if (!block)
@@ -399,7 +413,9 @@ int pool_find(struct client *c, const char *name, const char *model, struct pool
 	int ret;
 
 	if (!p) {
-		ret = checkpoint_restore(c->d, c->tenant, name, &p);
+		if (c->d->nr_pools >= c->d->config.max_pools)
+			return kvt_fail(-ENOSPC, "the daemon has %u pools, its max-pools", c->d->nr_pools);
+		ret = checkpoint_restore(c->d, c->tenant, name, model, &p);
 		if (ret)
 			return ret;
 		add(p);
@@ -473,7 +489,7 @@ int pool_remove(struct client *c, const char *name)
 		return kvt_fail(-ENOENT, "there is no pool %s", name);
 	if (!p && c->d->module) {
 		/* Its slots are the module's, reserved by the manifest's key. */
-		int ret = checkpoint_restore(c->d, c->tenant, name, &p);
+		int ret = checkpoint_restore(c->d, c->tenant, name, NULL, &p);
 
 		if (ret)
 			return ret;
@@ -520,6 +536,12 @@ int pool_budget(struct pool *p, uint64_t dram_bytes)
 	    dram_bytes > p->tenant->quota[KVTIER_TIER_DRAM])
 		return kvt_fail(-EDQUOT, "tenant %s has a quota of %llu MiB of DRAM", p->tenant->name,
 				(unsigned long long)(p->tenant->quota[KVTIER_TIER_DRAM] / MIB));
+	/* The module's pools reserve their budgets; ours are counted as they fill. */
+	ret = p->module && dram_bytes > old ? tenant_room(p->d, p->tenant, KVTIER_TIER_DRAM,
+							  dram_bytes - old) : 0;
+	if (ret)
+		return kvt_fail(ret, "the tenant's quota or the host's limit of DRAM has not %llu MiB left",
+				(unsigned long long)((dram_bytes - old) / MIB));
 	if (p->module) {
 		ret = device_pool_budget(p, dram_bytes);
 		if (ret)
@@ -586,9 +608,7 @@ static struct pool *open_kept(struct kvtierd *d, struct kept *k)
 		free(p);
 		return NULL;
 	}
-	p->tenant = tenant_named(d, p->t->tenant);
-	if (!p->tenant)
-		p->tenant = tenant_of(d, p->t->uid, 0);
+	p->tenant = tenant_again(d, p->t->tenant, p->t->uid);
 	p->random = p->t->instance | 1;
 	if (!p->tenant || (p->module ? device_pool_take_back(p) : file_pool_take_back(p))) {
 		munmap(p->t, p->table_bytes);

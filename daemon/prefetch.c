@@ -2,31 +2,55 @@
 /*
  * Promote ahead of the cursors.
  *
- * How far: as many bytes as the device delivers while one read takes (bandwidth times
- * latency, both measured), twice, so that a client that runs at the device's speed never
- * waits; what lies ahead and is in memory already does not count, and as long as memory
- * is free there is no bound.  Who is next: the
- * tenant that has had the fewest bytes for its weight, and of its plans the one whose
- * next block is due first.
+ * How much is under way: the bytes that the device delivers while one read takes
+ * (bandwidth times latency, both measured, the latency by the fastest read of late: the
+ * others measure the queue that we make ourselves).  A longer queue delivers no more, and
+ * who comes with something urgent waits behind it.  How far: a plan has so
+ * much promoted that was not passed yet, and besides what its client passes at once (a
+ * layer), within which the cursor does not say where it is.  Not further: what waits for
+ * its use takes the place of what could stay until the next lap.  What lies ahead and is
+ * in memory already does not count, and as long as memory is free there is no bound.
+ *
+ * Who is next: the tenant that has had the fewest bytes for its weight.  Of its plans,
+ * turns of pools that were idle, for which somebody waits, in the order in which they
+ * came; then the one that has had the fewest bytes.  Who needs less than its share is
+ * seldom in this, as its window is full; so the others share what it leaves.  What is
+ * touched before it was promoted is read at once, but not before a turn.
  */
 #include <errno.h>
 
 #include "kvtierd.h"
 
 #define WINDOW_MIN (1ull << 20)
-#define IN_FLIGHT_MIN (2ull << 20)
-#define IN_FLIGHT_MAX (64ull << 20)
+#define IN_FLIGHT_MIN (8ull << 20)
+#define IN_FLIGHT_MAX (32ull << 20)
+#define IN_FLIGHT_BLOCKS 4u
 #define LOOK_MAX 4096u /* positions a plan and turn: the rest in the next */
 #define DEFAULT_BANDWIDTH (1ull << 30)
 #define DEFAULT_LATENCY (2 * NS_PER_MS)
 #define PERIOD_NS (20 * NS_PER_MS)
+#define LATENCY_PERIOD_NS (500 * NS_PER_MS)
+
+/* The least of a period, and of the one that is under way: more is waiting in a queue. */
+static void measure_latency(struct kvtierd *d, uint64_t now, uint64_t latency_ns)
+{
+	if (!d->latency_ns || latency_ns < d->latency_ns)
+		d->latency_ns = latency_ns;
+	if (!d->fastest_ns || latency_ns < d->fastest_ns)
+		d->fastest_ns = latency_ns;
+	if (now - d->fastest_since_ns < LATENCY_PERIOD_NS)
+		return;
+	d->latency_ns = d->fastest_ns;
+	d->fastest_ns = 0;
+	d->fastest_since_ns = now;
+}
 
 /* One read came back. */
 void prefetch_measure(struct kvtierd *d, uint64_t bytes, uint64_t latency_ns)
 {
 	uint64_t now = now_ns(), span;
 
-	d->latency_ns = d->latency_ns ? (15 * d->latency_ns + latency_ns) / 16 : latency_ns;
+	measure_latency(d, now, latency_ns);
 	if (!d->measured_since_ns || now - d->measured_since_ns > 10 * PERIOD_NS) {
 		/* The device was idle: what it did not do then says nothing. */
 		d->measured_since_ns = now;
@@ -57,37 +81,62 @@ static uint64_t clamp(uint64_t value, uint64_t least, uint64_t most)
 	return value < least ? least : value > most ? most : value;
 }
 
-static uint64_t window(const struct kvtierd *d, const struct pool *p)
+/* As much as keeps the device busy. */
+uint64_t prefetch_in_flight(const struct pool *p)
 {
-	uint64_t most = p->t->budget[KVTIER_TIER_DRAM];
+	uint64_t blocks = IN_FLIGHT_BLOCKS * (uint64_t)p->block_bytes;
+
+	return clamp(product(p->d), blocks > IN_FLIGHT_MIN ? blocks : IN_FLIGHT_MIN, IN_FLIGHT_MAX);
+}
+
+static uint64_t least(uint64_t a, uint64_t limit)
+{
+	return limit && limit < a ? limit : a;
+}
+
+/* The memory that the pool can hope for. */
+static uint64_t memory(const struct kvtierd *d, const struct pool *p)
+{
+	uint64_t bytes = p->t->budget[KVTIER_TIER_DRAM];
+
+	bytes = least(bytes, p->tenant->quota[KVTIER_TIER_DRAM]);
+	return least(bytes, d->config.limit[KVTIER_TIER_DRAM]);
+}
+
+static uint64_t window(const struct kvtierd *d, const struct plan *plan)
+{
+	const struct pool *p = plan->a->pool;
+	uint64_t most = memory(d, p), at_once = (uint64_t)plan->stride * p->block_bytes;
 
 	/* What is brought in must not push out what was, before it is used. */
 	if (most < p->t->bytes)
 		most /= 4;
-	return clamp(2 * product(d), most < WINDOW_MIN ? most : WINDOW_MIN, most);
+	return clamp(at_once + prefetch_in_flight(p), most < WINDOW_MIN ? most : WINDOW_MIN, most);
 }
 
 /* Memory that nobody uses yet: a turn that is announced brings a session back whole. */
-static bool has_room(const struct pool *p)
+static bool has_room(struct pool *p)
 {
-	return !p->module &&
-	       (uint64_t)(p->nr_frames + 1) * p->block_bytes <= p->t->budget[KVTIER_TIER_DRAM] &&
+	if (p->module)
+		return device_has_room(p);
+	return (uint64_t)(p->nr_frames + 1) * p->block_bytes <= p->t->budget[KVTIER_TIER_DRAM] &&
 	       !tenant_room(p->d, p->tenant, KVTIER_TIER_DRAM, p->block_bytes);
 }
 
 static bool hungry(const struct kvtierd *d, const struct plan *plan)
 {
-	const struct pool *p = plan->a->pool;
+	struct pool *p = plan->a->pool;
 
 	return !plan->dead && plan->blocked_ns != d->turn_ns && plan->hand < plan->nr &&
 	       plan_block_at(plan, plan->hand) != NO_BLOCK &&
-	       !p->removed &&
-	       ((uint64_t)plan->ahead * p->block_bytes < window(d, p) || has_room(p));
+	       !p->removed && !p->idle &&
+	       ((uint64_t)plan->ahead * p->block_bytes < window(d, plan) || has_room(p));
 }
 
-static uint64_t due_ns(const struct plan *plan)
+/* Somebody whose pool was idle waits for a token. */
+static bool is_turn(const struct plan *plan)
 {
-	return plan->moved_ns + plan->hand * plan->pace_ns;
+	return plan->turn && !plan->cycle;
 }
 
 static bool before(const struct plan *a, const struct plan *b)
@@ -96,7 +145,9 @@ static bool before(const struct plan *a, const struct plan *b)
 
 	if (ta != tb)
 		return ta->virtual_time < tb->virtual_time;
-	return due_ns(a) < due_ns(b);
+	if (is_turn(a) != is_turn(b))
+		return is_turn(a);
+	return is_turn(a) ? a->since_ns < b->since_ns : a->had_bytes < b->had_bytes;
 }
 
 static struct plan *next_plan(struct kvtierd *d)
@@ -109,6 +160,20 @@ static struct plan *next_plan(struct kvtierd *d)
 	return best;
 }
 
+/* A block is on its way for the plan. */
+void prefetch_charge(struct plan *plan)
+{
+	struct pool *p = plan->a->pool;
+
+	p->d->count.promoted_ahead++;
+	/* Whoever waits as well has had no less: who comes anew begins there. */
+	p->d->virtual_now = p->tenant->virtual_time;
+	p->tenant->virtual_time += p->block_bytes / p->tenant->weight;
+	if (!is_turn(plan))
+		p->d->had_now = plan->had_bytes;
+	plan->had_bytes += p->block_bytes;
+}
+
 /* Begin to read the block at the hand.  False: there is no room for it now. */
 static bool promote(struct plan *plan, uint32_t b)
 {
@@ -119,9 +184,7 @@ static bool promote(struct plan *plan, uint32_t b)
 	block_of(p, b)->flags |= B_AHEAD;
 	plan->ahead++;
 	p->stats.prefetched++;
-	p->d->count.promoted_ahead++;
-	p->tenant->virtual_time += p->block_bytes / p->tenant->weight;
-	p->d->virtual_now = p->tenant->virtual_time;
+	prefetch_charge(plan);
 	return true;
 }
 
@@ -153,12 +216,29 @@ static void step(struct kvtierd *d, struct plan *plan)
 	plan->blocked_ns = d->turn_ns;
 }
 
+/* A turn of the tenant's is being read in: faults of its other pools wait for that a little. */
+bool prefetch_defers(const struct pool *p)
+{
+	const struct plan *plan;
+	bool turn = false;
+
+	for (plan = p->d->plans; plan; plan = plan->next) {
+		const struct pool *other = plan->a->pool;
+
+		if (!is_turn(plan) || other->tenant != p->tenant || !hungry(p->d, plan))
+			continue;
+		if (other == p)
+			return false;
+		turn = true;
+	}
+	return turn;
+}
+
 void prefetch_run(struct kvtierd *d)
 {
-	uint64_t most = clamp(2 * product(d), IN_FLIGHT_MIN, IN_FLIGHT_MAX);
 	struct plan *plan;
 
-	while (d->reading < most && (plan = next_plan(d))) {
+	while ((plan = next_plan(d)) && d->reading < prefetch_in_flight(plan->a->pool)) {
 		step(d, plan);
 		plan_wake_again(plan);
 	}

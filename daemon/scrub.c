@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
  * Verify blocks that nobody reads: what is in their slots is compared with its checksum,
- * at a bounded rate, one block at a time.
+ * at a bounded rate, one block at a time.  The module verifies what it brings in, and
+ * what it verified goes back again, without a write.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -10,6 +11,8 @@
 
 #include "crc.h"
 #include "kvtierd.h"
+
+#define LOOK_MAX 4096u /* blocks a turn */
 
 static struct scrub_read {
 	struct op op;
@@ -22,8 +25,11 @@ static struct scrub_read {
 
 static bool to_verify(struct pool *p, uint32_t b)
 {
-	const struct block *blk = block_of(p, b);
+	const struct block *blk;
 
+	if (p->module)
+		return device_to_verify(p, b);
+	blk = block_of(p, b);
 	return blk->slot != KVT_SLOT_NONE && !(blk->flags & B_DIRTY) &&
 	       (blk->where == W_COLD || blk->where == W_RESIDENT);
 }
@@ -33,7 +39,9 @@ static uint64_t left_of(struct pool *p)
 	uint64_t left = 0;
 	uint32_t b;
 
-	for (b = p->scrub_at; !p->module && b < p->nr_blocks; b++)
+	if (p->module)
+		return device_cold_blocks(p);
+	for (b = p->scrub_at; b < p->nr_blocks; b++)
 		left += to_verify(p, b);
 	return left;
 }
@@ -42,9 +50,6 @@ int scrub_begin(struct kvtierd *d, struct pool *only)
 {
 	struct pool *p;
 
-	if (only && only->module)
-		return kvt_fail(-EOPNOTSUPP, "the module verifies what it reads: there is no scrub of "
-					     "its pools");
 	if (d->scrub.pool)
 		return kvt_fail(-EBUSY, "a scrub is under way: see `kvtier scrub --status`");
 	if (!d->scrub.buffer && posix_memalign((void **)&d->scrub.buffer, 4096, KVT_BLOCK_MAX))
@@ -52,7 +57,7 @@ int scrub_begin(struct kvtierd *d, struct pool *only)
 	memset(&d->scrub.result, 0, sizeof(d->scrub.result));
 	d->scrub.all = !only;
 	for (p = d->pools; p; p = p->next) {
-		if (only ? p != only : p->module)
+		if (only && p != only)
 			continue;
 		p->scrub_at = 0;
 		d->scrub.result.left += left_of(p);
@@ -84,7 +89,7 @@ static struct pool *next_pool(struct kvtierd *d, uint32_t id)
 	struct pool *p, *best = NULL;
 
 	for (p = d->pools; p; p = p->next)
-		if (!p->module && !p->removed && p->id < id && (!best || p->id > best->id))
+		if (!p->removed && p->id < id && (!best || p->id > best->id))
 			best = p;
 	return best;
 }
@@ -95,10 +100,21 @@ void scrub_forget(struct kvtierd *d, const struct pool *p)
 
 	if (d->scrub.pool != p->id)
 		return;
+	if (p->module)
+		d->scrub.reading = false; /* its end is not told any more */
+	timer_within(d, &d->scrub_timer, 0);
 	next = d->scrub.all ? next_pool(d, p->id) : NULL;
 	d->scrub.pool = next ? next->id : 0;
 	if (!next)
 		finish(d);
+}
+
+static void count(struct kvtierd *d)
+{
+	d->scrub.result.verified++;
+	d->count.scrubbed++;
+	if (d->scrub.result.left)
+		d->scrub.result.left--;
 }
 
 static void judge(struct kvtierd *d, struct pool *p, int res)
@@ -110,10 +126,7 @@ static void judge(struct kvtierd *d, struct pool *p, int res)
 	if (blk->generation != reading.generation || blk->slot != reading.slot ||
 	    !to_verify(p, reading.block))
 		return;
-	d->scrub.result.verified++;
-	d->count.scrubbed++;
-	if (d->scrub.result.left)
-		d->scrub.result.left--;
+	count(d);
 	wrong = res != (int)p->block_bytes || kvt_crc32c(d->scrub.buffer, p->block_bytes) != blk->crc;
 	if (!wrong)
 		return;
@@ -129,6 +142,30 @@ static void judge(struct kvtierd *d, struct pool *p, int res)
 		writeback_queue(p, reading.block);
 }
 
+static void again(struct kvtierd *d, uint64_t bytes)
+{
+	d->scrub.reading = false;
+	timer_within(d, &d->scrub_timer,
+		     d->config.scrub_rate ? bytes * NS_PER_S / d->config.scrub_rate : 0);
+}
+
+/* The module brought a block in, or found that it is bad; or had no memory for it now. */
+static void verified(struct pool *p, uint32_t b, int res)
+{
+	struct kvtierd *d = p->d;
+
+	if (!res) {
+		count(d);
+		device_command(p, KVTIER_OP_DEMOTE, KVTIER_TIER_NVME, b, 1);
+	} else if (device_is_bad(p, b)) {
+		count(d);
+		d->scrub.result.bad++;
+		d->count.scrub_bad++;
+		log_line(LOG_ERROR, "scrub_bad", "pool=%u name=%s block=%u", p->id, p->t->name, b);
+	}
+	again(d, p->block_bytes);
+}
+
 static void read_done(struct op *op, int res)
 {
 	struct kvtierd *d = reading.d;
@@ -136,19 +173,23 @@ static void read_done(struct op *op, int res)
 	uint64_t bytes = p ? p->block_bytes : KVT_BLOCK_MAX;
 
 	(void)op;
-	d->scrub.reading = false;
 	if (p) {
 		p->ios--;
 		judge(d, p, res);
 		file_progress(p);
 	}
-	timer_within(d, &d->scrub_timer,
-		     d->config.scrub_rate ? bytes * NS_PER_S / d->config.scrub_rate : 0);
+	again(d, bytes);
 }
 
 static void read_block(struct kvtierd *d, struct pool *p, uint32_t b)
 {
-	struct io_uring_sqe *sqe = loop_sqe(d, &reading.op);
+	struct io_uring_sqe *sqe;
+
+	if (p->module) {
+		d->scrub.reading = !device_verify(p, b, verified);
+		return;
+	}
+	sqe = loop_sqe(d, &reading.op);
 
 	reading = (struct scrub_read){ .op.done = read_done, .d = d, .pool = p->id, .block = b,
 				       .slot = block_of(p, b)->slot,
@@ -163,6 +204,7 @@ static void read_block(struct kvtierd *d, struct pool *p, uint32_t b)
 /* The next block; or, when nothing is under way, the scrub that is due. */
 void scrub_run(struct kvtierd *d)
 {
+	uint32_t look = LOOK_MAX;
 	struct pool *p;
 
 	if (!d->scrub.pool) {
@@ -173,10 +215,14 @@ void scrub_run(struct kvtierd *d)
 	if (d->scrub.reading)
 		return;
 	p = pool_by_id(d, d->scrub.pool);
-	for (; p && p->scrub_at < p->nr_blocks; p->scrub_at++) {
+	for (; p && p->scrub_at < p->nr_blocks && look; p->scrub_at++, look--) {
 		if (!to_verify(p, p->scrub_at))
 			continue;
 		read_block(d, p, p->scrub_at++);
+		return;
+	}
+	if (p && p->scrub_at < p->nr_blocks) {
+		timer_within(d, &d->scrub_timer, 0); /* the others wait meanwhile */
 		return;
 	}
 	p = d->scrub.all && p ? next_pool(d, p->id) : NULL;

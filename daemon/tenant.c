@@ -6,6 +6,7 @@
  * names a tenant's cgroup or users; who is in none is a tenant of his own, with the
  * quotas of [default].
  */
+#define _GNU_SOURCE
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -57,18 +58,22 @@ static bool in_cgroup(const char *path, const char *under)
 	return !strncmp(path, under, n) && (path[n] == 0 || path[n] == '/' || n == 1);
 }
 
-/* Does any hierarchy of the process have it in the group? */
+/*
+ * Does any hierarchy of the process have it in the group?  A line is as long as the path
+ * that whoever made the group chose: what is not its beginning says nothing.
+ */
 static bool process_in(int pid, const char *group)
 {
-	char path[64], line[1024];
+	char path[64], *line = NULL;
 	bool found = false;
+	size_t room = 0;
 	FILE *file;
 
 	snprintf(path, sizeof(path), "/proc/%d/cgroup", pid);
 	file = fopen(path, "re");
 	if (!file)
 		return false;
-	while (!found && fgets(line, sizeof(line), file)) {
+	while (!found && getline(&line, &room, file) > 0) {
 		char *at = strchr(line, ':');
 
 		at = at ? strchr(at + 1, ':') : NULL;
@@ -77,6 +82,7 @@ static bool process_in(int pid, const char *group)
 		at[strcspn(at, "\n")] = 0;
 		found = in_cgroup(at + 1, group);
 	}
+	free(line);
 	fclose(file);
 	return found;
 }
@@ -111,14 +117,20 @@ static struct tenant *tenant_new(struct kvtierd *d, const char *name, uint32_t u
 	return t;
 }
 
+/* Of a pool that a predecessor made: the one whose name it has, whoever has come yet. */
+struct tenant *tenant_again(struct kvtierd *d, const char *name, uint32_t uid)
+{
+	struct tenant *t = tenant_named(d, name);
+
+	return t ? t : tenant_new(d, name, uid);
+}
+
 struct tenant *tenant_of(struct kvtierd *d, uint32_t uid, int pid)
 {
 	char name[32];
-	struct tenant *t;
 
 	choose_name(d, uid, pid, name, sizeof(name));
-	t = tenant_named(d, name);
-	return t ? t : tenant_new(d, name, uid);
+	return tenant_again(d, name, uid);
 }
 
 int tenant_room(struct kvtierd *d, const struct tenant *t, uint32_t tier, uint64_t bytes)

@@ -47,7 +47,7 @@ static void earn_credit(struct kvtierd *d)
 	d->write_credit_ns = d->turn_ns;
 }
 
-static bool spend(struct kvtierd *d, uint64_t bytes)
+bool writeback_spend(struct kvtierd *d, uint64_t bytes)
 {
 	if (!d->config.write_rate)
 		return true; /* no bound */
@@ -92,7 +92,7 @@ static bool write_some(struct pool *p, bool *any)
 			      blk->flags & B_DIRTY;
 		bool earned = wanted && earns_write(p, blk);
 
-		if (earned && !spend(p->d, p->block_bytes))
+		if (earned && !writeback_spend(p->d, p->block_bytes))
 			return false;
 		p->queue_first = (p->queue_first + 1) % p->nr_blocks;
 		p->queue_nr--;
@@ -124,7 +124,10 @@ static bool should_drain(const struct pool *p)
 {
 	const struct kvtierd *d = p->d;
 
-	if (!p->idle || p->module || p->removed || !p->nr_frames)
+	if (!p->idle || p->removed || (p->module ? device_drained(p) : !p->nr_frames))
+		return false;
+	/* Touches of a pool of the module are not seen here. */
+	if (p->module && p->clients && !p->told_idle)
 		return false;
 	return !d->config.drain_above ||
 	       above(d, p->tenant->used[KVTIER_TIER_DRAM], p->tenant->quota[KVTIER_TIER_DRAM]) ||
@@ -161,7 +164,7 @@ static bool drain(struct pool *p, bool *any)
 
 		if (b == NO_BLOCK)
 			return true;
-		if (dirty && !spend(p->d, p->block_bytes))
+		if (dirty && !writeback_spend(p->d, p->block_bytes))
 			return false;
 		if (file_evict(p, b))
 			return true;
@@ -178,12 +181,12 @@ void writeback_run(struct kvtierd *d)
 
 	earn_credit(d);
 	for (p = d->pools; p && left; p = p->next) {
-		if (p->module || p->removed)
+		if (p->removed)
 			continue;
 		if (p->queue_nr)
 			left = write_some(p, &any);
 		if (left && should_drain(p))
-			left = drain(p, &any);
+			left = p->module ? device_drain(p, &any) : drain(p, &any);
 		more |= p->queue_nr || should_drain(p);
 	}
 	if (more || !left)

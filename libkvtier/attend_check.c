@@ -252,8 +252,9 @@ static int check_inputs(const struct kvt_attend_params *p, const struct kvt_atte
 
 	if (!ret && s->mask)
 		ret = check_input(outputs, nr, s->mask,
-				  strided(s->mask_stride, (s->nr_blocks + 7) / 8, p->kv_heads), seq,
-				  "mask");
+				  strided(s->mask_stride, (s->nr_blocks + 7) / 8,
+					  s->mask_stride ? p->kv_heads : 1),
+				  seq, "mask");
 	for (i = 0; !ret && i < s->nr_blocks; i++) {
 		const struct kvt_seq_block *b = &s->blocks[i];
 

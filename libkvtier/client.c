@@ -2,6 +2,7 @@
 /* Connect; send a request and wait for its answer. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +13,7 @@
 #include "error.h"
 
 #define PATIENCE_MS 30000
+#define FULL_MS 20 /* the socket may be another by then */
 
 int kvt_client_ask_now(int sock, const struct kvt_ask *ask)
 {
@@ -47,16 +49,49 @@ static void forget(struct kvt_client *c, struct kvt_call *call)
 	}
 }
 
-/* Under the lock: one try.  0: it has an answer; -EAGAIN: lost on the way. */
-static int try_call(struct kvt_client *c, const struct kvt_ask *ask, struct kvt_call *call)
+/* Under the lock.  A new daemon may have given the pool another number, or not have it. */
+static int name_pool(const struct kvt_ask *ask)
+{
+	if (!ask->pool)
+		return 0;
+	if (ask->pool->dead)
+		return -ESTALE;
+	memcpy((void *)ask->body, &ask->pool->id, sizeof(ask->pool->id));
+	return 0;
+}
+
+/*
+ * Under the lock, which is given up while the socket is full: the thread needs it to take
+ * the answers that the daemon waits to be rid of.
+ */
+static int send_call(struct kvt_client *c, const struct kvt_ask *ask, struct kvt_call *call)
 {
 	int ret;
 
+	while ((ret = kvt_link_try_send(c->sock, ask, call->id)) == -EAGAIN && !call->ended) {
+		struct pollfd p = { .fd = c->sock, .events = POLLOUT };
+
+		pthread_mutex_unlock(&c->lock);
+		poll(&p, 1, FULL_MS);
+		pthread_mutex_lock(&c->lock);
+		if (call->ended)
+			return 0; /* lost meanwhile, with the daemon */
+	}
+	return ret;
+}
+
+/* Under the lock: one try.  0: it has an answer; -EAGAIN: lost on the way. */
+static int try_call(struct kvt_client *c, const struct kvt_ask *ask, struct kvt_call *call)
+{
+	int ret = name_pool(ask);
+
+	if (ret)
+		return ret;
 	call->id = ++c->last_id;
 	call->ended = call->lost = false;
 	call->next = c->calls;
 	c->calls = call;
-	ret = kvt_link_send(c->sock, ask, call->id);
+	ret = send_call(c, ask, call);
 	if (ret == -EPIPE || ret == -ECONNRESET || ret == -ENOTCONN) {
 		/* The thread is about to see it too: not before that may we ask again. */
 		while (c->link == KVT_LINK_UP)
@@ -73,6 +108,17 @@ static int try_call(struct kvt_client *c, const struct kvt_ask *ask, struct kvt_
 	return call->lost ? -EAGAIN : 0;
 }
 
+/* Under the lock: the thread does not return it to a new daemon any more. */
+static void leave(struct kvt_client *c, const struct kvt_shared *s)
+{
+	struct kvt_shared **at;
+
+	for (at = &c->pools; *at && *at != s; at = &(*at)->next)
+		;
+	if (*at)
+		*at = s->next;
+}
+
 int kvt_client_ask(struct kvt_client *c, const struct kvt_ask *ask)
 {
 	struct kvt_call call = { .done = PTHREAD_COND_INITIALIZER };
@@ -87,8 +133,12 @@ int kvt_client_ask(struct kvt_client *c, const struct kvt_ask *ask)
 		if (!ret)
 			ret = try_call(c, ask, &call);
 	} while (ret == -EAGAIN);
+	if (ask->leaves)
+		leave(c, ask->pool);
 	pthread_mutex_unlock(&c->lock);
 	pthread_cond_destroy(&call.done);
+	if (ret == -ESTALE)
+		return kvt_fail(-ECONNRESET, "pool %s was lost with its daemon", ask->pool->name);
 	if (ret == -ECONNRESET)
 		return kvt_fail(ret, "%s: the daemon went away and did not come back in %u ms", c->path,
 				c->patience_ms);

@@ -6,6 +6,7 @@
  *	client_link.c	the thread that receives answers, and comes back when the daemon does
  *	client_map.c	the mapping of a pool, and the userfaultfd that the daemon serves
  *	client_pool.c	create, attach, remove, destroy; the table of operations
+ *	client_keep.c	what manifests of sequences want to know of blocks
  *	client_plan.c	plans
  *	client_attend.c	queries for the attention service
  *	client_view.c	what an operator sees and sets
@@ -105,12 +106,19 @@ static inline struct kvt_shared *kvt_shared_of(struct kvt_pool *pool)
 	return (struct kvt_shared *)pool;
 }
 
+/* client_keep.c: the table's checkpoint and adopt. */
+int kvt_shared_slots(struct kvt_pool *pool, uint64_t offset, uint64_t length,
+		     struct kvtier_slot *slots);
+int kvt_shared_find(struct kvt_pool *pool, const struct kvtier_slot *slots, uint32_t nr);
+
 /* Is it a pool of a daemon? */
 bool kvt_is_shared(const struct kvt_pool *pool);
 
 /* A request's parts and where its answer goes. */
 struct kvt_ask {
 	uint16_t type;
+	struct kvt_shared *pool; /* whose number the body begins with, at each try; NULL: none */
+	bool leaves; /* with the answer the pool is on no list of ours any more */
 	const void *body;
 	size_t bytes;
 	const void *more; /* a second part of the body */
@@ -135,6 +143,7 @@ int kvt_client_ask_now(int sock, const struct kvt_ask *ask);
 int kvt_link_connect(const char *path, struct kvt_hello *hello);
 int kvt_link_start(struct kvt_client *c);
 int kvt_link_send(int sock, const struct kvt_ask *ask, uint32_t id);
+int kvt_link_try_send(int sock, const struct kvt_ask *ask, uint32_t id);
 int kvt_link_receive(int sock, struct kvt_msg **answer, int *fds, int *nr_fds);
 int kvt_link_answer(const struct kvt_ask *ask, struct kvt_msg *answer, int *fds, int nr_fds);
 
@@ -146,6 +155,10 @@ void kvt_map_bury(struct kvt_shared *s);
 
 /* client_pool.c: tell the daemon on @sock again what we have; 0 or a negative errno. */
 int kvt_shared_return(struct kvt_shared *s, int sock);
+
+/* client_view.c: of a pool of ours, or of one by its number */
+int kvt_view_query(struct kvt_client *client, struct kvt_shared *pool, uint32_t id, uint64_t first,
+		   uint32_t nr, struct kvtier_block_info *infos);
 
 /* client_attend.c */
 void kvt_asked_init(struct kvt_asked *asked);

@@ -2,6 +2,7 @@
 /* Attention that the daemon computes: a query into a ring, the answer out of it. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <math.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -58,7 +59,7 @@ static int make_ring(struct kvt_shared *s, uint64_t bytes)
 
 	drop_ring(asked);
 	asked->comings = comings(s->client);
-	id.pool = s->id;
+	ask.pool = s;
 	ask.body = &id;
 	ask.bytes = sizeof(id);
 	ask.fds = fds;
@@ -82,15 +83,30 @@ static int check(const struct kvt_attend_params *p, const struct kvt_attend_seq 
 {
 	if (p->size != sizeof(*p) || s->size != sizeof(*s))
 		return kvt_fail(-EINVAL, "size is not that of the struct: start from the INIT macros");
-	if (p->epsilon != 0 || p->top_k || p->sink_logits || p->flags & ~KVT_CAUSAL || s->mask ||
-	    s->mass)
+	if (p->epsilon != 0 || p->top_k || p->sink_logits || p->flags & ~KVT_CAUSAL ||
+	    (s->mask && s->mask_stride) || s->mass)
 		return kvt_fail(-EOPNOTSUPP, "the daemon serves neither epsilon, top_k, sink_logits, bf16 "
-					     "output, masks nor mass: use kvt_attend()");
+					     "output, masks of single heads nor mass: use kvt_attend()");
 	if (!s->q_tokens || s->q_tokens > KVT_QUERY_MAX || !p->q_heads || p->q_heads > KVT_HEADS_MAX ||
 	    p->k_dim > KVT_DIM_MAX || p->v_dim > KVT_DIM_MAX)
 		return kvt_fail(-EINVAL, "a query has 1 to %d tokens, 1 to %d heads and at most %d "
 					 "elements a head", KVT_QUERY_MAX, KVT_HEADS_MAX, KVT_DIM_MAX);
 	return 0;
+}
+
+/* What a mask leaves out is not sent: all heads share it. */
+static bool is_wanted(const struct kvt_attend_seq *s, uint32_t block)
+{
+	return !s->mask || s->mask[block / 8] >> block % 8 & 1;
+}
+
+static uint32_t wanted_blocks(const struct kvt_attend_seq *s)
+{
+	uint32_t i, nr = 0;
+
+	for (i = 0; i < s->nr_blocks; i++)
+		nr += is_wanted(s, i);
+	return nr;
 }
 
 static void fill_query(struct kvt_attend_query *q, const struct kvt_attend_params *p,
@@ -108,7 +124,7 @@ static void fill_query(struct kvt_attend_query *q, const struct kvt_attend_param
 		.window = p->window,
 		.sinks = p->sinks,
 		.q_tokens = s->q_tokens,
-		.nr_blocks = s->nr_blocks,
+		.nr_blocks = wanted_blocks(s),
 	};
 }
 
@@ -122,12 +138,25 @@ static int put_blocks(struct kvt_pool *pool, const struct kvt_attend_seq *s,
 		uint64_t k = (uintptr_t)b->k - (uintptr_t)pool->addr;
 		uint64_t v = b->v ? (uintptr_t)b->v - (uintptr_t)pool->addr : UINT64_MAX;
 
+		if (!is_wanted(s, i))
+			continue;
 		if (k >= pool->bytes || (b->v && v >= pool->bytes))
 			return kvt_fail(-EINVAL, "block %u is not in the pool", i);
-		to[i] = (struct kvt_remote_block){ k, v, b->position, b->tokens, b->span,
-						   b->k_type, b->v_type, b->k_stride, b->v_stride };
+		*to++ = (struct kvt_remote_block){ k, v, b->position, b->tokens, b->span, b->k_type,
+						   b->v_type, b->k_stride, b->v_stride };
 	}
 	return 0;
+}
+
+/* Nothing is attended to. */
+static void fill_empty(const struct kvt_attend_params *p, const struct kvt_attend_seq *s)
+{
+	size_t row = (size_t)p->q_heads * p->v_dim * sizeof(float), i;
+
+	for (i = 0; i < s->q_tokens; i++)
+		memset((char *)s->out + i * (s->out_stride ? s->out_stride : row), 0, row);
+	for (i = 0; s->lse && i < (size_t)s->q_tokens * p->q_heads; i++)
+		s->lse[i] = -INFINITY;
 }
 
 static void copy_rows(char *to, size_t to_stride, const char *from, size_t from_stride, size_t row,
@@ -145,11 +174,12 @@ static int wait_for_answer(struct kvt_shared *s, uint64_t number)
 {
 	struct kvt_asked *asked = &s->asked;
 	struct pollfd p = { .fd = asked->answer, .events = POLLIN };
-	eventfd_t ignored;
+	char ignored[64];
 
 	while (__atomic_load_n(&asked->ring->done, __ATOMIC_ACQUIRE) != number) {
-		if (poll(&p, 1, LOOK_MS) > 0)
-			eventfd_read(asked->answer, &ignored);
+		if (poll(&p, 1, LOOK_MS) > 0 && read(asked->answer, ignored, sizeof(ignored)) < 0 &&
+		    errno != EAGAIN)
+			return -errno;
 		if (asked->comings != comings(s->client))
 			return -EAGAIN;
 	}
@@ -166,6 +196,10 @@ static int ask_once(struct kvt_shared *s, const struct kvt_attend_params *p,
 	int ret = 0;
 
 	fill_query(&q, p, seq);
+	if (!q.nr_blocks) {
+		fill_empty(p, seq);
+		return 0;
+	}
 	at = kvt_attend_places(&q);
 	if (!asked->ring || asked->bytes < sizeof(*asked->ring) + at.bytes ||
 	    asked->comings != comings(s->client))

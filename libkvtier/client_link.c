@@ -27,7 +27,7 @@
 
 /* ---- messages ----------------------------------------------------------------- */
 
-int kvt_link_send(int sock, const struct kvt_ask *ask, uint32_t id)
+static int send_msg(int sock, const struct kvt_ask *ask, uint32_t id, int flags)
 {
 	struct kvt_msg head = {
 		.size = (uint32_t)(sizeof(head) + ask->bytes + ask->more_bytes),
@@ -58,9 +58,20 @@ int kvt_link_send(int sock, const struct kvt_ask *ask, uint32_t id)
 		memcpy(CMSG_DATA(c), &ask->fd, sizeof(int));
 	}
 	do
-		n = sendmsg(sock, &msg, MSG_NOSIGNAL);
+		n = sendmsg(sock, &msg, MSG_NOSIGNAL | flags);
 	while (n < 0 && errno == EINTR);
 	return n < 0 ? -errno : 0;
+}
+
+int kvt_link_send(int sock, const struct kvt_ask *ask, uint32_t id)
+{
+	return send_msg(sock, ask, id, 0);
+}
+
+/* -EAGAIN: the socket is full. */
+int kvt_link_try_send(int sock, const struct kvt_ask *ask, uint32_t id)
+{
+	return send_msg(sock, ask, id, MSG_DONTWAIT);
 }
 
 static void take_fds(struct msghdr *msg, int *fds, int *nr_fds)

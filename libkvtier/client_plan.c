@@ -81,6 +81,7 @@ static int make_ring(struct kvt_shared *s, uint64_t nr, int sock)
 	while (entries < nr)
 		entries *= 2;
 	id.value = entries;
+	ask.pool = s;
 	ask.body = &id;
 	ask.bytes = sizeof(id);
 	ask.fds = fds;
@@ -280,12 +281,12 @@ int kvt_plan_idle(struct kvt_pool *pool)
 {
 	struct kvt_shared *s = kvt_shared_of(pool);
 	struct kvt_ask ask = KVT_ASK_INIT(KVT_MSG_IDLE);
-	struct kvt_pool_id id;
+	struct kvt_pool_id id = { 0 };
 	int ret;
 
 	if (!kvt_is_shared(pool))
 		return -EOPNOTSUPP;
-	id = (struct kvt_pool_id){ .pool = s->id };
+	ask.pool = s;
 	ask.body = &id;
 	ask.bytes = sizeof(id);
 	ret = kvt_client_ask(s->client, &ask);

@@ -3,11 +3,13 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/kcmp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -18,11 +20,6 @@
 
 /* ---- operations on a memory file: requests ----------------------------------------- */
 
-static struct kvt_pool_id id_of(const struct kvt_shared *s, uint64_t value)
-{
-	return (struct kvt_pool_id){ .pool = s->id, .value = value };
-}
-
 static int alive(const struct kvt_shared *s)
 {
 	if (!s->dead)
@@ -32,12 +29,13 @@ static int alive(const struct kvt_shared *s)
 
 static int ask_about(struct kvt_shared *s, uint16_t type, uint64_t value, void *answer, size_t room)
 {
-	struct kvt_pool_id id = id_of(s, value);
+	struct kvt_pool_id id = { .value = value };
 	struct kvt_ask ask = KVT_ASK_INIT(type);
 	int ret = alive(s);
 
 	if (ret)
 		return ret;
+	ask.pool = s;
 	ask.body = &id;
 	ask.bytes = sizeof(id);
 	ask.answer = answer;
@@ -71,6 +69,7 @@ static int some_ranges(struct kvt_shared *s, struct kvt_ranges *head, struct kvt
 	if (!answer)
 		return -ENOMEM;
 	head->nr = nr;
+	ask.pool = s;
 	ask.body = head;
 	ask.bytes = sizeof(*head);
 	ask.more = ranges;
@@ -96,7 +95,7 @@ static int range_op(struct kvt_pool *pool, uint32_t op, uint32_t tier, uint32_t 
 		    struct kvtier_range *ranges, uint32_t nr)
 {
 	struct kvt_shared *s = kvt_shared_of(pool);
-	struct kvt_ranges head = { .pool = s->id, .op = op, .tier = tier, .flags = flags };
+	struct kvt_ranges head = { .op = op, .tier = tier, .flags = flags };
 	uint32_t at, now;
 	int ret = alive(s), done = 0;
 
@@ -140,7 +139,7 @@ static int query(struct kvt_pool *pool, uint64_t first, uint32_t nr,
 	struct kvt_shared *s = kvt_shared_of(pool);
 	int ret = alive(s);
 
-	return ret ? ret : kvt_daemon_query(s->client, s->id, first, nr, infos);
+	return ret ? ret : kvt_view_query(s->client, s, 0, first, nr, infos);
 }
 
 static int stats(struct kvt_pool *pool, struct kvtier_stats *st)
@@ -158,46 +157,19 @@ static int event_fd(struct kvt_pool *pool)
 static int event_read(struct kvt_pool *pool, struct kvtier_event *events, uint32_t nr)
 {
 	uint32_t most = (KVT_MSG_MAX - sizeof(struct kvt_msg)) / sizeof(*events);
-	eventfd_t ignored;
+	char ignored[4096];
 	int ret;
 
 	nr = nr < most ? nr : most;
 	if (!nr)
 		return 0;
-	eventfd_read(kvt_shared_of(pool)->event_fd, &ignored);
+	if (read(kvt_shared_of(pool)->event_fd, ignored, sizeof(ignored)) < 0 && errno != EAGAIN)
+		return kvt_fail(-errno, "the events' descriptor: %s", strerror(errno));
 	ret = ask_about(kvt_shared_of(pool), KVT_MSG_EVENTS, nr, events, nr * sizeof(*events));
 	return ret < 0 ? ret : ret / (int)sizeof(*events);
 }
 
-static int checkpoint(struct kvt_pool *pool, uint64_t offset, uint64_t length,
-		      struct kvtier_slot *slots)
-{
-	(void)pool, (void)offset, (void)length, (void)slots;
-	return kvt_fail(-EOPNOTSUPP, "the daemon keeps the slots of a shared pool: use "
-				     "kvt_shared_checkpoint()");
-}
-
-static int adopt(struct kvt_pool *pool, const struct kvtier_slot *slots, uint32_t nr)
-{
-	(void)pool, (void)slots, (void)nr;
-	return kvt_fail(-EOPNOTSUPP, "the daemon adopts for a shared pool: use kvt_shared_attach()");
-}
-
 /* ---- come and go ---------------------------------------------------------------------- */
-
-static void leave_client(struct kvt_shared *s)
-{
-	struct kvt_shared **at;
-
-	pthread_mutex_lock(&s->client->lock);
-	for (at = &s->client->pools; *at; at = &(*at)->next) {
-		if (*at == s) {
-			*at = s->next;
-			break;
-		}
-	}
-	pthread_mutex_unlock(&s->client->lock);
-}
 
 static void tear_down(struct kvt_shared *s)
 {
@@ -213,15 +185,26 @@ static void tear_down(struct kvt_shared *s)
 	free(s);
 }
 
+/* Neither the daemon has it for us then, nor does our thread return it to the next one. */
+static void detach(struct kvt_shared *s)
+{
+	struct kvt_pool_id id = { 0 };
+	struct kvt_ask ask = KVT_ASK_INIT(KVT_MSG_DETACH);
+
+	ask.pool = s;
+	ask.leaves = true;
+	ask.body = &id;
+	ask.bytes = sizeof(id);
+	kvt_client_ask(s->client, &ask);
+}
+
 /* In a child made by fork() the mapping is not there; its address may be another's. */
 static void destroy(struct kvt_pool *pool)
 {
 	struct kvt_shared *s = kvt_shared_of(pool);
 
 	if (pool->pid == getpid()) {
-		leave_client(s);
-		if (!s->dead)
-			ask_about(s, KVT_MSG_DETACH, 0, NULL, 0);
+		detach(s);
 	} else {
 		pool->addr = NULL;
 		s->plan.ring = NULL;
@@ -239,8 +222,8 @@ static const struct kvt_pager_ops file_ops = {
 	.stats = stats,
 	.event_fd = event_fd,
 	.event_read = event_read,
-	.checkpoint = checkpoint,
-	.adopt = adopt,
+	.checkpoint = kvt_shared_slots,
+	.adopt = kvt_shared_find,
 };
 
 /* The module does the work: only the end of a pool is the daemon's matter too. */
@@ -254,8 +237,8 @@ static const struct kvt_pager_ops device_ops = {
 	.stats = kvt_kernel_stats,
 	.event_fd = kvt_kernel_event_fd,
 	.event_read = kvt_kernel_event_read,
-	.checkpoint = checkpoint,
-	.adopt = adopt,
+	.checkpoint = kvt_shared_slots,
+	.adopt = kvt_shared_find,
 };
 
 bool kvt_is_shared(const struct kvt_pool *pool)
@@ -274,6 +257,7 @@ static int hand_over(struct kvt_shared *s, int sock)
 	ask.body = &map;
 	ask.bytes = sizeof(map);
 	ask.fd = s->uffd;
+	ask.pool = s;
 	ret = sock < 0 ? kvt_client_ask(s->client, &ask) : kvt_client_ask_now(sock, &ask);
 	return ret < 0 ? ret : 0;
 }
@@ -330,11 +314,9 @@ static int open_pool(struct kvt_client *c, const struct kvt_ask *request, const 
 		c->pools = s;
 		pthread_mutex_unlock(&c->lock);
 		ret = hand_over(s, -1);
-		if (ret)
-			leave_client(s);
 	}
 	if (ret) {
-		ask_about(s, KVT_MSG_DETACH, 0, NULL, 0);
+		detach(s);
 		goto fail;
 	}
 	*pool = &s->kernel.pool;
@@ -446,12 +428,39 @@ static int pin_again(const struct kvt_shared *s, int sock)
 	return ret < 0 ? ret : 0;
 }
 
+/*
+ * Is it the file that we have mapped?  Memory files differ by their numbers.  The
+ * device's are one file by that; a kernel without kcmp(2) is believed.
+ */
+static bool same_file(const struct kvt_shared *s, int fd)
+{
+	struct stat ours, theirs;
+
+	if (fstat(s->kernel.fd, &ours) || fstat(fd, &theirs) || ours.st_dev != theirs.st_dev ||
+	    ours.st_ino != theirs.st_ino)
+		return false;
+	return !s->module || syscall(SYS_kcmp, getpid(), getpid(), KCMP_FILE, s->kernel.fd, fd) <= 0;
+}
+
+/* It is not ours any more: nor does the daemon keep it for us. */
+static int give_up(const struct kvt_shared *s, uint32_t id, int sock)
+{
+	struct kvt_pool_id pool = { .pool = id };
+	struct kvt_ask ask = KVT_ASK_INIT(KVT_MSG_DETACH);
+
+	ask.body = &pool;
+	ask.bytes = sizeof(pool);
+	kvt_client_ask_now(sock, &ask);
+	return kvt_fail(-ESTALE, "pool %s is another than before", s->name);
+}
+
 int kvt_shared_return(struct kvt_shared *s, int sock)
 {
 	struct kvt_ask ask = KVT_ASK_INIT(KVT_MSG_ATTACH);
 	struct kvt_attach attach = { 0 };
 	struct kvt_opened opened;
 	int fds[KVT_MSG_FDS], ret;
+	bool same;
 
 	memcpy(attach.name, s->name, sizeof(attach.name));
 	memcpy(attach.model, s->model, sizeof(attach.model));
@@ -463,14 +472,16 @@ int kvt_shared_return(struct kvt_shared *s, int sock)
 	ret = kvt_client_ask_now(sock, &ask);
 	if (ret < 0)
 		return ret;
+	same = ret == sizeof(opened) && opened.instance == s->instance && fds[0] >= 0 &&
+	       same_file(s, fds[0]);
 	if (fds[0] >= 0)
 		close(fds[0]);
 	if (fds[1] >= 0) {
 		dup3(fds[1], s->event_fd, O_CLOEXEC);
 		close(fds[1]);
 	}
-	if (ret != sizeof(opened) || opened.instance != s->instance)
-		return kvt_fail(-ESTALE, "pool %s is another than before", s->name);
+	if (!same) /* made again from its checkpoint, say: our stores would go nowhere */
+		return give_up(s, opened.pool, sock);
 	s->id = opened.pool;
 	ret = hand_over(s, sock);
 	if (!ret && !s->module)
@@ -493,7 +504,7 @@ int kvt_shared_checkpoint(struct kvt_pool *pool, const void *note, size_t bytes)
 {
 	struct kvt_shared *s = kvt_shared_of(pool);
 	struct kvt_ask ask = KVT_ASK_INIT(KVT_MSG_CHECKPOINT);
-	struct kvt_pool_id id;
+	struct kvt_pool_id id = { .value = 1 };
 	int ret = check_shared(pool);
 
 	if (!ret)
@@ -502,7 +513,7 @@ int kvt_shared_checkpoint(struct kvt_pool *pool, const void *note, size_t bytes)
 		return ret;
 	if (bytes > KVT_NOTE_MAX)
 		return kvt_fail(-EINVAL, "a note has at most %d bytes", KVT_NOTE_MAX);
-	id = id_of(s, 1);
+	ask.pool = s;
 	ask.body = &id;
 	ask.bytes = sizeof(id);
 	ask.more = note;

@@ -8,12 +8,13 @@
 #include "error.h"
 
 /* A request with a fixed body and a fixed answer; 0 or a negative errno. */
-static int ask_fixed(struct kvt_client *c, uint16_t type, const void *body, size_t bytes,
-		     void *answer, size_t room)
+static int ask_fixed_of(struct kvt_client *c, struct kvt_shared *pool, uint16_t type,
+			const void *body, size_t bytes, void *answer, size_t room)
 {
 	struct kvt_ask ask = KVT_ASK_INIT(type);
 	int ret;
 
+	ask.pool = pool;
 	ask.body = body;
 	ask.bytes = bytes;
 	ask.answer = answer;
@@ -23,6 +24,12 @@ static int ask_fixed(struct kvt_client *c, uint16_t type, const void *body, size
 		return ret;
 	return (size_t)ret == room ? 0 : kvt_fail(-EPROTO, "the daemon's answer has %d bytes, not %zu",
 						  ret, room);
+}
+
+static int ask_fixed(struct kvt_client *c, uint16_t type, const void *body, size_t bytes,
+		     void *answer, size_t room)
+{
+	return ask_fixed_of(c, NULL, type, body, bytes, answer, room);
 }
 
 int kvt_daemon_status(struct kvt_client *client, struct kvt_daemon_status *status)
@@ -97,8 +104,8 @@ int kvt_daemon_stats(struct kvt_client *client, uint32_t id, struct kvtier_stats
 	return ask_fixed(client, KVT_MSG_STATS, &pool, sizeof(pool), stats, sizeof(*stats));
 }
 
-int kvt_daemon_query(struct kvt_client *client, uint32_t id, uint64_t first, uint32_t nr,
-		     struct kvtier_block_info *infos)
+int kvt_view_query(struct kvt_client *client, struct kvt_shared *pool, uint32_t id, uint64_t first,
+		   uint32_t nr, struct kvtier_block_info *infos)
 {
 	uint32_t at, now;
 	int ret = 0;
@@ -108,10 +115,16 @@ int kvt_daemon_query(struct kvt_client *client, uint32_t id, uint64_t first, uin
 
 		now = nr - at < KVT_INFOS_MAX ? nr - at : KVT_INFOS_MAX;
 		msg = (struct kvt_query_msg){ .pool = id, .nr = now, .first = first + at };
-		ret = ask_fixed(client, KVT_MSG_QUERY, &msg, sizeof(msg), infos + at,
-				now * sizeof(*infos));
+		ret = ask_fixed_of(client, pool, KVT_MSG_QUERY, &msg, sizeof(msg), infos + at,
+				   now * sizeof(*infos));
 	}
 	return ret;
+}
+
+int kvt_daemon_query(struct kvt_client *client, uint32_t id, uint64_t first, uint32_t nr,
+		     struct kvtier_block_info *infos)
+{
+	return kvt_view_query(client, NULL, id, first, nr, infos);
 }
 
 int kvt_daemon_set_quota(struct kvt_client *client, const char *tenant, uint32_t tier,

@@ -79,8 +79,9 @@ struct kvt_attach {
 };
 
 /*
- * With it come the pool's descriptor (of the device, or the memory file) and an
- * eventfd that becomes readable when events wait.
+ * With it come the pool's descriptor (of the device, or the memory file) and the end of
+ * a pipe that becomes readable when events wait.  (What the daemon writes to must not be
+ * the client's to fill, or to make block: O_NONBLOCK is of the open file.)
  */
 struct kvt_opened {
 	uint32_t pool;
@@ -179,7 +180,7 @@ enum kvt_plan_mark {
  * A ring of the attention service: a memory file that the daemon makes.  The client
  * writes a query from data[] on, its lengths into the head, and rings; the daemon copies
  * what it has to check, writes output and log-sum-exp behind the query, then done, and
- * rings the other bell.  One query at a time; many rings work at once.
+ * rings the other bell, a pipe.  One query at a time; many rings work at once.
  */
 struct kvt_remote_block {
 	uint64_t k_offset; /* in the pool, of the first row */

@@ -88,9 +88,10 @@ struct kvt_cache {
 	struct kvt_extent **index; /* buckets of extents by their content */
 	struct kvt_cache_stats stats;
 	pthread_t planner; /* the thread that plans, once there is one */
+	bool announced; /* an append has published a round */
 	bool has_planner;
 
-	uint64_t planned; /* the planner's: signature of the plan; 0: none */
+	uint64_t planned; /* the planner's, once there is one: signature of the plan; 0: none */
 	uint32_t plan_layer; /* ... and the layer that comes next in it */
 };
 
@@ -111,6 +112,8 @@ struct kvt_seq {
 
 /* sequence_plan.c: before and after attention to a layer. */
 void kvt_seq_plan(uint32_t layer, const struct kvt_seq_query *queries, uint32_t nr);
+/* An append is about to begin a step. */
+void kvt_seq_announce(struct kvt_seq *seq, uint32_t layer);
 void kvt_seq_planned(uint32_t layer, const struct kvt_seq_query *queries, uint32_t nr);
 
 /* sequence_cache.c */

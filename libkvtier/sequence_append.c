@@ -229,6 +229,8 @@ int kvt_seq_append(struct kvt_seq *seq, uint32_t layer, uint32_t tokens, const v
 {
 	struct kvt_batch_item item = { .seq = seq, .tokens = tokens, .k = k, .v = v };
 
+	if (tokens)
+		kvt_seq_announce(seq, layer == KVT_ALL_LAYERS ? 0 : layer);
 	return kvt_batch_append(&item, 1, layer);
 }
 

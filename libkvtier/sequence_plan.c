@@ -7,6 +7,9 @@
  * each layer that is done is passed.  When an append has made an extent, or other
  * sequences are attended to, the next attention publishes anew.  One thread plans for a
  * cache; what others attend to at the same time is not planned for.
+ *
+ * Before there was any attention, the first append to a sequence that has content (one
+ * that was restored, say) publishes the round that is about to begin.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -113,6 +116,29 @@ void kvt_seq_plan(uint32_t layer, const struct kvt_seq_query *queries, uint32_t 
 		return;
 	c->planned = publish(c, layer, queries, nr) ? now : 0;
 	c->plan_layer = layer;
+}
+
+void kvt_seq_announce(struct kvt_seq *seq, uint32_t layer)
+{
+	struct kvt_seq_query query = { .seq = seq };
+	struct kvt_cache *c = seq->cache;
+	bool first;
+
+	if (!kvt_is_shared(c->pool) || !seq->nr_pieces)
+		return;
+	pthread_mutex_lock(&c->lock);
+	first = !c->has_planner && !c->announced;
+	c->announced = true;
+	pthread_mutex_unlock(&c->lock);
+	layer %= c->geometry.layers;
+	if (!first || !publish(c, layer, &query, 1))
+		return;
+	pthread_mutex_lock(&c->lock);
+	if (!c->has_planner) {
+		c->planned = signature(&query, 1);
+		c->plan_layer = layer;
+	}
+	pthread_mutex_unlock(&c->lock);
 }
 
 void kvt_seq_planned(uint32_t layer, const struct kvt_seq_query *queries, uint32_t nr)

@@ -125,7 +125,7 @@ in_vm()
 
 # What runs on the module: on 6.12, on another kernel, and with every check on.
 read -ra each_time < <(in_vm boot abi adopt budget clone frames protect stall store uring \
-	conformance daemon engine seq)
+	conformance daemon engine seq tools)
 read -ra shorter < <(in_vm boot abi budget clone map protect store uring)
 read -ra checked < <(in_vm boot nth abi clone protect store)
 

@@ -46,8 +46,9 @@ static int help(void)
 	return 0;
 }
 
-static int take_option(struct map *m, int option)
+static int take_option(void *command, int option)
 {
+	struct map *m = command;
 	char *end;
 
 	switch (option) {
@@ -73,18 +74,11 @@ static int take_option(struct map *m, int option)
 /* 0, an exit code, or -1: help was asked for. */
 static int parse(struct map *m, int argc, char **argv)
 {
-	int found, ret;
+	static const struct option_set set = { ":h", options, EXIT_USAGE, take_option };
+	int ret = option_take(argc, argv, &set, m);
 
-	option_json(argc, argv, ":h", options);
-	while ((found = getopt_long(argc, argv, ":h", options, NULL)) != -1) {
-		if (found == 'h')
-			return -1;
-		if (found == '?' || found == ':')
-			return option_bad(EXIT_USAGE, found, argv, options);
-		ret = take_option(m, found);
-		if (ret)
-			return ret;
-	}
+	if (ret)
+		return ret;
 	if (optind + 1 != argc)
 		return fail(EXIT_USAGE, "one POOL is wanted: `kvtier pool` lists them");
 	return 0;

@@ -89,8 +89,10 @@ static int take_room(struct plan *p, int tier, const char *text)
 	return 0;
 }
 
-static int take_option(struct plan *p, int option)
+static int take_option(void *command, int option)
 {
+	struct plan *p = command;
+
 	switch (option) {
 	case 'k':
 		return take_type("keys", optarg, &p->keys);
@@ -110,18 +112,11 @@ static int take_option(struct plan *p, int option)
 /* 0, an exit code, or -1: help was asked for. */
 static int parse(struct plan *p, int argc, char **argv)
 {
-	int found, ret;
+	static const struct option_set set = { ":h", options, EXIT_USAGE, take_option };
+	int ret = option_take(argc, argv, &set, p);
 
-	option_json(argc, argv, ":h", options);
-	while ((found = getopt_long(argc, argv, ":h", options, NULL)) != -1) {
-		if (found == 'h')
-			return -1;
-		if (found == '?' || found == ':')
-			return option_bad(EXIT_USAGE, found, argv, options);
-		ret = take_option(p, found);
-		if (ret)
-			return ret;
-	}
+	if (ret)
+		return ret;
 	if (optind == argc)
 		return fail(EXIT_USAGE, "no MODEL: kvtier plan [OPTION...] MODEL.gguf");
 	if (optind + 1 < argc)

@@ -58,8 +58,10 @@ struct run {
 	char shim[PATH_MAX];
 };
 
-static int take_option(struct run *r, int option)
+static int take_option(void *command, int option)
 {
+	struct run *r = command;
+
 	switch (option) {
 	case 'd':
 		return budget_dram(&r->budgets, optarg);
@@ -82,19 +84,11 @@ static int take_option(struct run *r, int option)
 /* 0, an exit code, or -1: help was asked for. */
 static int parse(struct run *r, int argc, char **argv)
 {
-	static const char letters[] = "+:h";
-	int found, ret;
+	static const struct option_set set = { "+:h", options, EXIT_OWN, take_option };
+	int ret = option_take(argc, argv, &set, r);
 
-	option_json(argc, argv, letters, options);
-	while ((found = getopt_long(argc, argv, letters, options, NULL)) != -1) {
-		if (found == 'h')
-			return -1;
-		if (found == '?' || found == ':')
-			return option_bad(EXIT_OWN, found, argv, options);
-		ret = take_option(r, found);
-		if (ret)
-			return ret;
-	}
+	if (ret)
+		return ret;
 	if (optind == argc)
 		return fail(EXIT_OWN,
 			    "no COMMAND: kvtier run [OPTION...] -- COMMAND [ARGUMENT...]");
@@ -225,6 +219,7 @@ static int spawn(char **argv, int *status)
 	while (waitpid(pid, status, 0) < 0)
 		if (errno != EINTR)
 			return fail(EXIT_OWN, "cannot wait for %s: %s", argv[0], strerror(errno));
+	child = 0; /* its number may be another's from now on */
 	return 0;
 }
 

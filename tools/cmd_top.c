@@ -70,8 +70,9 @@ static int take_sort(struct top *t, const char *text)
 	return fail(EXIT_USAGE, "--sort: '%s' is not read, late, dram, size or name", text);
 }
 
-static int take_option(struct top *t, int option)
+static int take_option(void *command, int option)
 {
+	struct top *t = command;
 	char *end;
 
 	switch (option) {
@@ -97,19 +98,11 @@ static int take_option(struct top *t, int option)
 /* 0, an exit code, or -1: help was asked for. */
 static int parse(struct top *t, int argc, char **argv)
 {
-	static const char letters[] = ":bn:d:s:h";
-	int found, ret;
+	static const struct option_set set = { ":bn:d:s:h", options, EXIT_USAGE, take_option };
+	int ret = option_take(argc, argv, &set, t);
 
-	option_json(argc, argv, letters, options);
-	while ((found = getopt_long(argc, argv, letters, options, NULL)) != -1) {
-		if (found == 'h')
-			return -1;
-		if (found == '?' || found == ':')
-			return option_bad(EXIT_USAGE, found, argv, options);
-		ret = take_option(t, found);
-		if (ret)
-			return ret;
-	}
+	if (ret)
+		return ret;
 	t->batch |= json_errors;
 	if (optind < argc)
 		return fail(EXIT_USAGE, "unexpected argument '%s': see `kvtier top --help`",

@@ -41,3 +41,20 @@ int option_bad(int code, int found, char **argv, const struct option *options)
 		return fail(code, "%s needs a value: see `%s --help`", text, command_name);
 	return fail(code, "unknown option '%s': see `%s --help`", text, command_name);
 }
+
+int option_take(int argc, char **argv, const struct option_set *set, void *command)
+{
+	int found, ret;
+
+	option_json(argc, argv, set->letters, set->options);
+	while ((found = getopt_long(argc, argv, set->letters, set->options, NULL)) != -1) {
+		if (found == 'h')
+			return -1;
+		if (found == '?' || found == ':')
+			return option_bad(set->bad, found, argv, set->options);
+		ret = set->take(command, found);
+		if (ret)
+			return ret;
+	}
+	return 0;
+}

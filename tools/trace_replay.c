@@ -118,8 +118,10 @@ static int take_bytes(const char *option, const char *text, uint64_t *bytes)
 	return 0;
 }
 
-static int take_option(struct replay *r, int option)
+static int take_option(void *command, int option)
 {
+	struct replay *r = command;
+
 	switch (option) {
 	case 's':
 		return take_sizes(r, optarg);
@@ -150,18 +152,11 @@ static int take_option(struct replay *r, int option)
 /* 0, an exit code, or -1: help was asked for. */
 static int parse(struct replay *r, int argc, char **argv)
 {
-	int found, ret;
+	static const struct option_set set = { ":h", options, EXIT_USAGE, take_option };
+	int ret = option_take(argc, argv, &set, r);
 
-	option_json(argc, argv, ":h", options);
-	while ((found = getopt_long(argc, argv, ":h", options, NULL)) != -1) {
-		if (found == 'h')
-			return -1;
-		if (found == '?' || found == ':')
-			return option_bad(EXIT_USAGE, found, argv, options);
-		ret = take_option(r, found);
-		if (ret)
-			return ret;
-	}
+	if (ret)
+		return ret;
 	if (optind == argc)
 		return fail(EXIT_USAGE, "no FILE: kvtier trace replay [OPTION...] FILE...");
 	for (; optind < argc; optind++) {

@@ -110,6 +110,11 @@ int kvt_shared_remove(struct kvt_client *client, const char *name);
  * Every block that is not empty is written, open ones as they are now.  When it
  * returns 0, kvt_shared_attach() has the content back even after a reboot.  An older
  * checkpoint of the pool is replaced, as a whole or not at all.
+ *
+ * Sequences in a pool come back with it: kvt_manifest_save() first, then this; after
+ * kvt_shared_attach() kvt_manifest_restore() into a cache that is made as the saved one
+ * was.  It finds blocks where they were, and refuses (-EINVAL) what is not as saved.
+ *
  * kvt_shared_note() - copy the note of the checkpoint; returns its length, at most
  * @room bytes of which are copied; -ENOENT: there is no checkpoint.
  */
@@ -149,10 +154,11 @@ int kvt_plan_idle(struct kvt_pool *pool);
  * kvt_shared_attend() - kvt_attend(), computed by the daemon, next to the memory
  *
  * The blocks' rows must be in the pool, as this process maps it; it does not touch them.
- * Of @params, epsilon, top_k, sink_logits and KVT_OUT_BF16, and of a sequence mask and
- * mass, are not served (-EOPNOTSUPP).  A sequence of more than a quarter of the pool's
+ * Of @params, epsilon, top_k, sink_logits and KVT_OUT_BF16, and of a sequence mass and a
+ * mask that is not of all heads, are not served (-EOPNOTSUPP).  A sequence of more than a quarter of the pool's
  * DRAM is computed in parts that are merged, in the table's order.  Other errors: as
- * kvt_attend(); -EBADMSG the daemon refuses the query; -ECONNRESET.
+ * kvt_attend(); -EBADMSG the daemon refuses the query; -E2BIG its rows overlap too much;
+ * -ETIMEDOUT its memory was not there within the pool's I/O deadline; -ECONNRESET.
  */
 int kvt_shared_attend(struct kvt_pool *pool, const struct kvt_attend_params *params,
 		      const struct kvt_attend_seq *seqs, uint32_t nr);

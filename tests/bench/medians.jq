@@ -9,7 +9,7 @@ def unit:
 	elif test("_ms") then "ms"
 	elif test("GBps$") then "GB/s"
 	elif test("max_error$") then "part"
-	elif test("vs_") then "times"
+	elif test("vs_|[.]ratio$") then "times"
 	elif test("tokens_s") then "1/s"
 	elif test("equal$") then "bool"
 	else "%" end;
@@ -20,6 +20,10 @@ def target: {
 	"decode.hidden.4x": 90,
 	"decode.pct_bound.4x": 90,
 	"decode.vs_swap.4x": 10,
+	"restart.vs_recompute": 10,
+	"restart.equal": 1,
+	"share.engine.pct_bound": 90,
+	"share.session.vs_read": 1.2,
 	"engine.hash_equal": 1,
 	"engine.gen.pct_bound.4x": 85,
 	"engine.gen.vs_swap.4x": 10,

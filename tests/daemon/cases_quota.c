@@ -233,36 +233,64 @@ static bool write_text(const char *path, const char *text)
 	return done;
 }
 
+/* A control group of this case, and below it one of many names; skips where none can be made. */
+static const char *group_dir(void)
+{
+	static const char *const roots[] = { "/sys/fs/cgroup/cpu", "/sys/fs/cgroup/memory",
+					     "/sys/fs/cgroup" };
+	static char dir[256];
+	char path[300];
+	int i;
+
+	need_root();
+	for (i = 0; i < 3; i++) {
+		snprintf(dir, sizeof(dir), "%s/kvtier-test-%d", roots[i], getpid());
+		snprintf(path, sizeof(path), "%s/cgroup.procs", dir);
+		if (!access(roots[i], W_OK) && !mkdir(dir, 0755) && !access(path, W_OK))
+			return dir;
+		rmdir(dir);
+	}
+	skip("no cgroup can be made here");
+}
+
+static void start_grouped(const char *group)
+{
+	char text[300];
+
+	snprintf(text, sizeof(text), "[tenant grouped]\ncgroup = %s\ndram = 4M\n", group);
+	daemon_start(text);
+}
+
+/* A client in a group, and what it does there; dies with the case. */
+static void run_in(const char *dir, void (*run)(struct kvt_client *c))
+{
+	char path[4400], number[16];
+
+	if (fork())
+		return;
+	snprintf(path, sizeof(path), "%s/cgroup.procs", dir);
+	snprintf(number, sizeof(number), "%d", getpid());
+	if (!write_text(path, number))
+		_exit(3);
+	run(client());
+	_exit(0);
+}
+
+static void stay(struct kvt_client *c)
+{
+	(void)c;
+	pause_ms(2000);
+}
+
 static void cgroup(void)
 {
-	const char *roots[] = { "/sys/fs/cgroup/cpu", "/sys/fs/cgroup/memory", "/sys/fs/cgroup" };
-	char dir[256] = "", path[300], number[16];
+	const char *dir = group_dir();
 	struct kvt_daemon_tenant t[8];
 	struct kvt_client *c;
 	int nr, i;
 
-	need_root();
-	for (i = 0; i < 3 && !dir[0]; i++) {
-		snprintf(dir, sizeof(dir), "%s/kvtier-test-%d", roots[i], getpid());
-		snprintf(path, sizeof(path), "%s/cgroup.procs", dir);
-		if (access(roots[i], W_OK) || mkdir(dir, 0755) || access(path, W_OK)) {
-			rmdir(dir);
-			dir[0] = 0;
-		}
-	}
-	if (!dir[0])
-		skip("no cgroup can be made here");
-	snprintf(path, sizeof(path), "[tenant grouped]\ncgroup = /kvtier-test-%d\ndram = 4M\n", getpid());
-	daemon_start(path);
-	if (!fork()) {
-		snprintf(path, sizeof(path), "%s/cgroup.procs", dir);
-		snprintf(number, sizeof(number), "%d", getpid());
-		if (!write_text(path, number))
-			_exit(3);
-		client();
-		pause_ms(2000);
-		_exit(0);
-	}
+	start_grouped(strrchr(dir, '/'));
+	run_in(dir, stay);
 	c = client();
 	for (i = 0, nr = 0; i < 400 && nr < 2; i++, pause_ms(5))
 		nr = kvt_daemon_tenants(c, t, 8);
@@ -274,10 +302,74 @@ static void cgroup(void)
 	rmdir(dir);
 }
 
+static void make_private(struct kvt_client *c)
+{
+	fill_block(pool(c, "private", 8 * BLOCK, 8 * BLOCK, KVT_SHARED_KEEP), 0, 1);
+}
+
+/* After a restart a pool is its tenant's, though no client of that came yet. */
+static void cgroup_restart(void)
+{
+	const char *dir = group_dir();
+	struct kvt_daemon_pool pools[2];
+	struct kvt_client *c;
+	struct kvt_pool *p;
+
+	start_grouped(strrchr(dir, '/'));
+	run_in(dir, make_private);
+	wait(NULL);
+	rmdir(dir);
+	daemon_kill(SIGKILL);
+	daemon_spawn();
+	c = client();
+	CHECK(kvt_daemon_pools(c, pools, 2) == 1, "expected the pool to be taken back");
+	CHECK(!strcmp(pools[0].tenant, "grouped"), "expected tenant grouped, got %s", pools[0].tenant);
+	ERROR(kvt_shared_attach(c, "private", "test", &p), -ENOENT);
+	kvt_client_close(c);
+}
+
+/*
+ * A path so long that /proc/PID/cgroup, read in pieces, has one that looks like a line of
+ * its own, of another tenant's group: "ppp::/victim".
+ */
+static void cgroup_path(void)
+{
+	const char *dir = group_dir();
+	struct kvt_daemon_tenant t[8];
+	char path[2048], part[260];
+	struct kvt_client *c;
+	int nr, i, parts[8];
+	size_t n;
+
+	n = (size_t)snprintf(path, sizeof(path), "%s", dir);
+	memset(part, 'p', sizeof(part));
+	for (i = 0; i < 6; i++) {
+		parts[i] = (int)n;
+		n += (size_t)snprintf(path + n, sizeof(path) - n, i == 5 ? "/victim" : "/%.*s%s", 220, part,
+				      i == 4 ? "::" : "");
+		CHECK(!mkdir(path, 0755), "%s: %m", path);
+	}
+	start_grouped("/victim");
+	run_in(path, stay);
+	c = client();
+	EVENTUALLY(daemon_metric("kvtier_connected_clients") == 2, "expected the process to connect");
+	nr = kvt_daemon_tenants(c, t, 8);
+	CHECK(nr == 1 && !strcmp(t[0].name, "user-0"), "expected user-0 alone, got %d, %s", nr, t[0].name);
+	kvt_client_close(c);
+	wait(NULL);
+	for (i = 5; i >= 0; i--) {
+		rmdir(path);
+		path[parts[i]] = 0;
+	}
+	rmdir(dir);
+}
+
 const struct test_case quota_cases[] = {
 	{ "names", "no tenant can name another's pool", names, false },
 	{ "quotas", "a tenant's pools stay within its quota together", quotas, false },
 	{ "back_pressure", "who exhausts a quota waits, and nobody else", back_pressure, false },
 	{ "cgroup", "a process is of its cgroup's tenant", cgroup, false },
+	{ "cgroup_restart", "a pool stays its tenant's over a restart", cgroup_restart, false },
+	{ "cgroup_path", "a group whose path reads like another's line", cgroup_path, false },
 	{ 0 },
 };

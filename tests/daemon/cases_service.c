@@ -2,6 +2,7 @@
 /* Write-back, metrics, the service manager, and machines under load. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <math.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -151,7 +152,7 @@ static float chance(uint64_t *x)
 /* A table over a pool whose rows are of chance; a copy of them in @mirror. */
 static struct kvt_seq_block *make_table(struct kvt_pool *p, char *mirror, uint32_t nr, bool mirrored)
 {
-	struct kvt_seq_block *table = calloc(nr, sizeof(*table));
+	struct kvt_seq_block *table = calloc(nr + 1ul, sizeof(*table));
 	size_t row = KV_HEADS * DIM * sizeof(float);
 	uint32_t i;
 
@@ -167,6 +168,37 @@ static struct kvt_seq_block *make_table(struct kvt_pool *p, char *mirror, uint32
 		table[i].k_type = table[i].v_type = KVT_F32;
 	}
 	return table;
+}
+
+/* Every third block, then none, by a mask of all heads. */
+static void masked(struct kvt_attend *attend, struct kvt_pool *p,
+		   const struct kvt_attend_params *params, const struct kvt_attend_seq *whole,
+		   float *mirror)
+{
+	static float here[HEADS * DIM], there[HEADS * DIM], lse[HEADS];
+	struct kvt_attend_seq seq = *whole;
+	uint8_t mask[128] = { 0 };
+	uint32_t i;
+
+	for (i = 0; i < seq.nr_blocks; i += 3)
+		mask[i / 8] |= (uint8_t)(1u << i % 8);
+	seq.mask = mask;
+	seq.lse = lse;
+	seq.out = there;
+	OK(kvt_shared_attend(p, params, &seq, 1));
+	seq.out = here;
+	seq.blocks = make_table(p, (char *)mirror, seq.nr_blocks, true);
+	OK(kvt_attend(attend, params, &seq, 1));
+	for (i = 0; i < HEADS * DIM; i++)
+		CHECK(here[i] - there[i] < 1e-5f && there[i] - here[i] < 1e-5f,
+		      "element %u behind a mask: %g here, %g by the daemon", i, (double)here[i],
+		      (double)there[i]);
+	free((void *)(uintptr_t)seq.blocks);
+	seq.blocks = whole->blocks;
+	memset(mask, 0, sizeof(mask));
+	seq.out = there;
+	OK(kvt_shared_attend(p, params, &seq, 1));
+	CHECK(there[5] == 0 && isinf(lse[0]), "expected nothing behind an empty mask");
 }
 
 static void attend_over(uint32_t nr, uint64_t frames, bool exact)
@@ -215,6 +247,7 @@ static void attend_over(uint32_t nr, uint64_t frames, bool exact)
 		      (double)there[i]);
 	for (i = 0; i < HEADS; i++)
 		CHECK(lse[0][i] - lse[1][i] < 1e-4f && lse[1][i] - lse[0][i] < 1e-4f, "log-sum-exp %zu", i);
+	masked(attend, p, &params, &seq, (float *)mirror);
 	/* What is wrong is refused, and the next is served. */
 	table[0].k_stride = 1u << 30;
 	ERROR(kvt_shared_attend(p, &params, &seq, 1), -EBADMSG);
@@ -408,76 +441,6 @@ static void engines(void)
 	kvt_client_close(c);
 }
 
-/* ---- restart ----------------------------------------------------------------------------- */
-
-/*
- * From an engine's start to its first token: take the session back and attend to it, or
- * compute the prompt again.  Recomputing is measured by its attention alone (the layers'
- * products come on top of it), token by token in chunks, over the same rows.
- */
-static void first_token(void)
-{
-	struct kvt_attend_params params = KVT_ATTEND_PARAMS_INIT;
-	struct kvt_attend_seq seq = KVT_ATTEND_SEQ_INIT;
-	const uint32_t nr = want_long ? 128 : 64, chunk = 64;
-	static float q[64 * HEADS * DIM], out[64 * HEADS * DIM];
-	size_t bytes = 2ull * nr * RUN * KV_HEADS * DIM * sizeof(float), i;
-	struct kvt_seq_block *table;
-	struct kvt_attend *attend;
-	double recompute, restart;
-	struct kvt_client *c;
-	struct kvt_pool *p;
-	uint64_t x = 9;
-
-	if (want_module)
-		skip("times of an emulated machine say nothing");
-	daemon_start(NULL);
-	c = client();
-	p = pool(c, "prompt", bytes, 0, KVT_SHARED_KEEP);
-	for (i = 0; i < bytes / sizeof(float); i++)
-		((float *)kvt_pool_addr(p))[i] = chance(&x);
-	for (i = 0; i < 64ul * HEADS * DIM; i++)
-		q[i] = chance(&x);
-	params.q_heads = HEADS;
-	params.kv_heads = KV_HEADS;
-	params.k_dim = params.v_dim = DIM;
-	params.flags = KVT_CAUSAL;
-	seq.q = q;
-	seq.out = out;
-	OK(kvt_attend_create(NULL, &attend));
-	seq.blocks = table = make_table(p, NULL, nr, false);
-	seq.q_tokens = chunk;
-	recompute = now_s();
-	for (i = 0; i < nr * RUN / chunk; i++) {
-		seq.q_position = i * chunk;
-		seq.nr_blocks = (uint32_t)(i + 1) * chunk / RUN;
-		OK(kvt_attend(attend, &params, &seq, 1));
-	}
-	recompute = now_s() - recompute;
-	OK(kvt_seal(p, 0, bytes));
-	OK(kvt_shared_checkpoint(p, NULL, 0));
-	free(table);
-	kvt_pool_destroy(p);
-	kvt_client_close(c);
-	daemon_kill(SIGKILL);
-	daemon_spawn();
-	restart = now_s();
-	c = client();
-	OK(kvt_shared_attach(c, "prompt", "test", &p));
-	seq.blocks = table = make_table(p, NULL, nr, false);
-	seq.q_tokens = 1;
-	seq.q_position = nr * RUN;
-	seq.nr_blocks = nr;
-	OK(kvt_attend(attend, &params, &seq, 1));
-	restart = now_s() - restart;
-	figure("restart.first_token_ms", 1000 * restart, "ms");
-	figure("restart.vs_recompute", recompute / restart, "ratio");
-	free(table);
-	kvt_attend_destroy(attend);
-	kvt_pool_destroy(p);
-	kvt_client_close(c);
-}
-
 /* A sequence over a shared pool: attention publishes what comes next by itself. */
 static void planned_sequence(void)
 {
@@ -515,7 +478,13 @@ static void planned_sequence(void)
 	query.q_tokens = 1;
 	query.q = q;
 	query.out = out;
-	for (step = 0; step < 12; step++) {
+	/* Before there is any attention, what an append adds to is what comes next. */
+	for (step = 0; step < 2; step++)
+		for (layer = 0; layer < 4; layer++)
+			OK(kvt_seq_append_float(seq, layer, 64, rows, rows));
+	EVENTUALLY(kvt_daemon_pools(c, shown, 2) == 1 && shown[0].plan_left == 4,
+		   "expected a plan of one extent in 4 layers");
+	for (; step < 12; step++) {
 		for (layer = 0; layer < 4; layer++)
 			OK(kvt_seq_append_float(seq, layer, 64, rows, rows));
 		for (layer = 0; layer < 4; layer++)
@@ -547,11 +516,9 @@ static void attended(void)
 const struct test_case service_cases[] = {
 	{ "attended", "the daemon computes attention over blocks that are not in memory", attended,
 	  false },
-	{ "planned_sequence", "attention to a sequence publishes its plan by itself", planned_sequence,
+	{ "planned_sequence", "appends and attention publish their plans by themselves", planned_sequence,
 	  false },
 	{ "engines", "two engines and eight idle sessions over a quarter of their memory", engines,
-	  false },
-	{ "first_token", "a session taken back is faster than its prompt computed again", first_token,
 	  false },
 	{ "wear", "a block earns its write", wear, false },
 	{ "rate", "write-back keeps its rate", rate, false },

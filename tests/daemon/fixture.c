@@ -166,6 +166,16 @@ static void manager_sync(void)
 	CHECK(read(daemon_.synced[0], &byte, 1) == 1, "read: %m");
 }
 
+/* What the manager keeps is lost, also what a daemon that was killed sent it last. */
+void daemon_forget(void)
+{
+	manager_sync();
+	pthread_mutex_lock(&daemon_.lock);
+	while (daemon_.nr_store)
+		close(daemon_.store[--daemon_.nr_store].fd);
+	pthread_mutex_unlock(&daemon_.lock);
+}
+
 /* ---- a daemon ---------------------------------------------------------------------------- */
 
 const char *daemon_program(void)

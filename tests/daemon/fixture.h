@@ -26,8 +26,8 @@ struct test_case {
 	bool slow; /* with --long alone */
 };
 
-extern const struct test_case pool_cases[], quota_cases[], plan_cases[], bad_cases[],
-	restart_cases[], checkpoint_cases[], service_cases[];
+extern const struct test_case pool_cases[], quota_cases[], plan_cases[], bad_cases[], disk_cases[],
+	restart_cases[], checkpoint_cases[], service_cases[], hostile_cases[];
 
 /* End the case: it failed, or cannot be run here. */
 __attribute__((noreturn, format(printf, 3, 4))) void fail_at(const char *file, int line,
@@ -106,6 +106,8 @@ void daemon_configure(const char *lines);
 void daemon_spawn(void);
 void daemon_kill(int signal);
 void daemon_end(void);
+/* As after a reboot: no descriptor is left. */
+void daemon_forget(void);
 const char *daemon_program(void);
 /* Does the log have a line with this? */
 bool daemon_logged(const char *text);

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 #
-# kvtierd's papers: the help, man pages, example, unit, counters and dashboard agree with it.
+# kvtierd's papers: the help, man pages, example, unit, counters and dashboard agree with it;
+# and a decoder whose sequence outlives it.
 # Environment: B (build folder).
 set -u
 cd "$(dirname "$0")/../.." || exit 1
@@ -174,6 +175,23 @@ ended()
 	expect "exit status" "$status" 0 && [[ ! -e $work/socket && ! -e $work/metrics ]]
 }
 
+# kill -9 of engine and daemon: the next token has the bits that it had before.
+restart_equal()
+{
+	local model=${DATA:-../shared/data}/models/stories260K.gguf
+
+	if [[ ! -r $model ]]; then
+		[[ -x $B/mkmodel ]] || { echo "no model $model, and none can be made" && return 4; }
+		model=$work/model.gguf
+		"$B/mkmodel" --layers 2 --heads 4 --kv-heads 4 --head-dim 32 --embd 64 --ffn 64 \
+			-o "$model" || return
+	fi
+	MODEL=$model TOKENS=300 THREADS=2 ROUNDS=2 B=$B JSON=$work/restart.json \
+		timeout 60 tests/bench/restart.sh || return
+	expect "equal logits" "$(jq '.[] | select(.name == "restart.equal") | .min' \
+		"$work/restart.json")" 1
+}
+
 # Not in ktap_case's subshell, which would take the daemon along.
 ktap_case options_in_man "every option is in the man page" options_in_man
 ktap_case keys_in_man "every key is in the man page" keys_in_man
@@ -191,5 +209,6 @@ kill "$daemon"
 wait "$daemon"
 status=$?
 daemon=
+ktap_case restart_equal "a sequence outlives engine and daemon, to the bit" restart_equal
 ktap_case ended "it ends when told, and takes its sockets along" ended
 ktap_end

@@ -55,7 +55,7 @@ ggml_backend_alloc_ctx_tensors_from_buft(struct ggml_context *ctx,
 	alloc_fn next =
 		(alloc_fn)kvt_engine_symbol("ggml_backend_alloc_ctx_tensors_from_buft", caller);
 	struct ggml_backend_buffer *buffer;
-	struct kvt_cache cache;
+	static __thread struct kvt_cache cache; /* an exception through ggml leaves it wanted */
 
 	if (!next)
 		abort();

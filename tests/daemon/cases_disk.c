@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: MIT
+/*
+ * A disk that stalls: a filesystem on a loop device, and a cgroup (v1) that throttles
+ * what the daemon reads and writes there.  Mounted in a namespace of the case's own, so
+ * that everything is gone with it.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/loop.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "fixture.h"
+
+#define DISK_BYTES (64 * MIB)
+#define DEADLINE_MS 500
+
+struct disk {
+	char device[32];
+	char group[96];
+	char mounted[300];
+	dev_t number;
+	int fd; /* the device detaches itself with the last use */
+};
+
+static bool attach(struct disk *d, int backing)
+{
+	struct loop_config config = { .fd = (uint32_t)backing,
+				      .info = { .lo_flags = LO_FLAGS_AUTOCLEAR } };
+	int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC), number;
+	struct stat st;
+
+	if (control < 0)
+		return false;
+	number = ioctl(control, LOOP_CTL_GET_FREE);
+	close(control);
+	if (number < 0)
+		return false;
+	snprintf(d->device, sizeof(d->device), "/dev/loop%d", number);
+	d->fd = open(d->device, O_RDWR | O_CLOEXEC);
+	if (d->fd < 0)
+		return false;
+	if (!ioctl(d->fd, LOOP_CONFIGURE, &config) && !fstat(d->fd, &st)) {
+		d->number = st.st_rdev;
+		return true;
+	}
+	close(d->fd);
+	return false;
+}
+
+static void make_device(struct disk *d)
+{
+	int backing, tries;
+	bool made = false;
+	char path[400];
+
+	snprintf(path, sizeof(path), "%s/disk", daemon_.dir);
+	backing = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	CHECK(backing >= 0 && !ftruncate(backing, DISK_BYTES), "%s: %m", path);
+	/* Another program may take the number that was free a moment ago. */
+	for (tries = 0; tries < 16 && !made; tries++)
+		made = attach(d, backing);
+	close(backing);
+	if (!made)
+		skip("no loop device here (needs root)");
+}
+
+/* The daemon's state-dir is on a disk of its own. */
+static void mount_disk(struct disk *d)
+{
+	char command[128];
+
+	make_device(d);
+	snprintf(command, sizeof(command), "mkfs.ext4 -q -F %s >/dev/null 2>&1", d->device);
+	if (system(command))
+		skip("no mkfs.ext4");
+	snprintf(d->mounted, sizeof(d->mounted), "%s/state", daemon_.dir);
+	if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
+		skip("no mount namespace: %m");
+	mkdir(d->mounted, 0700);
+	if (mount(d->device, d->mounted, "ext4", 0, NULL))
+		skip("cannot mount a filesystem: %m");
+}
+
+static bool write_text(const char *dir, const char *file, const char *text)
+{
+	char path[256];
+	bool done;
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/%s", dir, file);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	done = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+	if (fd >= 0)
+		close(fd);
+	return done;
+}
+
+/* 0: as fast as it is. */
+static bool set_rate(const struct disk *d, const char *rule, uint64_t bytes_per_s)
+{
+	char text[64], file[64];
+
+	snprintf(file, sizeof(file), "blkio.throttle.%s_bps_device", rule);
+	snprintf(text, sizeof(text), "%u:%u %llu", major(d->number), minor(d->number),
+		 (unsigned long long)bytes_per_s);
+	return write_text(d->group, file, text);
+}
+
+static void join_group(struct disk *d)
+{
+	char text[32];
+
+	snprintf(d->group, sizeof(d->group), "/sys/fs/cgroup/blkio/kvtierd-test.%d", (int)getpid());
+	if (mkdir(d->group, 0700))
+		skip("no blkio cgroup here");
+	snprintf(text, sizeof(text), "%d", (int)daemon_.pid);
+	if (set_rate(d, "read", 0) && write_text(d->group, "cgroup.procs", text))
+		return;
+	rmdir(d->group);
+	skip("no blkio cgroup that throttles here");
+}
+
+/* The daemon has ended: the group is empty. */
+static void leave_group(struct disk *d)
+{
+	daemon_end();
+	EVENTUALLY(!rmdir(d->group) || errno == ENOENT, "expected an empty cgroup");
+	CHECK(!umount2(d->mounted, MNT_DETACH), "umount: %m");
+	close(d->fd);
+}
+
+static struct kvt_pool *strict_pool(struct kvt_client *c, const char *name)
+{
+	struct kvt_shared_config config = KVT_SHARED_CONFIG_INIT;
+	struct kvt_pool *p;
+	uint64_t b;
+
+	config.name = name;
+	config.model = "test";
+	config.bytes = 32 * BLOCK;
+	config.block_bytes = BLOCK;
+	config.io_deadline_ms = DEADLINE_MS;
+	OK(kvt_shared_create(c, &config, &p));
+	for (b = 0; b < 32; b++)
+		fill_block(p, b, 1);
+	return p;
+}
+
+static void check_whole(struct kvt_pool *p, uint64_t first)
+{
+	uint64_t b;
+
+	for (b = first; b < 32; b++)
+		CHECK(!wrong_words(p, b, 1), "block %llu", (unsigned long long)b);
+}
+
+/* Somebody in memory goes on, and is answered: quickly, since nothing of it waits. */
+static void goes_on(struct kvt_pool *p)
+{
+	uint64_t begun = now_ms();
+	struct kvtier_stats st;
+
+	check_whole(p, 0);
+	fill_block(p, 3, 1);
+	OK(kvt_stats(p, &st));
+	CHECK(now_ms() - begun < 1000 * patience_factor, "expected others to go on, it took %llu ms",
+	      (unsigned long long)(now_ms() - begun));
+}
+
+/* A touch of a block that does not come in time ends with SIGBUS, in a process of its own. */
+static void touch_in_vain(const char *name)
+{
+	int status;
+	pid_t pid = fork();
+
+	if (!pid) {
+		struct kvt_client *c = client();
+		struct kvt_pool *p;
+
+		signal(SIGBUS, SIG_DFL);
+		OK(kvt_shared_attach(c, name, "test", &p));
+		_exit(wrong_words(p, 9, 1) ? 2 : 0);
+	}
+	CHECK(waitpid(pid, &status, 0) == pid, "waitpid: %m");
+	CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGBUS, "expected SIGBUS, got %#x", status);
+}
+
+static void stalls_reads(void)
+{
+	struct kvt_pool *p, *other;
+	struct kvt_client *c;
+	struct disk d;
+	int error;
+
+	if (want_module)
+		skip("the module's own store: see selftests/stall.c");
+	mount_disk(&d);
+	daemon_start(NULL);
+	join_group(&d);
+	c = client();
+	p = strict_pool(c, "stalled");
+	other = strict_pool(c, "other");
+	OK(kvt_demote(p, 0, 32 * BLOCK));
+	CHECK(set_rate(&d, "read", BLOCK / 4), "cannot throttle"); /* four seconds a block */
+	touch_in_vain("stalled");
+	goes_on(other);
+	error = kvt_promote(p, 10 * BLOCK, BLOCK);
+	CHECK(error == -ETIMEDOUT, "expected -ETIMEDOUT, got %d", error);
+	CHECK(daemon_metric("kvtier_io_errors_total ") >= 1, "expected it to be counted");
+	goes_on(other);
+	CHECK(set_rate(&d, "read", 0), "cannot stop throttling");
+	/* What came late is seen now, and is right. */
+	EVENTUALLY(state_of(p, 9) != KVTIER_BLOCK_BAD && state_of(p, 10) != KVTIER_BLOCK_BAD,
+		   "expected late blocks to be had again");
+	check_whole(p, 0);
+	kvt_pool_destroy(p);
+	kvt_pool_destroy(other);
+	kvt_client_close(c);
+	leave_group(&d);
+}
+
+static void stalls_writes(void)
+{
+	struct kvt_pool *p, *other;
+	struct kvt_client *c;
+	struct disk d;
+	int error;
+
+	if (want_module)
+		skip("the module's own store: see selftests/stall.c");
+	mount_disk(&d);
+	daemon_start(NULL);
+	join_group(&d);
+	c = client();
+	p = strict_pool(c, "stalled");
+	other = strict_pool(c, "other");
+	CHECK(set_rate(&d, "write", BLOCK / 4), "cannot throttle");
+	error = kvt_demote(p, 0, BLOCK);
+	CHECK(error == -ETIMEDOUT, "expected -ETIMEDOUT, got %d", error);
+	goes_on(other);
+	check_whole(p, 0);
+	fill_block(p, 0, 1);
+	error = kvt_shared_checkpoint(p, NULL, 0);
+	CHECK(error < 0, "expected no checkpoint of a stalled disk");
+	goes_on(other);
+	CHECK(set_rate(&d, "write", 0), "cannot stop throttling");
+	check_whole(p, 0);
+	EVENTUALLY(!kvt_demote(p, 0, 32 * BLOCK), "expected the disk to be had again");
+	check_whole(p, 0);
+	kvt_pool_destroy(p);
+	kvt_pool_destroy(other);
+	kvt_client_close(c);
+	leave_group(&d);
+}
+
+const struct test_case disk_cases[] = {
+	{ "stalls_reads", "a disk that stalls reads: errors for who waits, others go on", stalls_reads,
+	  false },
+	{ "stalls_writes", "a disk that stalls writes: nothing is lost, others go on", stalls_writes,
+	  false },
+	{ 0 },
+};
