@@ -56,6 +56,7 @@ enum kvt_where {
 #define KVT_B_RETURN (1u << 6) /* to be mapped again once it is written */
 #define KVT_B_STALLED (1u << 7) /* its I/O passed the deadline and was given up */
 #define KVT_B_LEASE (1u << 8) /* stays unmapped for a reader who takes it from its frame */
+#define KVT_B_UNSURE (1u << 9) /* mapped as clean; a store before its protection is not known yet */
 
 struct kvt_block {
 	uint64_t generation;
@@ -220,6 +221,7 @@ void kvt_user_bad(struct kvt_user *u, uint32_t b, int error);
 /* user_map.c */
 int kvt_user_map(struct kvt_user *u, uint32_t b, bool for_write);
 int kvt_user_unmap(struct kvt_user *u, uint32_t b);
+int kvt_user_make_sure(struct kvt_user *u, uint32_t b);
 int kvt_user_protect(struct kvt_user *u, uint32_t b);
 void kvt_user_dirty(struct kvt_user *u, uint32_t b);
 

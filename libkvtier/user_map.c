@@ -4,10 +4,12 @@
  *
  * With UFFDIO_MOVE the frame itself changes place: no copy, no allocation.  A
  * moved page is writable at once and only then write-protected, so a write in
- * between (another thread's, within microseconds) goes unseen.  A clean block is
- * therefore believed clean only if, once it is out of reach again, its content
- * still has the checksum of its slot.  Without UFFDIO_MOVE the block is copied
- * into new pages, protected from the first moment.
+ * between (another thread's, within microseconds) goes unseen: the block is
+ * "unsure".  It is believed clean only if, once it is out of reach again, its
+ * content still has the checksum of its slot, and whoever relies on the slot
+ * before that makes sure first.  Sealing changes nothing of this: the store came
+ * before.  Without UFFDIO_MOVE the block is copied into new pages, protected from
+ * the first moment.
  *
  * The pager never reads at a block's address: should the program have dropped a
  * page there, the pager would wait for itself.
@@ -65,9 +67,11 @@ int kvt_user_map(struct kvt_user *u, uint32_t b, bool for_write)
 	kvt_arena_mapped(&u->arena[blk->tier], blk->place);
 	blk->place = KVT_PLACE_NONE;
 	blk->where = KVT_MAPPED;
-	blk->flags &= ~(KVT_B_TRIP | KVT_B_LEASE | KVT_B_PROTECTED);
+	blk->flags &= ~(KVT_B_TRIP | KVT_B_LEASE | KVT_B_PROTECTED | KVT_B_UNSURE);
 	if (protect)
 		blk->flags |= KVT_B_PROTECTED;
+	if (protect && u->uffd.can_move && !(blk->flags & KVT_B_SEALED))
+		blk->flags |= KVT_B_UNSURE;
 	kvt_user_wake_block(u, b);
 	return 0;
 }
@@ -95,8 +99,8 @@ static void check_clean(struct kvt_user *u, uint32_t b)
 		return;
 	if (kvt_crc32c(kvt_frame_addr(u, b), u->pool.block_bytes) == blk->crc)
 		return;
-	if (blk->flags & KVT_B_SEALED)
-		kvt_user_drop(u, b); /* nobody may write it: the slot holds what was sealed */
+	if ((blk->flags & KVT_B_SEALED) && !(blk->flags & KVT_B_UNSURE))
+		kvt_user_drop(u, b); /* sealed when it was mapped: the slot holds what was sealed */
 	else
 		kvt_user_dirty(u, b);
 }
@@ -124,8 +128,28 @@ int kvt_user_unmap(struct kvt_user *u, uint32_t b)
 	}
 	blk->place = place;
 	blk->where = KVT_STAGED;
-	blk->flags &= ~KVT_B_PROTECTED;
 	check_clean(u, b);
+	blk->flags &= ~(KVT_B_PROTECTED | KVT_B_UNSURE);
+	return 0;
+}
+
+/*
+ * For whoever is about to use the slot of a block that counts as clean: is it?
+ * Dirty afterwards if not, or if somebody holds its pages and nobody can say.
+ * -EAGAIN: a reader holds it.
+ */
+int kvt_user_make_sure(struct kvt_user *u, uint32_t b)
+{
+	struct kvt_block *blk = kvt_block(u, b);
+
+	if (blk->where != KVT_MAPPED || !(blk->flags & KVT_B_UNSURE) || (blk->flags & KVT_B_DIRTY))
+		return 0;
+	if (blk->holds)
+		return -EAGAIN;
+	if (kvt_user_unmap(u, b))
+		kvt_user_dirty(u, b);
+	else
+		kvt_user_map(u, b, false);
 	return 0;
 }
 

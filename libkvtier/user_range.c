@@ -173,6 +173,9 @@ static int clean_start(struct kvt_user *u, uint32_t b)
 
 	if (!u->slots.nr)
 		return -ENODEV;
+	ret = kvt_user_make_sure(u, b);
+	if (ret)
+		return ret;
 	if (!kvt_resident(blk) || !(blk->flags & KVT_B_DIRTY))
 		return 0;
 	if (blk->holds || !kvt_user_may_write(u))
@@ -200,9 +203,11 @@ int kvt_user_clean_step(struct kvt_user *u, uint32_t b)
 		return 0;
 	if (blk->where == KVT_EMPTY)
 		return -ENODATA;
-	if (!(blk->flags & KVT_B_DIRTY))
+	ret = kvt_user_make_sure(u, b);
+	if (!ret && !(blk->flags & KVT_B_DIRTY))
 		return 1;
-	ret = clean_start(u, b);
+	if (!ret)
+		ret = clean_start(u, b);
 	return ret == -EAGAIN ? 0 : ret;
 }
 
