@@ -348,6 +348,7 @@ static void destroy(struct kvt_pool *pool)
 	eventfd_write(u->wake_fd, 1);
 	pthread_join(u->thread, NULL);
 	kvt_user_stat_close(u);
+	kvt_nvme_release(&u->nvme);
 	tear_down(u);
 }
 

@@ -61,7 +61,9 @@ enum kvt_pager {
  * @nvme_path:      directory (an unnamed file is made in it), regular file or
  *                  block device; NULL: no NVMe tier.  The kernel pager takes space
  *                  of a store that the administrator attached: it opens no path,
- *                  and NULL with @nvme_bytes above 0 asks for NVMe too
+ *                  and NULL with @nvme_bytes above 0 asks for NVMe too.  A file is
+ *                  locked (flock(2)) as long as the pool lives, or a child made by
+ *                  fork() of a process that ended without destroying it
  * @io_deadline_ms: a read, a write or a wait for space that takes longer fails
  *                  the blocks it concerns; 0: 30 000
  * @name:           shown by `kvtier stat`; NULL: the program's name
@@ -95,6 +97,7 @@ struct kvt_config {
  * Errors: -EINVAL a field is out of range; -ENOSPC the budgets or the disk
  * cannot hold the pool; -ENODEV no such NUMA node, no module or no store; -EPERM
  * userfaultfd or io_uring is forbidden here; -ENOSYS the kernel lacks them;
+ * -EBUSY another pool has the file, or the device is in use;
  * -EACCES, -ENOENT, -EROFS... the NVMe path (-EACCES: or /dev/kvtier) cannot be
  * opened; -ENOMEM.
  */
