@@ -147,7 +147,7 @@ int kvt_user_evict(struct kvt_user *u, uint32_t b)
 	struct kvt_block *blk = kvt_block(u, b);
 	int ret;
 
-	if (blk->holds)
+	if (blk->holds || blk->pins)
 		return -EBUSY;
 	ret = blk->where == KVT_MAPPED ? kvt_user_unmap(u, b) : 0;
 	if (ret || blk->where == KVT_COLD)

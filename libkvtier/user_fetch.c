@@ -473,7 +473,7 @@ static void give_back(struct kvt_user_fetch *f, const struct done *d)
 			kvt_user_map(u, d->block, write);
 		return;
 	}
-	if (streamed && !d->keep)
+	if (streamed && !d->keep && !blk->pins && !blk->busy)
 		kvt_user_evict(u, d->block);
 	else if (!d->keep)
 		kvt_user_hint(u, d->block);

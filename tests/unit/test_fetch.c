@@ -206,6 +206,30 @@ static void stale(void **state)
 	stats(t);
 }
 
+/* Pinned while a reader has it: giving it back must not take it away. */
+static void pinned(void **state)
+{
+	struct bed *t = *state;
+	struct kvtier_block_info info;
+	struct kvt_arrival a;
+
+	if (!t->pool)
+		skip();
+	assert_int_equal(kvt_demote(t->pool, 0, BLOCK_BYTES), 0);
+	ask(t, 0, 1, 0, true);
+	assert_int_equal(t->fetch->ops->take(t->fetch, &a, true), 1);
+	assert_true(a.streamed);
+	assert_int_equal(kvt_pin(t->pool, 0, BLOCK_BYTES), 0);
+	t->fetch->ops->done(t->fetch, &a, false);
+	/* The second answer comes after what was given back has been taken. */
+	assert_int_equal(kvt_query(t->pool, 0, 1, &info), 0);
+	assert_int_equal(kvt_query(t->pool, 0, 1, &info), 0);
+	assert_int_equal(info.tier, KVTIER_TIER_DRAM);
+	assert_true(info.flags & KVTIER_BLOCKF_MAPPED);
+	assert_true(info.flags & KVTIER_BLOCKF_PINNED);
+	assert_int_equal(kvt_unpin(t->pool, 0, BLOCK_BYTES), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -213,6 +237,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(mapped, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(holds, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(stale, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(pinned, set_up, tear_down),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
