@@ -369,7 +369,29 @@ static int begin(struct kvt_user_fetch *f, const struct kvt_want *w)
 	return 0;
 }
 
-/* A want for which nothing moves ends in an error, as a fault does. */
+/*
+ * The first, and with it all that is absent and not on its way: waiting for each in
+ * turn would take as many deadlines.
+ */
+static void fail_wants(struct kvt_user_fetch *f)
+{
+	struct want_list *l = &f->wants;
+	uint32_t from, to = l->next;
+
+	for (from = l->next; from < l->nr; from++) {
+		const struct kvt_want *w = &l->at[from];
+		const struct kvt_block *blk = kvt_block(user_of(f), w->block);
+
+		if (from > l->next &&
+		    (kvt_resident(blk) || kvt_moving(blk) || find_entry(f, w->block)))
+			l->at[to++] = *w;
+		else
+			deliver(f, w->block, -ETIMEDOUT, NULL, false);
+	}
+	l->nr = to;
+}
+
+/* Wants for which nothing moves end in an error, as a fault does. */
 static void check_blocked(struct kvt_user_fetch *f)
 {
 	struct kvt_user *u = user_of(f);
@@ -381,7 +403,7 @@ static void check_blocked(struct kvt_user_fetch *f)
 	if (u->now_ns < f->blocked_ns + u->deadline_ns)
 		return;
 	kvt_user_event(u, KVTIER_EVENT_PRESSURE, l->at[l->next].block, -ENOSPC);
-	deliver(f, l->at[l->next++].block, -ETIMEDOUT, NULL, false);
+	fail_wants(f);
 	f->blocked_ns = 0;
 }
 

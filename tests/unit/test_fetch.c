@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "fetch.h"
@@ -13,6 +14,7 @@
 #define FRAMES 16
 #define BLOCK_BYTES (64u << 10)
 #define ROUNDS 6
+#define SHORT_MS 2000 /* a deadline that a test waits for */
 
 struct bed {
 	struct kvt_pool *pool;
@@ -33,7 +35,7 @@ static void fill(struct kvt_pool *pool)
 		words[i] = word(i);
 }
 
-static int set_up(void **state)
+static int make_bed(void **state, uint32_t deadline_ms)
 {
 	struct bed *t = calloc(1, sizeof(*t));
 	struct kvt_config config = KVT_CONFIG_INIT;
@@ -53,10 +55,21 @@ static int set_up(void **state)
 	config.dram_bytes = (uint64_t)FRAMES * BLOCK_BYTES;
 	config.nvme_path = t->dir;
 	config.flags = KVT_NO_STATS_FILE;
+	config.io_deadline_ms = deadline_ms;
 	if (kvt_pool_create(&config, &t->pool))
 		return 0; /* the tests skip */
 	fill(t->pool);
 	return kvt_fetch_open(t->pool, 4, &t->fetch);
+}
+
+static int set_up(void **state)
+{
+	return make_bed(state, 0);
+}
+
+static int set_up_short(void **state)
+{
+	return make_bed(state, SHORT_MS);
 }
 
 static int tear_down(void **state)
@@ -230,6 +243,53 @@ static void pinned(void **state)
 	assert_int_equal(kvt_unpin(t->pool, 0, BLOCK_BYTES), 0);
 }
 
+static uint64_t now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+/* No frame for any of them: all fail after one deadline, not after one each. */
+static void no_room(void **state)
+{
+	struct bed *t = *state;
+	struct kvt_arrival held[FRAMES], a;
+	struct kvt_fetch *other;
+	uint32_t i, nr;
+	uint64_t begin;
+
+	if (!t->pool)
+		skip();
+	assert_int_equal(kvt_demote(t->pool, 0, kvt_pool_bytes(t->pool)), 0);
+	assert_int_equal(kvt_fetch_open(t->pool, FRAMES, &other), 0);
+	nr = other->window < FRAMES ? other->window : FRAMES;
+	for (i = 0; i < FRAMES; i++) {
+		other->ops->want(other, &(struct kvt_want){ .block = i }, 1, NULL, 0);
+		if (i >= nr)
+			other->ops->starve(other);
+		assert_int_equal(other->ops->take(other, &held[i], true), 1);
+		if (held[i].error)
+			break;
+	}
+	nr = i;
+	begin = now_ms();
+	ask(t, FRAMES, BLOCKS - FRAMES, 0, false);
+	for (i = 0; i < BLOCKS - FRAMES; i++) {
+		assert_int_equal(t->fetch->ops->take(t->fetch, &a, true), 1);
+		assert_int_equal(a.error, -ETIMEDOUT);
+	}
+	assert_true(now_ms() - begin < 10 * SHORT_MS);
+	for (i = 0; i < nr; i++) {
+		check_block(&held[i]);
+		other->ops->done(other, &held[i], false);
+	}
+	kvt_fetch_close(other);
+	ask(t, 0, BLOCKS / 2, 0, false);
+	take_all(t, 0, BLOCKS / 2, false);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -238,6 +298,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(holds, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(stale, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(pinned, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(no_room, set_up_short, tear_down),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
