@@ -12,7 +12,9 @@
  * the first moment.
  *
  * The pager never reads at a block's address: should the program have dropped a
- * page there, the pager would wait for itself.
+ * page there, the pager would wait for itself.  To copy a block it takes the pages
+ * away first (MREMAP_DONTUNMAP: the address stays ours, and registered), and reads
+ * them where nothing is registered and a missing page is zeroes.
  */
 #define _GNU_SOURCE
 #include <assert.h>
@@ -80,12 +82,12 @@ static int copy_out(struct kvt_user *u, uint32_t b, char *frame)
 {
 	size_t bytes = u->pool.block_bytes;
 	char *addr = kvt_block_addr(u, b);
-	int ret = kvt_uffd_protect(&u->uffd, addr, bytes);
+	char *pages = mremap(addr, bytes, bytes, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, NULL);
 
-	if (ret)
-		return ret;
-	memcpy(frame, addr, bytes);
-	madvise(addr, bytes, MADV_DONTNEED);
+	if (pages == MAP_FAILED)
+		return -errno;
+	memcpy(frame, pages, bytes);
+	munmap(pages, bytes);
 	kvt_uffd_wake(&u->uffd, addr, bytes);
 	return 0;
 }
@@ -105,7 +107,7 @@ static void check_clean(struct kvt_user *u, uint32_t b)
 		kvt_user_dirty(u, b);
 }
 
-/* mapped -> staged, or cold.  -EBUSY: pinned by a device or the kernel (GUP). */
+/* mapped -> staged, or cold.  -EBUSY: pinned by a device or the kernel (GUP); a copy cannot tell. */
 int kvt_user_unmap(struct kvt_user *u, uint32_t b)
 {
 	struct kvt_block *blk = kvt_block(u, b);

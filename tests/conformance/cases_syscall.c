@@ -132,10 +132,57 @@ static int madvise_dontneed(struct conf *c)
 	return CONF_PASS;
 }
 
+struct dropper {
+	char *page;
+	atomic_bool stop;
+};
+
+static void *drop_always(void *arg)
+{
+	struct dropper *d = arg;
+
+	while (!atomic_load(&d->stop))
+		CONF_SYS(madvise(d->page, 4096, MADV_DONTNEED));
+	return NULL;
+}
+
+/* A page is given up and not touched again before its block is moved; then at the same time. */
+static int dontneed_then_move(struct conf *c)
+{
+	struct conf_spec spec = { .blocks = 16, .dram = 8, .flags = KVT_NO_PREDICT };
+	struct kvt_pool *pool = conf_pool(c, &spec);
+	size_t block = kvt_pool_block_bytes(pool);
+	struct dropper d = { .page = conf_addr(pool, 1) + 8192 };
+	uint64_t end, word;
+	pthread_t thread;
+
+	conf_fill(pool, 0, 4 * block, 1);
+	CONF_SYS(madvise(conf_addr(pool, 0) + 8192, 4096, MADV_DONTNEED));
+	CONF_RET(kvt_demote(pool, 0, block), 0);
+	word = *(volatile uint64_t *)(conf_addr(pool, 0) + 8192);
+	CONF_EQ(word == 0 || word == conf_word(8192, 1), true);
+	conf_check(pool, 0, 8192, 1);
+	conf_check(pool, 12288, block - 12288, 1);
+	CONF_EQ(pthread_create(&thread, NULL, drop_always, &d), 0);
+	for (end = conf_now_ms() + 700; conf_now_ms() < end;) {
+		conf_fill(pool, block, 8192, 2);
+		CONF_RET(kvt_writeback(pool, block, block), 0);
+		CONF_RET(kvt_demote(pool, block, block), 0);
+	}
+	atomic_store(&d.stop, true);
+	pthread_join(thread, NULL);
+	conf_check(pool, block, 8192, 2);
+	conf_check(pool, block + 12288, 3 * block - 12288, 1);
+	kvt_pool_destroy(pool);
+	return CONF_PASS;
+}
+
 const struct conf_case conf_syscall_cases[] = {
 	CONF_CASE(syscall_buffers, "read(2) and write(2) work on pool memory"),
 	CONF_CASE(madvise_dontneed, "a careless madvise loses at most the page it names",
 		  .seconds = 10),
+	CONF_CASE(dontneed_then_move, "a block with a page given up moves like any other",
+		  .seconds = 20),
 	CONF_CASE(direct_io_under_motion, "O_DIRECT into blocks that are being demoted",
 		  .seconds = 60, .needs = CONF_NEEDS_HELD_PAGES),
 	{ .name = NULL },
