@@ -166,9 +166,13 @@ static int check_clone(struct kvt_user *u, const struct kvt_command *c)
 	uint32_t i;
 
 	for (i = 0; i < c->nr; i++) {
+		const struct kvt_block *from = kvt_block(u, c->src + i);
+
 		if (kvt_block(u, c->first + i)->pins)
 			return -EBUSY;
-		if (kvt_block(u, c->src + i)->where == KVT_BAD)
+		if (from->pins && !u->uffd.can_move && (from->flags & KVT_B_DIRTY))
+			return -EBUSY;
+		if (from->where == KVT_BAD)
 			return -EIO;
 	}
 	return 0;
@@ -268,7 +272,7 @@ static int checkpoint_step(struct kvt_user *u, struct kvt_command *c)
 
 	for (i = 0; !c->begun && i < c->nr; i++)
 		if (!(kvt_block(u, c->first + i)->flags & KVT_B_SEALED))
-			c->result = -EBUSY;
+			c->result = -EPERM; /* told apart from a block that cannot be moved */
 	c->begun = true;
 	while (!c->result && c->settled < c->nr) {
 		int ret = note_slot(u, c, c->first + c->settled);
@@ -300,8 +304,11 @@ int kvt_user_checkpoint(struct kvt_pool *pool, uint64_t offset, uint64_t length,
 		return kvt_fail(-EINVAL, "a checkpoint needs a pool made with KVT_KEEP_FILE "
 					 "over a file or device");
 	ret = kvt_user_execute(u, &c);
+	if (ret == -EPERM)
+		return kvt_fail(-EBUSY, "a block of the range is not sealed: seal it first");
 	if (ret == -EBUSY)
-		return kvt_fail(ret, "a block of the range is not sealed: seal it first");
+		return kvt_fail(ret, "a block of the range has to be written, and a device or the "
+				     "kernel has its pages, or may have: unpin it first");
 	return ret ? ret : (int)c.nr;
 }
 

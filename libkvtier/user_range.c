@@ -178,6 +178,8 @@ static int clean_start(struct kvt_user *u, uint32_t b)
 		return ret;
 	if (!kvt_resident(blk) || !(blk->flags & KVT_B_DIRTY))
 		return 0;
+	if (blk->pins && !u->uffd.can_move)
+		return -EBUSY; /* a device may have its pages, and they would be replaced */
 	if (blk->holds || !kvt_user_may_write(u))
 		return -EAGAIN;
 	ret = mapped ? kvt_user_unmap(u, b) : 0;

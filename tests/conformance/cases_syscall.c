@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "conf.h"
@@ -177,10 +178,59 @@ static int dontneed_then_move(struct conf *c)
 	return CONF_PASS;
 }
 
+/*
+ * A pipe holds the first page of block 1, as a device would.  What the program stores
+ * afterwards must be what the holder sees: nothing may have put another page there.
+ */
+static void expect_same_page(struct kvt_pool *pool, const int pipe_fds[2], uint64_t stamp)
+{
+	uint64_t *word = (uint64_t *)conf_addr(pool, 1), seen[512];
+
+	*(volatile uint64_t *)word = stamp;
+	CONF_EQ(read(pipe_fds[0], seen, sizeof(seen)), sizeof(seen));
+	CONF_EQ(seen[0], stamp);
+}
+
+static int pinned_pages_stay(struct conf *c)
+{
+	struct conf_spec spec = { .blocks = 16, .dram = 8, .flags = KVT_NO_PREDICT };
+	struct kvt_pool *pool = conf_pool(c, &spec);
+	size_t block = kvt_pool_block_bytes(pool);
+	struct iovec page = { .iov_base = conf_addr(pool, 1), .iov_len = 4096 };
+	int pipe_fds[2], ret;
+
+	CONF_SYS(pipe(pipe_fds));
+	conf_fill(pool, 0, 4 * block, 1);
+	CONF_RET(kvt_pin(pool, block, block), 0);
+	CONF_EQ(vmsplice(pipe_fds[1], &page, 1, 0), 4096);
+	ret = kvt_writeback(pool, block, block);
+	CONF_RET(ret == -EBUSY ? 0 : ret, 0);
+	expect_same_page(pool, pipe_fds, 7);
+	CONF_EQ(vmsplice(pipe_fds[1], &page, 1, 0), 4096);
+	ret = kvt_clone(pool, 8 * block, pool, block, block);
+	CONF_RET(ret == -EBUSY ? 0 : ret, 0);
+	if (!ret)
+		CONF_EQ(*(uint64_t *)conf_addr(pool, 8), 7);
+	else
+		conf_check_zero(pool, 8 * block, block); /* refused: the target is as it was */
+	CONF_RET(kvt_demote(pool, block, block), -EBUSY);
+	conf_check(pool, block + 8, block - 8, 1);
+	close(pipe_fds[0]);
+	close(pipe_fds[1]);
+	CONF_RET(kvt_unpin(pool, block, block), 0);
+	CONF_RET(kvt_writeback(pool, block, block), 0);
+	CONF_RET(kvt_demote(pool, block, block), 0);
+	conf_check(pool, block + 8, block - 8, 1);
+	CONF_EQ(*(uint64_t *)conf_addr(pool, 1), 7);
+	kvt_pool_destroy(pool);
+	return CONF_PASS;
+}
+
 const struct conf_case conf_syscall_cases[] = {
 	CONF_CASE(syscall_buffers, "read(2) and write(2) work on pool memory"),
 	CONF_CASE(madvise_dontneed, "a careless madvise loses at most the page it names",
 		  .seconds = 10),
+	CONF_CASE(pinned_pages_stay, "pages of a pinned block that somebody holds are not replaced"),
 	CONF_CASE(dontneed_then_move, "a block with a page given up moves like any other",
 		  .seconds = 20),
 	CONF_CASE(direct_io_under_motion, "O_DIRECT into blocks that are being demoted",
