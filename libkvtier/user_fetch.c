@@ -324,7 +324,7 @@ static int begin_resident(struct kvt_user_fetch *f, const struct kvt_want *w)
 	struct kvt_block *blk = kvt_block(u, w->block);
 
 	if (blk->where == KVT_STAGED && (w->mapped || !(blk->flags & KVT_B_LEASE)) &&
-	    kvt_user_map(u, w->block, false) && w->mapped)
+	    kvt_user_map(u, w->block, false) && (w->mapped || !kvt_resident(blk)))
 		return -EAGAIN;
 	hand_out(f, w->block, false);
 	return 0;

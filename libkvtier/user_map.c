@@ -31,9 +31,27 @@ static int move_in(struct kvt_user *u, uint32_t b, bool protect)
 	int ret;
 
 	ret = kvt_uffd_move(&u->uffd, kvt_block_addr(u, b), kvt_frame_addr(u, b), bytes);
-	if (!ret && protect)
-		ret = kvt_uffd_protect(&u->uffd, kvt_block_addr(u, b), bytes);
+	if (ret || !protect)
+		return ret;
+	ret = kvt_uffd_protect(&u->uffd, kvt_block_addr(u, b), bytes);
+	if (ret && kvt_uffd_move(&u->uffd, kvt_frame_addr(u, b), kvt_block_addr(u, b), bytes))
+		ret = -EIO;
 	return ret;
+}
+
+/* Half at its address, half in its place: what is not in the slot as well is lost. */
+static void torn(struct kvt_user *u, uint32_t b)
+{
+	struct kvt_block *blk = kvt_block(u, b);
+
+	madvise(kvt_block_addr(u, b), u->pool.block_bytes, MADV_DONTNEED);
+	blk->where = KVT_STAGED;
+	if (blk->flags & (KVT_B_DIRTY | KVT_B_UNSURE))
+		kvt_user_bad(u, b, -EIO);
+	else
+		kvt_user_drop(u, b);
+	blk->flags &= ~(KVT_B_PROTECTED | KVT_B_UNSURE);
+	kvt_uffd_wake(&u->uffd, kvt_block_addr(u, b), u->pool.block_bytes);
 }
 
 static int copy_in(struct kvt_user *u, uint32_t b, bool protect)
@@ -50,7 +68,10 @@ static int copy_in(struct kvt_user *u, uint32_t b, bool protect)
 	return ret;
 }
 
-/* staged -> mapped; wakes who waits.  -EBUSY: a device or a reader still holds the frame. */
+/*
+ * staged -> mapped; wakes who waits.  -EBUSY: a device or a reader still holds the frame;
+ * -EIO: it was torn, and is bad now or cold.
+ */
 int kvt_user_map(struct kvt_user *u, uint32_t b, bool for_write)
 {
 	struct kvt_block *blk = kvt_block(u, b);
@@ -64,6 +85,8 @@ int kvt_user_map(struct kvt_user *u, uint32_t b, bool for_write)
 		kvt_user_dirty(u, b);
 	protect = (blk->flags & KVT_B_SEALED) || !(blk->flags & KVT_B_DIRTY);
 	ret = u->uffd.can_move ? move_in(u, b, protect) : copy_in(u, b, protect);
+	if (ret == -EIO)
+		torn(u, b);
 	if (ret)
 		return ret;
 	kvt_arena_mapped(&u->arena[blk->tier], blk->place);
@@ -107,7 +130,7 @@ static void check_clean(struct kvt_user *u, uint32_t b)
 		kvt_user_dirty(u, b);
 }
 
-/* mapped -> staged, or cold.  -EBUSY: pinned by a device or the kernel (GUP); a copy cannot tell. */
+/* mapped -> staged, or cold.  -EBUSY: pinned by a device or the kernel (GUP), of which a copy cannot tell. */
 int kvt_user_unmap(struct kvt_user *u, uint32_t b)
 {
 	struct kvt_block *blk = kvt_block(u, b);
@@ -124,11 +147,15 @@ int kvt_user_unmap(struct kvt_user *u, uint32_t b)
 	ret = u->uffd.can_move ?
 		      kvt_uffd_move(&u->uffd, frame, kvt_block_addr(u, b), u->pool.block_bytes) :
 		      copy_out(u, b, frame);
-	if (ret) {
+	if (ret && ret != -EIO) {
 		kvt_arena_mapped(a, place);
 		return ret;
 	}
 	blk->place = place;
+	if (ret) {
+		torn(u, b);
+		return ret;
+	}
 	blk->where = KVT_STAGED;
 	check_clean(u, b);
 	blk->flags &= ~(KVT_B_PROTECTED | KVT_B_UNSURE);
@@ -138,7 +165,7 @@ int kvt_user_unmap(struct kvt_user *u, uint32_t b)
 /*
  * For whoever is about to use the slot of a block that counts as clean: is it?
  * Dirty afterwards if not, or if somebody holds its pages and nobody can say.
- * -EAGAIN: a reader holds it.
+ * -EAGAIN: a reader holds it; -EIO: it was lost.
  */
 int kvt_user_make_sure(struct kvt_user *u, uint32_t b)
 {
@@ -148,11 +175,11 @@ int kvt_user_make_sure(struct kvt_user *u, uint32_t b)
 		return 0;
 	if (blk->holds)
 		return -EAGAIN;
-	if (kvt_user_unmap(u, b))
-		kvt_user_dirty(u, b);
-	else
+	if (!kvt_user_unmap(u, b))
 		kvt_user_map(u, b, false);
-	return 0;
+	else if (blk->where == KVT_MAPPED)
+		kvt_user_dirty(u, b);
+	return blk->where == KVT_BAD ? -EIO : 0;
 }
 
 int kvt_user_protect(struct kvt_user *u, uint32_t b)
