@@ -318,6 +318,8 @@ static int pin_settled(struct kvt_user *u, struct kvt_command *c, uint32_t b)
 	}
 	if (blk->where == KVT_STAGED && map_if_staged(u, b))
 		return 0;
+	if (blk->pins == UINT16_MAX)
+		return -EINVAL; /* others have pinned it meanwhile */
 	blk->pins++;
 	return 1;
 }
@@ -446,9 +448,15 @@ static void end_range(struct kvt_user *u, struct kvt_command *c)
 	c->begun = false;
 }
 
+/* Unpins wait for nothing, and all see what check_whole() saw. */
+static uint32_t issue_max(const struct kvt_command *c)
+{
+	return c->op == KVTIER_OP_UNPIN ? UINT32_MAX : ISSUE_MAX;
+}
+
 static void issue(struct kvt_user *u, struct kvt_command *c)
 {
-	while (c->issued < c->end && c->issued - c->settled < ISSUE_MAX) {
+	while (c->issued < c->end && c->issued - c->settled < issue_max(c)) {
 		int ret = ops[c->op].start(u, c, c->issued);
 
 		if (ret == -EAGAIN)
