@@ -130,14 +130,22 @@ static void count_fault(struct kvt_user *u, const struct kvt_block *blk)
 /*
  * The fault came before the block was mapped, or the program gave the page up
  * with madvise(MADV_DONTNEED): then it reads as zeroes, as private memory does.
+ * A sealed block stays protected, and one that is known to be in its slot is read
+ * again; if it cannot leave memory now, its slot is believed when it does.
  */
 static void fill_hole(struct kvt_user *u, uint32_t b, const struct kvt_fault *f)
 {
 	static const char zeroes[4096] __attribute__((aligned(4096)));
 	char *page = (char *)(f->addr & ~(uintptr_t)(sizeof(zeroes) - 1));
+	struct kvt_block *blk = kvt_block(u, b);
+	bool sealed = blk->flags & KVT_B_SEALED;
 
-	if (!kvt_uffd_copy(&u->uffd, page, zeroes, sizeof(zeroes), false))
-		kvt_user_dirty(u, b);
+	if (!kvt_uffd_copy(&u->uffd, page, zeroes, sizeof(zeroes), sealed)) {
+		if (!sealed || (blk->flags & (KVT_B_DIRTY | KVT_B_UNSURE)))
+			kvt_user_dirty(u, b);
+		else if (!blk->pins && !kvt_user_unmap(u, b) && blk->where == KVT_STAGED)
+			kvt_user_drop(u, b);
+	}
 	kvt_uffd_wake(&u->uffd, kvt_block_addr(u, b), u->pool.block_bytes);
 }
 

@@ -133,6 +133,36 @@ static int madvise_dontneed(struct conf *c)
 	return CONF_PASS;
 }
 
+/* Sealed is sealed: the slot is not replaced by zeroes, and nobody may write. */
+static int dontneed_sealed(struct conf *c)
+{
+	struct conf_spec spec = { .blocks = 16, .dram = 8, .flags = KVT_NO_PREDICT };
+	struct kvt_pool *pool = conf_pool(c, &spec);
+	size_t block = kvt_pool_block_bytes(pool);
+	uint64_t word;
+	uint32_t i;
+
+	conf_fill(pool, 0, 4 * block, 1);
+	CONF_RET(kvt_seal(pool, 0, 4 * block), 0);
+	CONF_RET(kvt_demote(pool, 0, 2 * block), 0);
+	CONF_RET(kvt_writeback(pool, 2 * block, 2 * block), 0);
+	for (i = 0; i < 4; i++) {
+		uint64_t offset = i * block + 8192;
+
+		conf_touch(pool, i);
+		CONF_SYS(madvise(conf_addr(pool, i) + 8192, 4096, MADV_DONTNEED));
+		word = *(volatile uint64_t *)(conf_addr(pool, i) + 8192);
+		CONF_EQ(word == 0 || word == conf_word(offset, 1), true);
+		conf_expect_bus_write(pool, i, 8192);
+		conf_expect_bus_write(pool, i, 0);
+	}
+	CONF_RET(kvt_writeback(pool, 0, 4 * block), 0);
+	conf_demote_all(pool);
+	conf_check(pool, 0, 4 * block, 1);
+	kvt_pool_destroy(pool);
+	return CONF_PASS;
+}
+
 struct dropper {
 	char *page;
 	atomic_bool stop;
@@ -231,6 +261,7 @@ const struct conf_case conf_syscall_cases[] = {
 	CONF_CASE(madvise_dontneed, "a careless madvise loses at most the page it names",
 		  .seconds = 10),
 	CONF_CASE(pinned_pages_stay, "pages of a pinned block that somebody holds are not replaced"),
+	CONF_CASE(dontneed_sealed, "a page of a sealed block that was given up is no hole in it"),
 	CONF_CASE(dontneed_then_move, "a block with a page given up moves like any other",
 		  .seconds = 20),
 	CONF_CASE(direct_io_under_motion, "O_DIRECT into blocks that are being demoted",
