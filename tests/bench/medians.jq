@@ -20,6 +20,8 @@ def target: {
 	"decode.hidden.4x": 90,
 	"decode.pct_bound.4x": 90,
 	"decode.vs_swap.4x": 10,
+	"decode.whole.hidden.4x": 90,
+	"decode.whole.pct_bound.4x": 90,
 	"engine.hash_equal": 1,
 	"engine.gen.pct_bound.4x": 85,
 	"engine.gen.vs_swap.4x": 10,
