@@ -91,7 +91,7 @@ static void reap(struct kvt_user *u)
 
 static void sleep_until_event(struct kvt_user *u)
 {
-	bool retry = u->nr_waits || u->active || u->fetch_blocked;
+	bool retry = u->nr_waits || u->active || u->fetch_blocked || u->agains;
 	struct __kernel_timespec ts = { .tv_nsec = retry ? RETRY_NS : IDLE_NS };
 	struct io_uring_cqe *cqe;
 
@@ -111,7 +111,9 @@ static bool stopped(struct kvt_user *u)
 /* Transfers under way use the frames: wait for them before anything is unmapped. */
 static void drain(struct kvt_user *u)
 {
+	u->ending = true;
 	while (u->reads + u->writes) {
+		kvt_user_io_again(u, u->now_ns);
 		sleep_until_event(u);
 		reap(u);
 	}
@@ -136,6 +138,7 @@ static void *pager_thread(void *arg)
 		kvt_user_serve(u);
 		kvt_user_balance(u);
 		kvt_user_prefetch(u);
+		kvt_user_io_again(u, u->now_ns);
 		kvt_user_io_deadlines(u, u->now_ns);
 		kvt_user_stat_publish(u, false);
 	}

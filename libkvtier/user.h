@@ -57,6 +57,7 @@ enum kvt_where {
 #define KVT_B_STALLED (1u << 7) /* its I/O passed the deadline and was given up */
 #define KVT_B_LEASE (1u << 8) /* stays unmapped for a reader who takes it from its frame */
 #define KVT_B_UNSURE (1u << 9) /* mapped as clean; a store before its protection is not known yet */
+#define KVT_B_REREAD (1u << 10) /* its checksum did not match: it is read a second time */
 
 struct kvt_block {
 	uint64_t generation;
@@ -88,7 +89,9 @@ struct kvt_wait {
 /* One transfer under way; the io_uring user_data is its index. */
 struct kvt_io {
 	uint64_t start_ns;
+	uint64_t again_ns; /* a read that failed is tried again then; 0: it is on its way */
 	uint32_t block;
+	uint32_t tries; /* that failed */
 	bool write;
 	bool busy;
 };
@@ -114,6 +117,8 @@ struct kvt_user {
 	struct kvt_io ios[KVT_IOS];
 	uint32_t reads; /* under way */
 	uint32_t writes;
+	uint32_t agains; /* of the reads: wait to be tried again */
+	bool ending; /* nothing is tried again */
 
 	struct kvt_wait waits[KVT_WAITS];
 	uint32_t nr_waits;
@@ -248,6 +253,7 @@ void kvt_user_unahead(struct kvt_user *u, uint32_t b, bool used);
 /* user_io.c */
 int kvt_user_submit(struct kvt_user *u, uint32_t b, bool write, void *addr);
 void kvt_user_io_done(struct kvt_user *u, uint32_t io, int res);
+void kvt_user_io_again(struct kvt_user *u, uint64_t now);
 void kvt_user_io_deadlines(struct kvt_user *u, uint64_t now);
 bool kvt_user_io_room(const struct kvt_user *u);
 

@@ -101,8 +101,20 @@ static int verify(struct kvt_user *u, uint32_t b, int res)
 		return -EIO;
 	if (kvt_crc32c(kvt_frame_addr(u, b), u->pool.block_bytes) == kvt_block(u, b)->crc)
 		return 0;
-	u->stats.crc_errors++;
 	return -EILSEQ;
+}
+
+/* The medium may have it right, and only the way from there not: one more time. */
+static bool read_again(struct kvt_user *u, uint32_t b, int error)
+{
+	struct kvt_block *blk = kvt_block(u, b);
+
+	if (error != -EILSEQ || (blk->flags & (KVT_B_REREAD | KVT_B_STALLED)) || u->ending ||
+	    !kvt_user_io_room(u))
+		return false;
+	blk->flags |= KVT_B_REREAD;
+	kvt_user_submit(u, b, false, kvt_frame_addr(u, b));
+	return true;
 }
 
 /* A read given up earlier has come back after all: the block may be tried again. */
@@ -125,6 +137,10 @@ void kvt_user_read_done(struct kvt_user *u, uint32_t b, int res)
 	int error = verify(u, b, res);
 	bool write;
 
+	if (read_again(u, b, error))
+		return;
+	blk->flags &= ~KVT_B_REREAD;
+	u->stats.crc_errors += error == -EILSEQ;
 	if (blk->flags & KVT_B_STALLED) {
 		stalled_read_done(u, b, error);
 		return;
