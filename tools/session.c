@@ -46,18 +46,25 @@ int session_begin(struct session *s)
 {
 	struct timespec now;
 	char dir[256];
-	int fd;
+	int fd, folder;
 
 	memset(s, 0, sizeof(*s));
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	s->begun_ns = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-	if (kvt_stat_dir(dir, sizeof(dir)))
+	folder = kvt_stat_dir_make(dir, sizeof(dir));
+	if (folder == -ENAMETOOLONG)
 		return fail(EXIT_OWN, "the path of the runtime directory is too long");
-	if (mkdir(dir, 0700) && errno != EEXIST)
+	if (folder == -EPERM)
+		return fail(EXIT_OWN,
+			    "%s belongs to somebody else, or anybody may write there; set "
+			    "KVTIER_RUNTIME_DIR to a directory of your own",
+			    dir);
+	if (folder < 0)
 		return fail(EXIT_OWN,
 			    "cannot make %s: %s; set KVTIER_RUNTIME_DIR to a directory of "
 			    "your own",
-			    dir, strerror(errno));
+			    dir, strerror(-folder));
+	close(folder);
 	snprintf(s->path, sizeof(s->path), "%s/" SESSION_PREFIX "%d-XXXXXX", dir, (int)getpid());
 	fd = mkostemp(s->path, O_CLOEXEC);
 	if (fd < 0)
