@@ -86,6 +86,8 @@ struct kvt_wait {
 	bool slow; /* counted in slow_waits: it waits for the NVMe tier */
 };
 
+struct kvt_command;
+
 /* One transfer under way; the io_uring user_data is its index. */
 struct kvt_io {
 	uint64_t start_ns;
@@ -119,6 +121,8 @@ struct kvt_user {
 	uint32_t writes;
 	uint32_t agains; /* of the reads: wait to be tried again */
 	bool ending; /* nothing is tried again */
+	bool syncing; /* the file is being made durable, one at a time ... */
+	struct kvt_command *sync_for; /* ... for this command; NULL: it has given up */
 
 	struct kvt_wait waits[KVT_WAITS];
 	uint32_t nr_waits;
@@ -207,6 +211,11 @@ static inline bool kvt_moving(const struct kvt_block *blk)
 	return blk->where == KVT_READING || blk->where == KVT_WRITING;
 }
 
+/* user_data of what is not a transfer */
+#define KVT_TAG_FAULTS UINT64_MAX
+#define KVT_TAG_WAKE (UINT64_MAX - 1)
+#define KVT_TAG_SYNC (UINT64_MAX - 2)
+
 uint64_t kvt_now_ns(void);
 
 /* user_fault.c */
@@ -251,6 +260,7 @@ void kvt_user_prefetch_resized(struct kvt_user *u);
 void kvt_user_unahead(struct kvt_user *u, uint32_t b, bool used);
 
 /* user_io.c */
+void kvt_user_submit_sync(struct kvt_user *u);
 int kvt_user_submit(struct kvt_user *u, uint32_t b, bool write, void *addr);
 void kvt_user_io_done(struct kvt_user *u, uint32_t io, int res);
 void kvt_user_io_again(struct kvt_user *u, uint64_t now);
@@ -261,6 +271,7 @@ bool kvt_user_io_room(const struct kvt_user *u);
 void kvt_user_take_commands(struct kvt_user *u);
 void kvt_user_run_commands(struct kvt_user *u);
 void kvt_user_cancel_commands(struct kvt_user *u);
+void kvt_user_sync_done(struct kvt_user *u, int res);
 int kvt_user_resize(struct kvt_pool *pool, uint64_t dram_bytes);
 int kvt_user_range_op(struct kvt_pool *pool, uint32_t op, uint32_t tier, uint32_t flags,
 		      struct kvtier_range *ranges, uint32_t nr);

@@ -74,6 +74,7 @@ void kvt_user_run_commands(struct kvt_user *u)
 void kvt_user_cancel_commands(struct kvt_user *u)
 {
 	kvt_user_take_commands(u);
+	u->sync_for = NULL;
 	while (u->active) {
 		struct kvt_command *c = u->active;
 
@@ -265,6 +266,37 @@ static int note_slot(struct kvt_user *u, struct kvt_command *c, uint32_t b)
 	return 1;
 }
 
+void kvt_user_sync_done(struct kvt_user *u, int res)
+{
+	struct kvt_command *c = u->sync_for;
+
+	u->syncing = false;
+	u->sync_for = NULL;
+	if (!c)
+		return;
+	c->sync = KVT_SYNC_DONE;
+	c->result = res < 0 ? res : 0;
+}
+
+/* The file durable: 1, or not yet: 0. */
+static int sync_step(struct kvt_user *u, struct kvt_command *c)
+{
+	if (c->sync == KVT_SYNC_NONE && !u->syncing) {
+		c->sync = KVT_SYNC_BEGUN;
+		c->deadline_ns = u->now_ns + u->deadline_ns;
+		u->syncing = true;
+		u->sync_for = c;
+		kvt_user_submit_sync(u);
+	}
+	if (c->sync == KVT_SYNC_DONE)
+		return 1;
+	if (!expired(u, c, -ETIMEDOUT))
+		return 0;
+	if (u->sync_for == c)
+		u->sync_for = NULL;
+	return 1;
+}
+
 /* Write back and hold every slot, then make them durable. */
 static int checkpoint_step(struct kvt_user *u, struct kvt_command *c)
 {
@@ -284,8 +316,8 @@ static int checkpoint_step(struct kvt_user *u, struct kvt_command *c)
 		if (ret == 1)
 			c->settled++;
 	}
-	if (!c->result && fdatasync(u->nvme.fd))
-		c->result = -errno;
+	if (!c->result && !sync_step(u, c))
+		return 0;
 	for (i = 0; c->result && i < c->settled; i++)
 		kvt_slot_put(&u->slots, (uint32_t)c->slots[i].slot);
 	return 1;

@@ -63,6 +63,16 @@ int kvt_user_submit(struct kvt_user *u, uint32_t b, bool write, void *addr)
 	return 0;
 }
 
+/* Make durable what has been written.  Here and not at once: faults are served meanwhile. */
+void kvt_user_submit_sync(struct kvt_user *u)
+{
+	struct io_uring_sqe *sqe = get_sqe(u);
+
+	assert(sqe);
+	io_uring_prep_fsync(sqe, u->nvme.fd, IORING_FSYNC_DATASYNC);
+	io_uring_sqe_set_data64(sqe, KVT_TAG_SYNC);
+}
+
 static void account(struct kvt_user *u, const struct kvt_io *io)
 {
 	struct kvtier_tier_stats *tier = &u->stats.tier[KVTIER_TIER_NVME];

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
-/* Description: a read that fails for a moment loses no block; one that fails for good is an error. */
+/* Description: transfers that fail for a moment lose no block, and none keeps the pager waiting. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <liburing.h>
 #include <limits.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -49,6 +50,20 @@ int io_uring_submit_and_wait_timeout(struct io_uring *ring, struct io_uring_cqe 
 	return ret;
 }
 
+static atomic_int waited; /* for the disk, by whoever called it */
+
+int fdatasync(int fd)
+{
+	(void)fd;
+	atomic_fetch_add(&waited, 1);
+	return 0;
+}
+
+int fsync(int fd)
+{
+	return fdatasync(fd);
+}
+
 static void fail_next(int nr, int error)
 {
 	atomic_store(&failure, error);
@@ -57,7 +72,7 @@ static void fail_next(int nr, int error)
 
 struct bed {
 	struct kvt_pool *pool;
-	char dir[32];
+	char dir[32], file[48];
 };
 
 static uint64_t word(uint64_t at)
@@ -65,7 +80,7 @@ static uint64_t word(uint64_t at)
 	return at * 0x9e3779b97f4a7c15ull + 1;
 }
 
-static int set_up(void **state)
+static int make_bed(void **state, uint32_t flags)
 {
 	struct bed *t = calloc(1, sizeof(*t));
 	struct kvt_config config = KVT_CONFIG_INIT;
@@ -84,8 +99,9 @@ static int set_up(void **state)
 	config.bytes = (uint64_t)BLOCKS * BLOCK_BYTES;
 	config.block_bytes = BLOCK_BYTES;
 	config.dram_bytes = (uint64_t)FRAMES * BLOCK_BYTES;
-	config.nvme_path = t->dir;
-	config.flags = KVT_NO_STATS_FILE | KVT_NO_PREDICT;
+	snprintf(t->file, sizeof(t->file), "%s/slots", t->dir);
+	config.nvme_path = flags & KVT_KEEP_FILE ? t->file : t->dir;
+	config.flags = KVT_NO_STATS_FILE | KVT_NO_PREDICT | flags;
 	if (kvt_pool_create(&config, &t->pool))
 		return 0; /* the tests skip */
 	words = kvt_pool_addr(t->pool);
@@ -94,11 +110,22 @@ static int set_up(void **state)
 	return kvt_demote(t->pool, 0, config.bytes);
 }
 
+static int set_up(void **state)
+{
+	return make_bed(state, 0);
+}
+
+static int set_up_kept(void **state)
+{
+	return make_bed(state, KVT_KEEP_FILE);
+}
+
 static int tear_down(void **state)
 {
 	struct bed *t = *state;
 
 	kvt_pool_destroy(t->pool);
+	unlink(t->file);
 	rmdir(t->dir);
 	free(t);
 	return 0;
@@ -203,6 +230,22 @@ static void ending(void **state)
 	fail_next(0, 0);
 }
 
+/* A disk takes as long as it likes: whoever waits for it there serves no fault meanwhile. */
+static void durable(void **state)
+{
+	struct bed *t = *state;
+	struct kvtier_slot slots[BLOCKS];
+
+	if (!t->pool)
+		skip();
+	atomic_store(&waited, 0);
+	assert_int_equal(kvt_seal(t->pool, 0, kvt_pool_bytes(t->pool)), 0);
+	assert_int_equal(kvt_checkpoint(t->pool, 0, kvt_pool_bytes(t->pool), slots), BLOCKS);
+	assert_int_equal(kvt_checkpoint(t->pool, 0, BLOCK_BYTES, slots), 1);
+	assert_int_equal(atomic_load(&waited), 0);
+	check(t, 0, BLOCKS);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -210,6 +253,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(once, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(lasting, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(ending, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(durable, set_up_kept, tear_down),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
