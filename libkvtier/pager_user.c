@@ -92,7 +92,9 @@ static void reap(struct kvt_user *u)
 static void sleep_until_event(struct kvt_user *u)
 {
 	bool retry = u->nr_waits || u->active || u->fetch_blocked || u->agains;
-	struct __kernel_timespec ts = { .tv_nsec = retry ? RETRY_NS : IDLE_NS };
+	struct __kernel_timespec ts = { .tv_nsec = u->more_faults ? 0 :
+						   retry	   ? RETRY_NS :
+								     IDLE_NS };
 	struct io_uring_cqe *cqe;
 
 	io_uring_submit_and_wait_timeout(&u->ring, &cqe, 1, &ts, NULL);
@@ -263,6 +265,7 @@ static void tear_down(struct kvt_user *u)
 	kvt_nvme_close(&u->nvme);
 	kvt_slots_exit(&u->slots);
 	kvt_order_exit(&u->order);
+	free(u->waits);
 	free(u->hints);
 	free(u->blocks);
 	if (u->event_fd >= 0)

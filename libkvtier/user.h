@@ -34,7 +34,6 @@
 #include "uffd.h"
 
 #define KVT_EVENTS 256
-#define KVT_WAITS 1024
 
 /* Where the only valid content of a block is. */
 enum kvt_where {
@@ -124,8 +123,10 @@ struct kvt_user {
 	bool syncing; /* the file is being made durable, one at a time ... */
 	struct kvt_command *sync_for; /* ... for this command; NULL: it has given up */
 
-	struct kvt_wait waits[KVT_WAITS];
+	struct kvt_wait *waits;
 	uint32_t nr_waits;
+	uint32_t max_waits;
+	bool more_faults; /* than one turn takes */
 	uint32_t slow_waits;
 	uint64_t slow_since_ns;
 	uint64_t read_since_ns;
