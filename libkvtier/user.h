@@ -118,16 +118,13 @@ struct kvt_user {
 	struct kvt_io ios[KVT_IOS];
 	uint32_t reads; /* under way */
 	uint32_t writes;
-	uint32_t agains; /* of the reads: wait to be tried again */
-	bool ending; /* nothing is tried again */
-	bool syncing; /* the file is being made durable, one at a time ... */
-	struct kvt_command *sync_for; /* ... for this command; NULL: it has given up */
+	struct kvt_command *sync_for; /* while @syncing; NULL: it has given up */
 
 	struct kvt_wait *waits;
 	uint32_t nr_waits;
 	uint32_t max_waits;
-	bool more_faults; /* than one turn takes */
 	uint32_t slow_waits;
+	uint32_t agains; /* of the reads: wait to be tried again */
 	uint64_t slow_since_ns;
 	uint64_t read_since_ns;
 	uint64_t write_since_ns;
@@ -143,6 +140,10 @@ struct kvt_user {
 	uint32_t reuse_hold; /* cycles until the reuse window may shrink again */
 	bool held_back; /* the window, not the device, limited prefetch */
 	bool fetch_blocked; /* a fetch waits for a frame */
+
+	bool more_faults; /* than one turn takes */
+	bool syncing; /* the file is being made durable, one command's wish at a time */
+	bool ending; /* no read is tried again */
 
 	uint8_t victim_tier; /* only blocks of this tier may go; KVTIER_TIER_NONE: any */
 	uint32_t sweep; /* where the search among blocks off the ring goes on */
