@@ -9,6 +9,10 @@
  * still has the checksum of its slot.  Without UFFDIO_MOVE the block is copied
  * into new pages, protected from the first moment.
  *
+ * Each move and each protection interrupts every CPU that runs a thread of the
+ * process, which costs more than the work itself.  So blocks that follow each
+ * other, in frames that do too, go in or out as one (a row).
+ *
  * The pager never reads at a block's address: should the program have dropped a
  * page there, the pager would wait for itself.
  */
@@ -30,6 +34,19 @@ static int move_in(struct kvt_user *u, uint32_t b, bool protect)
 	if (!ret && protect)
 		ret = kvt_uffd_protect(&u->uffd, kvt_block_addr(u, b), bytes);
 	return ret;
+}
+
+static void mapped(struct kvt_user *u, uint32_t b, bool protect)
+{
+	struct kvt_block *blk = kvt_block(u, b);
+
+	kvt_arena_mapped(&u->arena[blk->tier], blk->place);
+	blk->place = KVT_PLACE_NONE;
+	blk->where = KVT_MAPPED;
+	blk->flags &= ~(KVT_B_TRIP | KVT_B_LEASE | KVT_B_PROTECTED);
+	if (protect)
+		blk->flags |= KVT_B_PROTECTED;
+	kvt_user_wake_block(u, b);
 }
 
 static int copy_in(struct kvt_user *u, uint32_t b, bool protect)
@@ -62,13 +79,27 @@ int kvt_user_map(struct kvt_user *u, uint32_t b, bool for_write)
 	ret = u->uffd.can_move ? move_in(u, b, protect) : copy_in(u, b, protect);
 	if (ret)
 		return ret;
-	kvt_arena_mapped(&u->arena[blk->tier], blk->place);
-	blk->place = KVT_PLACE_NONE;
-	blk->where = KVT_MAPPED;
-	blk->flags &= ~(KVT_B_TRIP | KVT_B_LEASE | KVT_B_PROTECTED);
-	if (protect)
-		blk->flags |= KVT_B_PROTECTED;
-	kvt_user_wake_block(u, b);
+	mapped(u, b, protect);
+	return 0;
+}
+
+/* The same for clean blocks in a row of frames.  When it fails nothing has changed. */
+int kvt_user_map_row(struct kvt_user *u, uint32_t first, uint32_t nr)
+{
+	size_t bytes = (size_t)nr << u->pool.block_shift;
+	uint32_t i;
+	int ret;
+
+	assert(u->uffd.can_move);
+	ret = kvt_uffd_move(&u->uffd, kvt_block_addr(u, first), kvt_frame_addr(u, first), bytes);
+	if (ret)
+		return ret;
+	ret = kvt_uffd_protect(&u->uffd, kvt_block_addr(u, first), bytes);
+	for (i = 0; i < nr; i++) {
+		if (ret && !(kvt_block(u, first + i)->flags & KVT_B_SEALED))
+			kvt_user_dirty(u, first + i); /* its writes are not seen */
+		mapped(u, first + i, !ret);
+	}
 	return 0;
 }
 
@@ -127,6 +158,35 @@ int kvt_user_unmap(struct kvt_user *u, uint32_t b)
 	blk->flags &= ~KVT_B_PROTECTED;
 	check_clean(u, b);
 	return 0;
+}
+
+/* The same for blocks in a row of one tier, into a row of frames. */
+int kvt_user_unmap_row(struct kvt_user *u, uint32_t first, uint32_t nr)
+{
+	struct kvt_arena *a = &u->arena[kvt_block(u, first)->tier];
+	uint32_t place, i;
+	int ret;
+
+	if (!u->uffd.can_move)
+		return -EOPNOTSUPP;
+	place = kvt_arena_unmap_row(a, nr);
+	if (place == KVT_PLACE_NONE)
+		return -EAGAIN;
+	ret = kvt_uffd_move(&u->uffd, kvt_place_addr(a, place), kvt_block_addr(u, first),
+			    (size_t)nr << u->pool.block_shift);
+	for (i = nr; ret && i-- > 0;)
+		kvt_arena_mapped(a, place + i);
+	for (i = 0; !ret && i < nr; i++) {
+		struct kvt_block *blk = kvt_block(u, first + i);
+
+		assert(blk->where == KVT_MAPPED && !blk->holds);
+		blk->place = place + i;
+		blk->where = KVT_STAGED;
+		blk->flags &= ~KVT_B_PROTECTED;
+	}
+	for (i = nr; !ret && i-- > 0;)
+		check_clean(u, first + i);
+	return ret;
 }
 
 int kvt_user_protect(struct kvt_user *u, uint32_t b)
