@@ -65,6 +65,7 @@ struct kvt_block {
 	uint32_t place; /* in the arena of @tier while staged, reading or writing */
 	uint32_t crc; /* of the slot's content */
 	uint32_t written; /* order clock of the last write fault */
+	uint32_t batch; /* of the reads ahead that it came with */
 	uint32_t seen_ms; /* when it was last seen in use, from created_ms on, + 1; 0: never */
 	int32_t error; /* why it is bad */
 	uint16_t flags;
@@ -135,6 +136,7 @@ struct kvt_user {
 	uint32_t ahead; /* blocks with KVT_B_AHEAD */
 	uint32_t window; /* how many there may be */
 	uint32_t since_trip;
+	uint32_t batch; /* of the last reads ahead */
 	uint32_t last_tick; /* order clock of the last adjustment */
 	uint32_t again_credit; /* what blocks read twice have cost lately */
 	uint32_t reuse_hold; /* cycles until the reuse window may shrink again */
@@ -236,8 +238,10 @@ void kvt_user_bad(struct kvt_user *u, uint32_t b, int error);
 
 /* user_map.c */
 int kvt_user_map(struct kvt_user *u, uint32_t b, bool for_write);
+int kvt_user_map_row(struct kvt_user *u, uint32_t first, uint32_t nr);
 int kvt_user_unmap(struct kvt_user *u, uint32_t b);
 int kvt_user_make_sure(struct kvt_user *u, uint32_t b);
+int kvt_user_unmap_row(struct kvt_user *u, uint32_t first, uint32_t nr);
 int kvt_user_protect(struct kvt_user *u, uint32_t b);
 void kvt_user_dirty(struct kvt_user *u, uint32_t b);
 
@@ -245,6 +249,7 @@ void kvt_user_dirty(struct kvt_user *u, uint32_t b);
 int kvt_user_evict(struct kvt_user *u, uint32_t b);
 void kvt_user_hint(struct kvt_user *u, uint32_t b);
 bool kvt_user_evict_one(struct kvt_user *u, bool desperate);
+bool kvt_user_evict_row(struct kvt_user *u, uint32_t most);
 bool kvt_user_evict_from(struct kvt_user *u, uint8_t tier);
 void kvt_user_balance(struct kvt_user *u);
 bool kvt_user_may_write(const struct kvt_user *u);
@@ -257,6 +262,9 @@ uint32_t kvt_user_reserve(const struct kvt_user *u);
 /* user_prefetch.c */
 void kvt_user_learn(struct kvt_user *u, uint32_t b, bool missed);
 void kvt_user_prefetch(struct kvt_user *u);
+/* Blocks that go in or out of the pool's addresses at once, at most. */
+uint32_t kvt_user_batch(const struct kvt_user *u);
+void kvt_user_came_ahead(struct kvt_user *u, uint32_t b);
 void kvt_user_prefetch_init(struct kvt_user *u);
 void kvt_user_prefetch_resized(struct kvt_user *u);
 void kvt_user_unahead(struct kvt_user *u, uint32_t b, bool used);

@@ -155,6 +155,7 @@ void kvt_user_read_done(struct kvt_user *u, uint32_t b, int res)
 	u->stats.tier[blk->tier].bytes_in += u->pool.block_bytes;
 	if (kvt_user_wanted(u, b, &write))
 		kvt_user_map(u, b, write);
-	else if (!(blk->flags & (KVT_B_TRIP | KVT_B_LEASE)))
+	else if (!(blk->flags & (KVT_B_TRIP | KVT_B_LEASE | KVT_B_AHEAD)))
 		kvt_user_map(u, b, false);
+	kvt_user_came_ahead(u, b);
 }
