@@ -146,10 +146,11 @@ int kvt_range_op(struct kvt_pool *pool, uint32_t op, uint32_t tier, uint32_t fla
  *
  * Pool memory as a buffer of O_DIRECT, io_uring or a device: pages that are held so
  * stay where they are with the kernel pager, and with the user pager from Linux 6.8 on
- * (what would move them is -EBUSY).  Below (`kvtier doctor` says so)
- * the user pager cannot see who holds a page, and what a device writes after its block
- * has left memory is lost: kvt_pin() the blocks as long as the transfer lasts.  There a pinned block that is dirty is not
- * written either: kvt_writeback(), kvt_checkpoint() and kvt_clone() from it are -EBUSY.
+ * (what would move them is -EBUSY).  Below (`kvtier doctor` says so) the user pager
+ * cannot see who holds a page, and what a device writes after its block has left
+ * memory is lost: kvt_pin() the blocks as long as the transfer lasts.  There a pinned
+ * block that is dirty is not written either: kvt_writeback(), kvt_checkpoint() and
+ * kvt_clone() from it are -EBUSY.
  */
 int kvt_promote(struct kvt_pool *pool, uint64_t offset, uint64_t length);
 int kvt_demote(struct kvt_pool *pool, uint64_t offset, uint64_t length);
