@@ -289,6 +289,7 @@ $(B)/obj/tools/%.o: EXTRA_CFLAGS = -Ilibkvtier -Itools -DKVTIER_LIBDIR='"$(LIBDI
 $(B)/obj/daemon/%.o: EXTRA_CFLAGS = -Ilibkvtier
 $(B)/obj/tests/daemon/%.o: EXTRA_CFLAGS = -Ilibkvtier
 $(B)/obj/demo/%.o: EXTRA_CFLAGS = $(ENGINE_CFLAGS)
+$(B)/obj/tests/bench/decode_weights.o: EXTRA_CFLAGS = -O3 -march=native
 $(B)/obj/tests/bench/attend_ggml.o: EXTRA_CFLAGS = $(ENGINE_CFLAGS)
 $(B)/obj/tests/unit/%.o: EXTRA_CFLAGS = -Ilibkvtier -Itools
 

@@ -12,6 +12,9 @@
 #include "error.h"
 #include "vma.h"
 
+/* Places looked at for a row of empty ones. */
+#define SEARCH_MAX 4096
+
 static int bind_to_node(struct kvt_arena *a)
 {
 	unsigned long mask[16] = { 0 };
@@ -25,6 +28,50 @@ static int bind_to_node(struct kvt_arena *a)
 	return 0;
 }
 
+/* ---- empty places ---------------------------------------------------------- */
+
+static bool is_empty(const struct kvt_arena *a, uint32_t place)
+{
+	return a->empty[place / 64] >> place % 64 & 1;
+}
+
+static void put_empty(struct kvt_arena *a, uint32_t place)
+{
+	a->empty[place / 64] |= 1ull << place % 64;
+	a->nr_empty++;
+	if (place < a->first_empty)
+		a->first_empty = place;
+}
+
+static void take_empty(struct kvt_arena *a, uint32_t place)
+{
+	assert(is_empty(a, place));
+	a->empty[place / 64] &= ~(1ull << place % 64);
+	a->nr_empty--;
+}
+
+/* The first empty place; there is one. */
+static uint32_t find_empty(struct kvt_arena *a)
+{
+	uint32_t word = a->first_empty / 64;
+
+	assert(a->nr_empty);
+	while (!a->empty[word])
+		word++;
+	a->first_empty = word * 64 + (uint32_t)__builtin_ctzll(a->empty[word]);
+	return a->first_empty;
+}
+
+static uint32_t take_first_empty(struct kvt_arena *a)
+{
+	uint32_t place = find_empty(a);
+
+	take_empty(a, place);
+	return place;
+}
+
+/* ---- the arena ------------------------------------------------------------- */
+
 int kvt_arena_init(struct kvt_arena *a, size_t block_bytes, uint32_t nr_places, uint32_t limit,
 		   int node)
 {
@@ -37,7 +84,8 @@ int kvt_arena_init(struct kvt_arena *a, size_t block_bytes, uint32_t nr_places, 
 	a->limit = limit;
 	a->node = node;
 	a->ready = malloc((size_t)nr_places * sizeof(*a->ready));
-	a->empty = malloc((size_t)nr_places * sizeof(*a->empty));
+	a->empty = calloc((nr_places + 63) / 64, sizeof(*a->empty));
+	a->first_empty = nr_places;
 	if (!a->ready || !a->empty) {
 		ret = -ENOMEM;
 		goto free_stacks;
@@ -50,8 +98,7 @@ int kvt_arena_init(struct kvt_arena *a, size_t block_bytes, uint32_t nr_places, 
 	if (ret)
 		goto unmap;
 	for (i = 0; i < nr_places; i++)
-		a->empty[i] = nr_places - 1 - i;
-	a->nr_empty = nr_places;
+		put_empty(a, i);
 	return 0;
 unmap:
 	munmap(a->mapping, a->mapping_bytes);
@@ -88,7 +135,7 @@ uint32_t kvt_arena_take(struct kvt_arena *a, bool *fresh)
 		place = a->ready[--a->nr_ready];
 		*fresh = false;
 	} else {
-		place = a->empty[--a->nr_empty];
+		place = take_first_empty(a);
 		*fresh = true;
 	}
 	a->nr_used++;
@@ -106,13 +153,29 @@ void kvt_arena_drop(struct kvt_arena *a, uint32_t place)
 
 void kvt_arena_mapped(struct kvt_arena *a, uint32_t place)
 {
-	a->empty[a->nr_empty++] = place;
+	put_empty(a, place);
 }
 
 uint32_t kvt_arena_unmap_place(struct kvt_arena *a)
 {
-	assert(a->nr_empty);
-	return a->empty[--a->nr_empty];
+	return take_first_empty(a);
+}
+
+uint32_t kvt_arena_unmap_row(struct kvt_arena *a, uint32_t nr)
+{
+	uint32_t at, end, length = 0;
+
+	if (a->nr_empty < nr)
+		return KVT_PLACE_NONE;
+	at = find_empty(a);
+	end = a->nr_places - at > SEARCH_MAX ? at + SEARCH_MAX : a->nr_places;
+	for (; at < end && length < nr; at++)
+		length = is_empty(a, at) ? length + 1 : 0;
+	if (length < nr)
+		return KVT_PLACE_NONE;
+	for (length = 0; length < nr; length++)
+		take_empty(a, --at);
+	return at;
 }
 
 void kvt_arena_lost(struct kvt_arena *a)
@@ -127,6 +190,6 @@ void kvt_arena_trim(struct kvt_arena *a)
 		uint32_t place = a->ready[--a->nr_ready];
 
 		madvise(kvt_place_addr(a, place), a->block_bytes, MADV_DONTNEED);
-		a->empty[a->nr_empty++] = place;
+		put_empty(a, place);
 	}
 }

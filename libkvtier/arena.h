@@ -33,8 +33,9 @@ struct kvt_arena {
 	uint32_t nr_empty;
 	uint32_t nr_used; /* held + mapped */
 	uint32_t peak; /* most frames it ever had */
-	uint32_t *ready; /* stacks of places */
-	uint32_t *empty;
+	uint32_t *ready; /* a stack of places */
+	uint64_t *empty; /* a bit for each place */
+	uint32_t first_empty; /* no place before it is empty */
 };
 
 int kvt_arena_init(struct kvt_arena *a, size_t block_bytes, uint32_t nr_places, uint32_t limit,
@@ -60,6 +61,8 @@ void kvt_arena_drop(struct kvt_arena *a, uint32_t place);
 void kvt_arena_mapped(struct kvt_arena *a, uint32_t place);
 /* An empty place that is about to receive a mapped block's frame. */
 uint32_t kvt_arena_unmap_place(struct kvt_arena *a);
+/* The first of @nr such places in a row; KVT_PLACE_NONE: no such row was found. */
+uint32_t kvt_arena_unmap_row(struct kvt_arena *a, uint32_t nr);
 /* A mapped block's frame was freed at its address. */
 void kvt_arena_lost(struct kvt_arena *a);
 /* Give pages back to the system until use is within the limit or nothing is ready. */

@@ -25,6 +25,7 @@
 #ifndef KVT_FETCH_H
 #define KVT_FETCH_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -60,7 +61,7 @@ struct kvt_fetch_ops {
 struct kvt_fetch {
 	const struct kvt_fetch_ops *ops;
 	struct kvt_pool *pool;
-	uint32_t window; /* blocks */
+	atomic_uint window; /* blocks; the pager may change it */
 };
 
 /* @window: blocks, 0 chooses.  Errors: -ENOMEM, -EINVAL, what io_uring says. */
@@ -69,8 +70,10 @@ int kvt_fetch_open(struct kvt_pool *pool, uint32_t window, struct kvt_fetch **fe
 void kvt_fetch_close(struct kvt_fetch *f);
 
 /*
- * A window that keeps a device busy, within a fourth of a budget of @frames blocks.
+ * Windows within a fourth of a budget of @frames blocks: the least that keeps a device busy,
+ * and the most, for readers that compute other things between their calls.
  */
-uint32_t kvt_fetch_window(uint32_t frames, uint32_t block_bytes);
+uint32_t kvt_fetch_window_least(uint32_t frames, uint32_t block_bytes);
+uint32_t kvt_fetch_window_most(uint32_t frames, uint32_t block_bytes);
 
 #endif

@@ -486,7 +486,7 @@ static int size_up(struct kvt_kernel_fetch *f)
 	frames = (uint32_t)((stats.tier[KVTIER_TIER_DRAM].budget_bytes +
 			     stats.tier[KVTIER_TIER_CXL].budget_bytes) >> pool->block_shift);
 	if (!f->fetch.window)
-		f->fetch.window = kvt_fetch_window(frames, pool->block_bytes);
+		f->fetch.window = kvt_fetch_window_most(frames, pool->block_bytes);
 	f->pins_max = frames > 2 * KVTIER_FRAMES_MIN ? frames - KVTIER_FRAMES_MIN - frames / 8 : 1;
 	return 0;
 }

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -83,23 +84,70 @@ static int reserve_file(int fd, const char *path, uint64_t bytes)
 	return 0;
 }
 
-static int open_path(const char *path, bool keep, mode_t *mode, bool *made)
+/* A file that is there: ours alone from now on, and only then looked at. */
+static int take_file(int fd, const char *path, bool keep)
 {
 	struct stat st;
 
-	*mode = S_IFREG;
-	if (stat(path, &st)) {
-		*made = errno == ENOENT;
-		return *made ? open(path, OPEN_FLAGS | O_CREAT | O_EXCL, 0600) : -1;
-	}
-	*mode = st.st_mode & S_IFMT;
-	if (S_ISDIR(st.st_mode))
-		return open_unnamed(path);
-	if (S_ISREG(st.st_mode) && st.st_size && !keep) {
+	if (flock(fd, LOCK_EX | LOCK_NB))
+		return errno == EWOULDBLOCK ?
+			       kvt_fail(-EBUSY, "%s: another pool has this file; destroy that one, "
+						"or name another", path) :
+			       kvt_fail(-errno, "%s: cannot lock the file, which two pools would "
+						"overwrite: %s", path, strerror(errno));
+	if (fstat(fd, &st))
+		return kvt_fail(-errno, "%s: cannot examine it: %s", path, strerror(errno));
+	if (st.st_size && !keep) {
 		errno = EEXIST;
-		return -1;
+		return open_failed(path);
 	}
-	return open(path, OPEN_FLAGS | (S_ISBLK(st.st_mode) ? O_EXCL : 0));
+	return 0;
+}
+
+/* The device that was opened to see what it is, now to the exclusion of others. */
+static int take_device(int *fd, const char *path)
+{
+	struct stat was, st;
+	int again;
+
+	if (fstat(*fd, &was))
+		return kvt_fail(-errno, "%s: cannot examine it: %s", path, strerror(errno));
+	again = open(path, OPEN_FLAGS | O_EXCL);
+	if (again < 0)
+		return open_failed(path);
+	close(*fd);
+	*fd = again;
+	if (fstat(again, &st) || !S_ISBLK(st.st_mode) || st.st_rdev != was.st_rdev)
+		return kvt_fail(-EAGAIN, "%s: it was replaced while it was opened", path);
+	return 0;
+}
+
+/*
+ * Opened first and then asked what it is, so that nobody can put something else there
+ * in between.  @fd is set as soon as there is one to close.
+ */
+static int open_path(const char *path, bool keep, int *fd, mode_t *mode, bool *made)
+{
+	struct stat st;
+
+	*fd = open(path, OPEN_FLAGS);
+	if (*fd < 0 && errno == EISDIR) {
+		*mode = S_IFDIR;
+		*fd = open_unnamed(path);
+		return *fd < 0 ? open_failed(path) : 0;
+	}
+	if (*fd < 0 && errno == ENOENT) {
+		*fd = open(path, OPEN_FLAGS | O_CREAT | O_EXCL, 0600);
+		*made = *fd >= 0;
+	}
+	if (*fd < 0)
+		return open_failed(path);
+	if (fstat(*fd, &st))
+		return kvt_fail(-errno, "%s: cannot examine it: %s", path, strerror(errno));
+	*mode = st.st_mode & S_IFMT;
+	if (S_ISREG(st.st_mode))
+		return take_file(*fd, path, keep);
+	return S_ISBLK(st.st_mode) ? take_device(fd, path) : 0;
 }
 
 static int reserve(int fd, const char *path, mode_t mode, uint64_t bytes, bool keep)
@@ -122,19 +170,26 @@ static int reserve(int fd, const char *path, mode_t mode, uint64_t bytes, bool k
 int kvt_nvme_open(struct kvt_nvme *n, const char *path, uint64_t bytes, bool keep)
 {
 	bool made = false;
-	mode_t mode;
+	mode_t mode = 0;
 	int ret;
 
 	n->path = strdup(path);
 	if (!n->path)
 		return -ENOMEM;
-	n->fd = open_path(path, keep, &mode, &made);
-	ret = n->fd < 0 ? open_failed(path) : reserve(n->fd, path, mode, bytes, keep);
+	ret = open_path(path, keep, &n->fd, &mode, &made);
+	if (!ret)
+		ret = reserve(n->fd, path, mode, bytes, keep);
 	if (n->fd >= 0 && made && (ret || !keep))
 		unlink(path);
 	if (ret)
 		kvt_nvme_close(n);
 	return ret;
+}
+
+void kvt_nvme_release(struct kvt_nvme *n)
+{
+	if (n->fd >= 0)
+		flock(n->fd, LOCK_UN);
 }
 
 void kvt_nvme_close(struct kvt_nvme *n)

@@ -20,9 +20,6 @@
 
 #define RING_ENTRIES 256
 #define PAGER_NICE (-10)
-/* user_data of what is not a transfer */
-#define TAG_FAULTS UINT64_MAX
-#define TAG_WAKE (UINT64_MAX - 1)
 
 #define IDLE_NS 500000000ll /* nothing waits: only to publish and to see stalls */
 #define RETRY_NS 1000000ll /* something waits for a frame, or for a pin to go */
@@ -50,14 +47,17 @@ static void handle_cqe(struct kvt_user *u, const struct io_uring_cqe *cqe)
 	eventfd_t ignored;
 
 	switch (cqe->user_data) {
-	case TAG_FAULTS:
+	case KVT_TAG_FAULTS:
 		if (!(cqe->flags & IORING_CQE_F_MORE))
-			watch(u, u->uffd.fd, TAG_FAULTS);
+			watch(u, u->uffd.fd, KVT_TAG_FAULTS);
 		break;
-	case TAG_WAKE:
+	case KVT_TAG_WAKE:
 		eventfd_read(u->wake_fd, &ignored);
 		if (!(cqe->flags & IORING_CQE_F_MORE))
-			watch(u, u->wake_fd, TAG_WAKE);
+			watch(u, u->wake_fd, KVT_TAG_WAKE);
+		break;
+	case KVT_TAG_SYNC:
+		kvt_user_sync_done(u, cqe->res);
 		break;
 	default:
 		kvt_user_io_done(u, (uint32_t)cqe->user_data, cqe->res);
@@ -91,8 +91,10 @@ static void reap(struct kvt_user *u)
 
 static void sleep_until_event(struct kvt_user *u)
 {
-	bool retry = u->nr_waits || u->active || u->fetch_blocked;
-	struct __kernel_timespec ts = { .tv_nsec = retry ? RETRY_NS : IDLE_NS };
+	bool retry = u->nr_waits || u->active || u->fetch_blocked || u->agains;
+	struct __kernel_timespec ts = { .tv_nsec = u->more_faults ? 0 :
+						   retry	   ? RETRY_NS :
+								     IDLE_NS };
 	struct io_uring_cqe *cqe;
 
 	io_uring_submit_and_wait_timeout(&u->ring, &cqe, 1, &ts, NULL);
@@ -111,7 +113,9 @@ static bool stopped(struct kvt_user *u)
 /* Transfers under way use the frames: wait for them before anything is unmapped. */
 static void drain(struct kvt_user *u)
 {
-	while (u->reads + u->writes) {
+	u->ending = true;
+	while (u->reads + u->writes || u->syncing) {
+		kvt_user_io_again(u, u->now_ns);
 		sleep_until_event(u);
 		reap(u);
 	}
@@ -124,8 +128,8 @@ static void *pager_thread(void *arg)
 	prctl(PR_SET_NAME, "kvtier-pager");
 	/* Whoever faults waits for this thread; without the right to it, it does without. */
 	setpriority(PRIO_PROCESS, (id_t)gettid(), PAGER_NICE);
-	watch(u, u->uffd.fd, TAG_FAULTS);
-	watch(u, u->wake_fd, TAG_WAKE);
+	watch(u, u->uffd.fd, KVT_TAG_FAULTS);
+	watch(u, u->wake_fd, KVT_TAG_WAKE);
 	while (!stopped(u)) {
 		sleep_until_event(u);
 		u->now_ns = kvt_now_ns();
@@ -136,6 +140,7 @@ static void *pager_thread(void *arg)
 		kvt_user_serve(u);
 		kvt_user_balance(u);
 		kvt_user_prefetch(u);
+		kvt_user_io_again(u, u->now_ns);
 		kvt_user_io_deadlines(u, u->now_ns);
 		kvt_user_stat_publish(u, false);
 	}
@@ -260,6 +265,7 @@ static void tear_down(struct kvt_user *u)
 	kvt_nvme_close(&u->nvme);
 	kvt_slots_exit(&u->slots);
 	kvt_order_exit(&u->order);
+	free(u->waits);
 	free(u->hints);
 	free(u->blocks);
 	if (u->event_fd >= 0)
@@ -348,6 +354,7 @@ static void destroy(struct kvt_pool *pool)
 	eventfd_write(u->wake_fd, 1);
 	pthread_join(u->thread, NULL);
 	kvt_user_stat_close(u);
+	kvt_nvme_release(&u->nvme);
 	tear_down(u);
 }
 

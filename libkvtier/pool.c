@@ -355,7 +355,9 @@ int kvt_event_fd(struct kvt_pool *pool)
 
 int kvt_event_read(struct kvt_pool *pool, struct kvtier_event *events, uint32_t nr)
 {
-	return pool->ops->event_read(pool, events, nr);
+	int ret = check_owner(pool);
+
+	return ret ? ret : pool->ops->event_read(pool, events, nr);
 }
 
 int kvt_checkpoint(struct kvt_pool *pool, uint64_t offset, uint64_t length,

@@ -42,20 +42,22 @@ static uint64_t start_time(void)
 static int create_file(char *path, size_t len, size_t bytes)
 {
 	static atomic_uint number;
-	char dir[200];
-	int fd;
+	int dir, fd;
+	char folder[200], name[48];
 
-	if (kvt_stat_dir(dir, sizeof(dir)))
+	dir = kvt_stat_dir_make(folder, sizeof(folder));
+	if (dir < 0)
 		return -1;
-	if (mkdir(dir, 0700) && errno != EEXIST)
-		return -1;
-	snprintf(path, len, "%s/%d-%u.pool", dir, getpid(), atomic_fetch_add(&number, 1));
-	fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (fd >= 0 && ftruncate(fd, (off_t)bytes)) {
-		unlink(path);
+	snprintf(name, sizeof(name), "%d-%u.pool", getpid(), atomic_fetch_add(&number, 1));
+	snprintf(path, len, "%s/%s", folder, name);
+	fd = openat(dir, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd >= 0 && (ftruncate(fd, (off_t)bytes) ||
+			posix_fallocate(fd, 0, sizeof(struct kvt_stat_file)))) {
+		unlinkat(dir, name, 0);
 		close(fd);
 		fd = -1;
 	}
+	close(dir);
 	return fd;
 }
 
@@ -63,16 +65,16 @@ int kvt_stat_create(struct kvt_stat_out *out, const char *name, const char *page
 		    uint64_t blocks)
 {
 	struct kvt_stat_file *f;
-	int fd;
 
 	out->bytes = kvt_stat_bytes(blocks);
-	fd = create_file(out->path, sizeof(out->path), out->bytes);
-	if (fd < 0)
+	out->view = 0;
+	out->fd = create_file(out->path, sizeof(out->path), out->bytes);
+	if (out->fd < 0)
 		return -1;
-	f = mmap(NULL, out->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	close(fd);
+	f = mmap(NULL, out->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, out->fd, 0);
 	if (f == MAP_FAILED) {
 		unlink(out->path);
+		close(out->fd);
 		return -1;
 	}
 	f->version = KVT_STAT_VERSION;
@@ -86,6 +88,13 @@ int kvt_stat_create(struct kvt_stat_out *out, const char *name, const char *page
 	snprintf(f->pager, sizeof(f->pager), "%s", pager);
 	out->file = f;
 	return 0;
+}
+
+bool kvt_stat_view(struct kvt_stat_out *out)
+{
+	if (!out->view)
+		out->view = posix_fallocate(out->fd, 0, (off_t)out->bytes) ? -1 : 1;
+	return out->view > 0;
 }
 
 void kvt_stat_show(struct kvt_stat_out *out)
@@ -133,7 +142,9 @@ void kvt_stat_close(struct kvt_stat_out *out)
 
 void kvt_stat_forget(struct kvt_stat_out *out)
 {
-	if (out->file)
+	if (out->file) {
 		munmap(out->file, out->bytes);
+		close(out->fd);
+	}
 	out->file = NULL;
 }

@@ -25,7 +25,9 @@
  * block, then a ring of KVT_STAT_ACCESSES accesses.  A reader that may write to the
  * file asks for either by setting a time until which it is wanted; the pager then
  * refreshes the blocks each time that it writes its figures, and adds to the ring.
- * Memory that nobody asked for is never touched, so it does not exist.
+ * Memory that nobody asked for is never touched, so it does not exist; and what is
+ * asked for is reserved before it is touched, since a store that finds the filesystem
+ * full would be a SIGBUS.
  */
 struct kvt_stat_block {
 	uint8_t state; /* enum kvtier_block_state */
@@ -101,6 +103,8 @@ static inline struct kvt_stat_access *kvt_stat_ring(const struct kvt_stat_file *
 struct kvt_stat_out {
 	struct kvt_stat_file *file;
 	size_t bytes; /* of its mapping */
+	int fd;
+	int view; /* 1: what is behind the struct has memory; -1: there is none; 0: not asked yet */
 	char path[256];
 };
 
@@ -120,6 +124,8 @@ static inline bool kvt_stat_wanted(const uint64_t *until_ns, uint64_t now_ns)
 {
 	return __atomic_load_n(until_ns, __ATOMIC_RELAXED) > now_ns;
 }
+/* May the blocks and the ring be written to?  What they need is reserved at the first call. */
+bool kvt_stat_view(struct kvt_stat_out *out);
 void kvt_stat_add(struct kvt_stat_out *out, const struct kvt_stat_access *access);
 /* The last figures are written: the file goes, or stays for `kvtier run`. */
 void kvt_stat_close(struct kvt_stat_out *out);
@@ -131,5 +137,11 @@ void kvt_stat_forget(struct kvt_stat_out *out);
  * /run/kvtier for root, else /tmp/kvtier-<uid>.  Returns 0 or -ENAMETOOLONG.
  */
 int kvt_stat_dir(char *buf, size_t len);
+/*
+ * Make it where it is not there; a descriptor of it, or a negative errno.  In a folder
+ * like /tmp somebody else may have made it, or a link: -EPERM unless it is this user's
+ * own and closed to the writes of others, -ELOOP or -ENOTDIR where it is none.
+ */
+int kvt_stat_dir_make(char *buf, size_t len);
 
 #endif

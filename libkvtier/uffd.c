@@ -220,9 +220,10 @@ int kvt_uffd_move(const struct kvt_uffd *u, void *dst, void *src, size_t len)
 	size_t done, undone;
 	int ret = move_pages(u, dst, src, len, &done);
 
-	if (ret && done)
-		move_pages(u, src, dst, done, &undone);
-	return ret;
+	if (!ret || !done)
+		return ret;
+	move_pages(u, src, dst, done, &undone);
+	return undone == done ? ret : -EIO;
 }
 
 int kvt_uffd_copy(const struct kvt_uffd *u, void *dst, const void *src, size_t len, bool wp)

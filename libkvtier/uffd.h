@@ -37,7 +37,10 @@ int kvt_uffd_register(const struct kvt_uffd *u, void *addr, size_t len, bool mis
 /* Next fault: 1, none: 0, or a negative errno. */
 int kvt_uffd_next(const struct kvt_uffd *u, struct kvt_fault *fault);
 
-/* Move pages without waking who waits for them.  -EBUSY: a page is pinned (GUP). */
+/*
+ * Move pages without waking who waits for them: all or none.  -EBUSY: a page is pinned
+ * (GUP).  -EIO: some moved, and those could not be moved back.
+ */
 int kvt_uffd_move(const struct kvt_uffd *u, void *dst, void *src, size_t len);
 /* Copy into new pages without waking; write-protected from the first moment when @wp. */
 int kvt_uffd_copy(const struct kvt_uffd *u, void *dst, const void *src, size_t len, bool wp);

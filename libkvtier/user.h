@@ -34,7 +34,6 @@
 #include "uffd.h"
 
 #define KVT_EVENTS 256
-#define KVT_WAITS 1024
 
 /* Where the only valid content of a block is. */
 enum kvt_where {
@@ -56,6 +55,8 @@ enum kvt_where {
 #define KVT_B_RETURN (1u << 6) /* to be mapped again once it is written */
 #define KVT_B_STALLED (1u << 7) /* its I/O passed the deadline and was given up */
 #define KVT_B_LEASE (1u << 8) /* stays unmapped for a reader who takes it from its frame */
+#define KVT_B_UNSURE (1u << 9) /* mapped as clean; a store before its protection is not known yet */
+#define KVT_B_REREAD (1u << 10) /* its checksum did not match: it is read a second time */
 
 struct kvt_block {
 	uint64_t generation;
@@ -64,6 +65,7 @@ struct kvt_block {
 	uint32_t place; /* in the arena of @tier while staged, reading or writing */
 	uint32_t crc; /* of the slot's content */
 	uint32_t written; /* order clock of the last write fault */
+	uint32_t batch; /* of the reads ahead that it came with */
 	uint32_t seen_ms; /* when it was last seen in use, from created_ms on, + 1; 0: never */
 	int32_t error; /* why it is bad */
 	uint16_t flags;
@@ -84,10 +86,14 @@ struct kvt_wait {
 	bool slow; /* counted in slow_waits: it waits for the NVMe tier */
 };
 
+struct kvt_command;
+
 /* One transfer under way; the io_uring user_data is its index. */
 struct kvt_io {
 	uint64_t start_ns;
+	uint64_t again_ns; /* a read that failed is tried again then; 0: it is on its way */
 	uint32_t block;
+	uint32_t tries; /* that failed */
 	bool write;
 	bool busy;
 };
@@ -113,10 +119,13 @@ struct kvt_user {
 	struct kvt_io ios[KVT_IOS];
 	uint32_t reads; /* under way */
 	uint32_t writes;
+	struct kvt_command *sync_for; /* while @syncing; NULL: it has given up */
 
-	struct kvt_wait waits[KVT_WAITS];
+	struct kvt_wait *waits;
 	uint32_t nr_waits;
+	uint32_t max_waits;
 	uint32_t slow_waits;
+	uint32_t agains; /* of the reads: wait to be tried again */
 	uint64_t slow_since_ns;
 	uint64_t read_since_ns;
 	uint64_t write_since_ns;
@@ -127,11 +136,16 @@ struct kvt_user {
 	uint32_t ahead; /* blocks with KVT_B_AHEAD */
 	uint32_t window; /* how many there may be */
 	uint32_t since_trip;
+	uint32_t batch; /* of the last reads ahead */
 	uint32_t last_tick; /* order clock of the last adjustment */
 	uint32_t again_credit; /* what blocks read twice have cost lately */
 	uint32_t reuse_hold; /* cycles until the reuse window may shrink again */
 	bool held_back; /* the window, not the device, limited prefetch */
 	bool fetch_blocked; /* a fetch waits for a frame */
+
+	bool more_faults; /* than one turn takes */
+	bool syncing; /* the file is being made durable, one command's wish at a time */
+	bool ending; /* no read is tried again */
 
 	uint8_t victim_tier; /* only blocks of this tier may go; KVTIER_TIER_NONE: any */
 	uint32_t sweep; /* where the search among blocks off the ring goes on */
@@ -201,6 +215,11 @@ static inline bool kvt_moving(const struct kvt_block *blk)
 	return blk->where == KVT_READING || blk->where == KVT_WRITING;
 }
 
+/* user_data of what is not a transfer */
+#define KVT_TAG_FAULTS UINT64_MAX
+#define KVT_TAG_WAKE (UINT64_MAX - 1)
+#define KVT_TAG_SYNC (UINT64_MAX - 2)
+
 uint64_t kvt_now_ns(void);
 
 /* user_fault.c */
@@ -219,7 +238,10 @@ void kvt_user_bad(struct kvt_user *u, uint32_t b, int error);
 
 /* user_map.c */
 int kvt_user_map(struct kvt_user *u, uint32_t b, bool for_write);
+int kvt_user_map_row(struct kvt_user *u, uint32_t first, uint32_t nr);
 int kvt_user_unmap(struct kvt_user *u, uint32_t b);
+int kvt_user_make_sure(struct kvt_user *u, uint32_t b);
+int kvt_user_unmap_row(struct kvt_user *u, uint32_t first, uint32_t nr);
 int kvt_user_protect(struct kvt_user *u, uint32_t b);
 void kvt_user_dirty(struct kvt_user *u, uint32_t b);
 
@@ -227,6 +249,7 @@ void kvt_user_dirty(struct kvt_user *u, uint32_t b);
 int kvt_user_evict(struct kvt_user *u, uint32_t b);
 void kvt_user_hint(struct kvt_user *u, uint32_t b);
 bool kvt_user_evict_one(struct kvt_user *u, bool desperate);
+bool kvt_user_evict_row(struct kvt_user *u, uint32_t most);
 bool kvt_user_evict_from(struct kvt_user *u, uint8_t tier);
 void kvt_user_balance(struct kvt_user *u);
 bool kvt_user_may_write(const struct kvt_user *u);
@@ -239,13 +262,18 @@ uint32_t kvt_user_reserve(const struct kvt_user *u);
 /* user_prefetch.c */
 void kvt_user_learn(struct kvt_user *u, uint32_t b, bool missed);
 void kvt_user_prefetch(struct kvt_user *u);
+/* Blocks that go in or out of the pool's addresses at once, at most. */
+uint32_t kvt_user_batch(const struct kvt_user *u);
+void kvt_user_came_ahead(struct kvt_user *u, uint32_t b);
 void kvt_user_prefetch_init(struct kvt_user *u);
 void kvt_user_prefetch_resized(struct kvt_user *u);
 void kvt_user_unahead(struct kvt_user *u, uint32_t b, bool used);
 
 /* user_io.c */
+void kvt_user_submit_sync(struct kvt_user *u);
 int kvt_user_submit(struct kvt_user *u, uint32_t b, bool write, void *addr);
 void kvt_user_io_done(struct kvt_user *u, uint32_t io, int res);
+void kvt_user_io_again(struct kvt_user *u, uint64_t now);
 void kvt_user_io_deadlines(struct kvt_user *u, uint64_t now);
 bool kvt_user_io_room(const struct kvt_user *u);
 
@@ -253,6 +281,7 @@ bool kvt_user_io_room(const struct kvt_user *u);
 void kvt_user_take_commands(struct kvt_user *u);
 void kvt_user_run_commands(struct kvt_user *u);
 void kvt_user_cancel_commands(struct kvt_user *u);
+void kvt_user_sync_done(struct kvt_user *u, int res);
 int kvt_user_resize(struct kvt_pool *pool, uint64_t dram_bytes);
 int kvt_user_range_op(struct kvt_pool *pool, uint32_t op, uint32_t tier, uint32_t flags,
 		      struct kvtier_range *ranges, uint32_t nr);

@@ -74,6 +74,7 @@ void kvt_user_run_commands(struct kvt_user *u)
 void kvt_user_cancel_commands(struct kvt_user *u)
 {
 	kvt_user_take_commands(u);
+	u->sync_for = NULL;
 	while (u->active) {
 		struct kvt_command *c = u->active;
 
@@ -166,9 +167,13 @@ static int check_clone(struct kvt_user *u, const struct kvt_command *c)
 	uint32_t i;
 
 	for (i = 0; i < c->nr; i++) {
+		const struct kvt_block *from = kvt_block(u, c->src + i);
+
 		if (kvt_block(u, c->first + i)->pins)
 			return -EBUSY;
-		if (kvt_block(u, c->src + i)->where == KVT_BAD)
+		if (from->pins && !u->uffd.can_move && (from->flags & KVT_B_DIRTY))
+			return -EBUSY;
+		if (from->where == KVT_BAD)
 			return -EIO;
 	}
 	return 0;
@@ -261,6 +266,37 @@ static int note_slot(struct kvt_user *u, struct kvt_command *c, uint32_t b)
 	return 1;
 }
 
+void kvt_user_sync_done(struct kvt_user *u, int res)
+{
+	struct kvt_command *c = u->sync_for;
+
+	u->syncing = false;
+	u->sync_for = NULL;
+	if (!c)
+		return;
+	c->sync = KVT_SYNC_DONE;
+	c->result = res < 0 ? res : 0;
+}
+
+/* The file durable: 1, or not yet: 0. */
+static int sync_step(struct kvt_user *u, struct kvt_command *c)
+{
+	if (c->sync == KVT_SYNC_NONE && !u->syncing) {
+		c->sync = KVT_SYNC_BEGUN;
+		c->deadline_ns = u->now_ns + u->deadline_ns;
+		u->syncing = true;
+		u->sync_for = c;
+		kvt_user_submit_sync(u);
+	}
+	if (c->sync == KVT_SYNC_DONE)
+		return 1;
+	if (!expired(u, c, -ETIMEDOUT))
+		return 0;
+	if (u->sync_for == c)
+		u->sync_for = NULL;
+	return 1;
+}
+
 /* Write back and hold every slot, then make them durable. */
 static int checkpoint_step(struct kvt_user *u, struct kvt_command *c)
 {
@@ -268,7 +304,7 @@ static int checkpoint_step(struct kvt_user *u, struct kvt_command *c)
 
 	for (i = 0; !c->begun && i < c->nr; i++)
 		if (!(kvt_block(u, c->first + i)->flags & KVT_B_SEALED))
-			c->result = -EBUSY;
+			c->result = -EPERM; /* told apart from a block that cannot be moved */
 	c->begun = true;
 	while (!c->result && c->settled < c->nr) {
 		int ret = note_slot(u, c, c->first + c->settled);
@@ -280,8 +316,8 @@ static int checkpoint_step(struct kvt_user *u, struct kvt_command *c)
 		if (ret == 1)
 			c->settled++;
 	}
-	if (!c->result && fdatasync(u->nvme.fd))
-		c->result = -errno;
+	if (!c->result && !sync_step(u, c))
+		return 0;
 	for (i = 0; c->result && i < c->settled; i++)
 		kvt_slot_put(&u->slots, (uint32_t)c->slots[i].slot);
 	return 1;
@@ -300,8 +336,11 @@ int kvt_user_checkpoint(struct kvt_pool *pool, uint64_t offset, uint64_t length,
 		return kvt_fail(-EINVAL, "a checkpoint needs a pool made with KVT_KEEP_FILE "
 					 "over a file or device");
 	ret = kvt_user_execute(u, &c);
+	if (ret == -EPERM)
+		return kvt_fail(-EBUSY, "a block of the range is not sealed: seal it first");
 	if (ret == -EBUSY)
-		return kvt_fail(ret, "a block of the range is not sealed: seal it first");
+		return kvt_fail(ret, "a block of the range has to be written, and a device or the "
+				     "kernel has its pages, or may have: unpin it first");
 	return ret ? ret : (int)c.nr;
 }
 

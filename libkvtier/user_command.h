@@ -36,6 +36,7 @@ struct kvt_command {
 	struct kvtier_block_info *infos; /* query */
 	struct kvtier_stats *stats;
 	struct kvtier_slot *slots; /* checkpoint */
+	enum { KVT_SYNC_NONE, KVT_SYNC_BEGUN, KVT_SYNC_DONE } sync;
 	const struct kvtier_slot *adopted;
 	struct kvt_user_fetch *fetch;
 };

@@ -13,6 +13,8 @@
 #define FULL_RETRY_NS 100000000ull
 #define SEARCH_MAX 65536
 #define SWEEP_MAX 256
+/* Rows back in the order in which the blocks of one are looked for. */
+#define ROW_SOON 4
 /* A block that a device or the kernel has pinned is tried again after this. */
 #define HOLD_NS 20000000ull
 
@@ -141,22 +143,28 @@ void kvt_user_write_done(struct kvt_user *u, uint32_t b, int res)
 		kvt_user_drop(u, b);
 }
 
-/* mapped or staged -> cold, by way of writing when it is dirty. */
+/* staged -> cold, by way of writing when it is dirty. */
+static int leave(struct kvt_user *u, uint32_t b)
+{
+	if (kvt_block(u, b)->where == KVT_COLD)
+		return 0;
+	if (kvt_block(u, b)->flags & KVT_B_DIRTY)
+		return kvt_user_write(u, b);
+	u->stats.clean_drops++;
+	kvt_user_drop(u, b);
+	return 0;
+}
+
+/* mapped or staged -> cold */
 int kvt_user_evict(struct kvt_user *u, uint32_t b)
 {
 	struct kvt_block *blk = kvt_block(u, b);
 	int ret;
 
-	if (blk->holds)
+	if (blk->holds || blk->pins)
 		return -EBUSY;
 	ret = blk->where == KVT_MAPPED ? kvt_user_unmap(u, b) : 0;
-	if (ret || blk->where == KVT_COLD)
-		return ret;
-	if (blk->flags & KVT_B_DIRTY)
-		return kvt_user_write(u, b);
-	u->stats.clean_drops++;
-	kvt_user_drop(u, b);
-	return 0;
+	return ret ? ret : leave(u, b);
 }
 
 /*
@@ -308,7 +316,47 @@ bool kvt_user_evict_one(struct kvt_user *u, bool desperate)
 	return false;
 }
 
-/* The same for a frame of one tier. */
+static bool in_row(struct kvt_user *u, uint32_t b, uint8_t tier)
+{
+	const struct kvt_block *blk = kvt_block(u, b);
+
+	return blk->where == KVT_MAPPED && blk->tier == tier && evictable(u, b, true, false);
+}
+
+/* Of the blocks before @last in the order, those that also lie before it; the first of them. */
+static uint32_t row_before(struct kvt_user *u, uint32_t last, uint32_t most)
+{
+	const struct kvt_order *o = &u->order;
+	uint32_t stop = u->hand == KVT_ORDER_NONE ? o->cursor : u->hand;
+	uint32_t first = last, left = most * ROW_SOON, at = o->prev[last];
+
+	for (; last - first + 1 < most && left-- && at != stop && at != last; at = o->prev[at])
+		if (at + 1 == first && in_row(u, at, kvt_block(u, last)->tier))
+			first = at;
+	return first;
+}
+
+/*
+ * Free as many as @most frames at once: of the next victim and of those before it, which
+ * would be among the next.
+ */
+bool kvt_user_evict_row(struct kvt_user *u, uint32_t most)
+{
+	uint32_t last = KVT_ORDER_NONE, first, i;
+
+	if (most > 1 && !u->nr_hints)
+		last = ordered_victim(u, !kvt_user_may_write(u), true);
+	if (last == KVT_ORDER_NONE || !in_row(u, last, kvt_block(u, last)->tier))
+		return kvt_user_evict_one(u, false);
+	first = row_before(u, last, most);
+	if (first == last || kvt_user_unmap_row(u, first, last - first + 1))
+		return kvt_user_evict_one(u, false);
+	for (i = last + 1; i-- > first;) /* so that the frames are taken as a row again */
+		leave(u, i);
+	return true;
+}
+
+/* Free a frame of one tier. */
 bool kvt_user_evict_from(struct kvt_user *u, uint8_t tier)
 {
 	bool ret;
@@ -328,7 +376,8 @@ void kvt_user_balance(struct kvt_user *u)
 	if (u->fetches) /* their frames come free all the time */
 		return;
 	for (i = 0; i < 8; i++) {
-		if (kvt_user_room(u) + u->writes >= want || !kvt_user_evict_one(u, false))
+		if (kvt_user_room(u) + u->writes >= want ||
+		    !kvt_user_evict_row(u, kvt_user_batch(u)))
 			return;
 	}
 }

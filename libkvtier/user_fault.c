@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: MIT
 /* Threads that touched what is not mapped, or wrote to what is protected. */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "user.h"
+
+#define WAITS_FIRST 64
+/* Faults handled in a row. */
+#define FAULTS_MAX 64
 
 static bool is_slow(const struct kvt_block *blk)
 {
@@ -17,6 +22,19 @@ static void remove_wait(struct kvt_user *u, uint32_t i)
 	u->waits[i] = u->waits[--u->nr_waits];
 }
 
+/* As many as there are threads; without memory for one more, that thread faults again. */
+static bool grow_waits(struct kvt_user *u)
+{
+	uint32_t max = u->max_waits ? 2 * u->max_waits : WAITS_FIRST;
+	struct kvt_wait *grown = realloc(u->waits, max * sizeof(*grown));
+
+	if (!grown)
+		return false;
+	u->waits = grown;
+	u->max_waits = max;
+	return true;
+}
+
 static void add_wait(struct kvt_user *u, const struct kvt_fault *f, uint32_t b)
 {
 	struct kvt_wait *w;
@@ -25,7 +43,7 @@ static void add_wait(struct kvt_user *u, const struct kvt_fault *f, uint32_t b)
 	for (i = 0; i < u->nr_waits; i++)
 		if (u->waits[i].tid == f->tid)
 			remove_wait(u, i--);
-	if (u->nr_waits == KVT_WAITS) {
+	if (u->nr_waits == u->max_waits && !grow_waits(u)) {
 		kvt_uffd_wake(&u->uffd, kvt_block_addr(u, b), u->pool.block_bytes);
 		return;
 	}
@@ -130,14 +148,22 @@ static void count_fault(struct kvt_user *u, const struct kvt_block *blk)
 /*
  * The fault came before the block was mapped, or the program gave the page up
  * with madvise(MADV_DONTNEED): then it reads as zeroes, as private memory does.
+ * A sealed block stays protected, and one that is known to be in its slot is read
+ * again; if it cannot leave memory now, its slot is believed when it does.
  */
 static void fill_hole(struct kvt_user *u, uint32_t b, const struct kvt_fault *f)
 {
 	static const char zeroes[4096] __attribute__((aligned(4096)));
 	char *page = (char *)(f->addr & ~(uintptr_t)(sizeof(zeroes) - 1));
+	struct kvt_block *blk = kvt_block(u, b);
+	bool sealed = blk->flags & KVT_B_SEALED;
 
-	if (!kvt_uffd_copy(&u->uffd, page, zeroes, sizeof(zeroes), false))
-		kvt_user_dirty(u, b);
+	if (!kvt_uffd_copy(&u->uffd, page, zeroes, sizeof(zeroes), sealed)) {
+		if (!sealed || (blk->flags & (KVT_B_DIRTY | KVT_B_UNSURE)))
+			kvt_user_dirty(u, b);
+		else if (!blk->pins && !kvt_user_unmap(u, b) && blk->where == KVT_STAGED)
+			kvt_user_drop(u, b);
+	}
 	kvt_uffd_wake(&u->uffd, kvt_block_addr(u, b), u->pool.block_bytes);
 }
 
@@ -193,12 +219,15 @@ static void handle(struct kvt_user *u, const struct kvt_fault *f)
 		missing(u, b, f);
 }
 
+/* A few at a time: threads that fault again at once must not keep transfers from being seen. */
 void kvt_user_faults(struct kvt_user *u)
 {
 	struct kvt_fault f;
+	int i;
 
-	while (kvt_uffd_next(&u->uffd, &f) == 1)
+	for (i = 0; i < FAULTS_MAX && kvt_uffd_next(&u->uffd, &f) == 1; i++)
 		handle(u, &f);
+	u->more_faults = i == FAULTS_MAX;
 }
 
 /* Waits that could not be served at once, for want of a frame; and their deadline. */

@@ -11,6 +11,10 @@
  *
  * What is read ahead is held by nobody: it can be taken away for a thread that
  * waits, and is wanted again then.
+ *
+ * The window is as small as keeps the device busy.  It grows for readers that
+ * compute other things between their calls, who come back to a window that is
+ * full of what they want next while nothing is on its way any more.
  */
 #define _GNU_SOURCE
 #include <assert.h>
@@ -33,6 +37,11 @@ struct entry {
 	uint8_t state;
 	bool mapped; /* must be at its own address */
 };
+
+/* A call that meets an idle device weighs as much as so many that do not. */
+#define IDLE_WEIGHT 4
+#define IDLE_ENOUGH 32 /* such weight widens the window */
+#define CALM_CALLS 256 /* so many calls in a row that do not let it shrink again */
 
 #define MARK_WANTED 1
 #define MARK_AHEAD 2
@@ -59,6 +68,8 @@ struct kvt_user_fetch {
 	uint32_t nr_window;
 	uint8_t *marks; /* a block: MARK_*, while wants are taken in */
 	bool exceeds; /* one more block than the window, for a reader that starves */
+	uint32_t least, most; /* the window may have; equal: it was chosen by the reader */
+	uint32_t idle, calm; /* what calls have met lately: see adapt_window() */
 	uint64_t blocked_ns; /* since when the first want finds no frame; 0: it does */
 
 	atomic_bool mail; /* something below is new */
@@ -324,7 +335,7 @@ static int begin_resident(struct kvt_user_fetch *f, const struct kvt_want *w)
 	struct kvt_block *blk = kvt_block(u, w->block);
 
 	if (blk->where == KVT_STAGED && (w->mapped || !(blk->flags & KVT_B_LEASE)) &&
-	    kvt_user_map(u, w->block, false) && w->mapped)
+	    kvt_user_map(u, w->block, false) && (w->mapped || !kvt_resident(blk)))
 		return -EAGAIN;
 	hand_out(f, w->block, false);
 	return 0;
@@ -369,7 +380,29 @@ static int begin(struct kvt_user_fetch *f, const struct kvt_want *w)
 	return 0;
 }
 
-/* A want for which nothing moves ends in an error, as a fault does. */
+/*
+ * The first, and with it all that is absent and not on its way: waiting for each in
+ * turn would take as many deadlines.
+ */
+static void fail_wants(struct kvt_user_fetch *f)
+{
+	struct want_list *l = &f->wants;
+	uint32_t from, to = l->next;
+
+	for (from = l->next; from < l->nr; from++) {
+		const struct kvt_want *w = &l->at[from];
+		const struct kvt_block *blk = kvt_block(user_of(f), w->block);
+
+		if (from > l->next &&
+		    (kvt_resident(blk) || kvt_moving(blk) || find_entry(f, w->block)))
+			l->at[to++] = *w;
+		else
+			deliver(f, w->block, -ETIMEDOUT, NULL, false);
+	}
+	l->nr = to;
+}
+
+/* Wants for which nothing moves end in an error, as a fault does. */
 static void check_blocked(struct kvt_user_fetch *f)
 {
 	struct kvt_user *u = user_of(f);
@@ -381,7 +414,7 @@ static void check_blocked(struct kvt_user_fetch *f)
 	if (u->now_ns < f->blocked_ns + u->deadline_ns)
 		return;
 	kvt_user_event(u, KVTIER_EVENT_PRESSURE, l->at[l->next].block, -ENOSPC);
-	deliver(f, l->at[l->next++].block, -ETIMEDOUT, NULL, false);
+	fail_wants(f);
 	f->blocked_ns = 0;
 }
 
@@ -473,7 +506,7 @@ static void give_back(struct kvt_user_fetch *f, const struct done *d)
 			kvt_user_map(u, d->block, write);
 		return;
 	}
-	if (streamed && !d->keep)
+	if (streamed && !d->keep && !blk->pins && !blk->busy)
 		kvt_user_evict(u, d->block);
 	else if (!d->keep)
 		kvt_user_hint(u, d->block);
@@ -513,6 +546,38 @@ static void swap_lists(struct want_list *a, struct want_list *b)
 	*b = was;
 }
 
+static bool wants_cold(const struct kvt_user_fetch *f)
+{
+	const struct want_list *l = &f->wants;
+	uint32_t i;
+
+	for (i = l->next; i < l->nr; i++)
+		if (kvt_block(user_of(f), l->at[i].block)->where == KVT_COLD)
+			return true;
+	return false;
+}
+
+/* A new call, whose wants are in the list. */
+static void adapt_window(struct kvt_user_fetch *f)
+{
+	bool full = f->nr_window >= f->fetch.window;
+
+	if (full && !user_of(f)->reads && wants_cold(f)) {
+		f->calm = 0;
+		f->idle += IDLE_WEIGHT;
+	} else {
+		f->calm++;
+		f->idle -= f->idle > 0;
+	}
+	if (f->idle >= IDLE_ENOUGH && f->fetch.window < f->most) {
+		f->fetch.window++;
+		f->idle = 0;
+	} else if (f->calm >= CALM_CALLS && f->fetch.window > f->least) {
+		f->fetch.window--;
+		f->calm = 0;
+	}
+}
+
 static void read_mail(struct kvt_user_fetch *f)
 {
 	struct done *was;
@@ -539,6 +604,7 @@ static void read_mail(struct kvt_user_fetch *f)
 		give_back(f, &f->returned[i]);
 	if (!fresh)
 		return;
+	adapt_window(f);
 	/* What is here, or on its way, need not wait for its turn. */
 	forget_stale(f);
 	begin_some(f, false);
@@ -566,8 +632,12 @@ static int open_step(struct kvt_user *u, struct kvt_command *c)
 	struct kvt_user_fetch *f = c->fetch;
 	uint32_t frames = u->arena[KVTIER_TIER_DRAM].limit + u->arena[KVTIER_TIER_CXL].limit;
 
-	if (!f->fetch.window)
-		f->fetch.window = kvt_fetch_window(frames, u->pool.block_bytes);
+	f->least = f->most = f->fetch.window;
+	if (!f->fetch.window) {
+		f->least = kvt_fetch_window_least(frames, u->pool.block_bytes);
+		f->most = kvt_fetch_window_most(frames, u->pool.block_bytes);
+		f->fetch.window = f->least;
+	}
 	f->next = u->fetches;
 	u->fetches = f;
 	return 1;

@@ -5,6 +5,10 @@
 
 #include "user.h"
 
+/* A read that failed: how often it is tried again, and after what pause. */
+#define READ_TRIES 2
+#define AGAIN_NS 1000000ull
+
 bool kvt_user_io_room(const struct kvt_user *u)
 {
 	return u->reads + u->writes < KVT_IOS;
@@ -31,28 +35,42 @@ static struct io_uring_sqe *get_sqe(struct kvt_user *u)
 	return sqe;
 }
 
-/* Start a transfer; the caller has checked kvt_user_io_room(). */
-int kvt_user_submit(struct kvt_user *u, uint32_t b, bool write, void *addr)
+static void issue(struct kvt_user *u, struct kvt_io *io, void *addr)
 {
-	uint64_t offset = (uint64_t)kvt_block(u, b)->slot << u->pool.block_shift;
-	struct kvt_io *io = free_io(u);
+	uint64_t offset = (uint64_t)kvt_block(u, io->block)->slot << u->pool.block_shift;
 	struct io_uring_sqe *sqe = get_sqe(u);
 
-	assert(io && sqe);
-	if (write)
+	assert(sqe);
+	if (io->write)
 		io_uring_prep_write(sqe, u->nvme.fd, addr, u->pool.block_bytes, offset);
 	else
 		io_uring_prep_read(sqe, u->nvme.fd, addr, u->pool.block_bytes, offset);
 	io_uring_sqe_set_data64(sqe, (uint64_t)(io - u->ios));
-	io->start_ns = kvt_now_ns();
-	io->block = b;
-	io->write = write;
-	io->busy = true;
+}
+
+/* Start a transfer; the caller has checked kvt_user_io_room(). */
+int kvt_user_submit(struct kvt_user *u, uint32_t b, bool write, void *addr)
+{
+	struct kvt_io *io = free_io(u);
+
+	assert(io);
+	*io = (struct kvt_io){ .start_ns = kvt_now_ns(), .block = b, .write = write, .busy = true };
+	issue(u, io, addr);
 	if (write && !u->writes++)
 		u->write_since_ns = io->start_ns;
 	if (!write && !u->reads++)
 		u->read_since_ns = io->start_ns;
 	return 0;
+}
+
+/* Make durable what has been written.  Here and not at once: faults are served meanwhile. */
+void kvt_user_submit_sync(struct kvt_user *u)
+{
+	struct io_uring_sqe *sqe = get_sqe(u);
+
+	assert(sqe);
+	io_uring_prep_fsync(sqe, u->nvme.fd, IORING_FSYNC_DATASYNC);
+	io_uring_sqe_set_data64(sqe, KVT_TAG_SYNC);
 }
 
 static void account(struct kvt_user *u, const struct kvt_io *io)
@@ -66,11 +84,49 @@ static void account(struct kvt_user *u, const struct kvt_io *io)
 		tier->read_ns += now - u->read_since_ns;
 }
 
+/*
+ * A read that failed is no lost block yet.  Want of memory and the like passes: until
+ * the deadline; what a medium says is asked for again once or twice.  A write that
+ * failed leaves its block dirty, which is all it takes.
+ */
+static bool try_again(struct kvt_user *u, struct kvt_io *io, int res)
+{
+	bool passes = res == -EAGAIN || res == -EINTR || res == -ENOMEM;
+	uint64_t now = kvt_now_ns();
+
+	if (io->write || u->ending || res == (int)u->pool.block_bytes ||
+	    (kvt_block(u, io->block)->flags & KVT_B_STALLED) ||
+	    (!passes && io->tries >= READ_TRIES) || now >= io->start_ns + u->deadline_ns)
+		return false;
+	io->tries++;
+	io->again_ns = now + AGAIN_NS;
+	u->agains++;
+	return true;
+}
+
+/* Reads whose pause is over. */
+void kvt_user_io_again(struct kvt_user *u, uint64_t now)
+{
+	uint32_t i;
+
+	for (i = 0; u->agains && i < KVT_IOS; i++) {
+		struct kvt_io *io = &u->ios[i];
+
+		if (!io->busy || !io->again_ns || (now < io->again_ns && !u->ending))
+			continue;
+		io->again_ns = 0;
+		u->agains--;
+		issue(u, io, kvt_frame_addr(u, io->block));
+	}
+}
+
 void kvt_user_io_done(struct kvt_user *u, uint32_t index, int res)
 {
 	struct kvt_io *io = &u->ios[index];
 
 	assert(index < KVT_IOS && io->busy);
+	if (try_again(u, io, res))
+		return;
 	io->busy = false;
 	account(u, io);
 	if (io->write)
@@ -91,7 +147,7 @@ void kvt_user_io_deadlines(struct kvt_user *u, uint64_t now)
 		struct kvt_io *io = &u->ios[i];
 		struct kvt_block *blk = kvt_block(u, io->block);
 
-		if (!io->busy || (blk->flags & KVT_B_STALLED) ||
+		if (!io->busy || io->again_ns || (blk->flags & KVT_B_STALLED) ||
 		    now < io->start_ns + u->deadline_ns)
 			continue;
 		blk->flags |= KVT_B_STALLED;

@@ -16,6 +16,10 @@
 #define REUSE_MIN 2
 /* Cycles for which a reuse window that proved necessary is kept. */
 #define REUSE_HOLD 8
+/* Bytes that are read into a row of frames and mapped at once, and the part of the frames. */
+#define BATCH_BYTES (1u << 20)
+#define BATCH_SHARE 32
+#define BATCH_SOON 4 /* batches ahead in which the blocks of one are looked for */
 /* A block that has to be read twice costs as much as this many that are read ahead. */
 #define AGAIN_COST 4
 
@@ -176,29 +180,126 @@ static uint32_t next_cold(struct kvt_user *u)
 	return KVT_ORDER_NONE;
 }
 
-static bool room_for_one(struct kvt_user *u)
+uint32_t kvt_user_batch(const struct kvt_user *u)
+{
+	uint32_t most = BATCH_BYTES >> u->pool.block_shift;
+
+	if (most > frames(u) / BATCH_SHARE)
+		most = frames(u) / BATCH_SHARE;
+	return u->uffd.can_move && most ? most : 1;
+}
+
+/* Room for @nr, or at least for one. */
+static bool make_room(struct kvt_user *u, uint32_t nr)
 {
 	uint32_t spare = kvt_user_reserve(u) / 2;
 
-	if (kvt_user_room(u) > spare)
-		return true;
-	return kvt_user_evict_one(u, false) && kvt_user_room(u) > spare;
+	while (kvt_user_room(u) < spare + nr)
+		if (!kvt_user_evict_row(u, nr) || u->writes)
+			break;
+	return kvt_user_room(u) > spare;
 }
 
-static bool promote_ahead(struct kvt_user *u, uint32_t b)
+/*
+ * How many blocks from @b on follow each other and are wanted soon: keys and values are read
+ * in turns, so those that follow each other are not next to each other in the order.
+ */
+static uint32_t row_length(const struct kvt_user *u, uint32_t b)
+{
+	const struct kvt_order *o = &u->order;
+	uint32_t most = kvt_user_batch(u), nr = 1, left = most * BATCH_SOON, at;
+
+	for (at = o->next[b]; nr < most && left-- && at != o->cursor; at = o->next[at])
+		if (at == b + nr && u->blocks[at].where == KVT_COLD)
+			nr++;
+	return nr;
+}
+
+/* Part of the same row, and not yet where it belongs. */
+static bool of_row(const struct kvt_user *u, uint32_t b, uint32_t next)
+{
+	const struct kvt_block *one = &u->blocks[b], *two = &u->blocks[next];
+
+	return one->batch == two->batch && one->tier == two->tier && one->place + 1 == two->place &&
+	       (one->flags & two->flags & KVT_B_AHEAD) && !((one->flags | two->flags) & KVT_B_TRIP);
+}
+
+static bool comes(const struct kvt_block *blk)
+{
+	return (blk->where == KVT_STAGED || blk->where == KVT_READING) &&
+	       !(blk->flags & (KVT_B_DIRTY | KVT_B_STALLED | KVT_B_LEASE)) && !blk->holds;
+}
+
+/* Map the row that @b is of, if no other block of it is still to come. */
+static void map_row(struct kvt_user *u, uint32_t b)
+{
+	uint32_t first = b, last = b, i;
+
+	while (first && comes(kvt_block(u, first - 1)) && of_row(u, first - 1, first))
+		first--;
+	while (last + 1 < u->nr_blocks && comes(kvt_block(u, last + 1)) && of_row(u, last, last + 1))
+		last++;
+	for (i = first; i <= last; i++)
+		if (kvt_block(u, i)->where == KVT_READING)
+			return;
+	if (first < last && !kvt_user_map_row(u, first, last - first + 1))
+		return;
+	for (i = first; i <= last; i++)
+		kvt_user_map(u, i, false);
+}
+
+static bool waits_for_row(const struct kvt_user *u, uint32_t b)
+{
+	const struct kvt_block *blk = &u->blocks[b];
+
+	return blk->where == KVT_STAGED && (blk->flags & KVT_B_AHEAD) &&
+	       !(blk->flags & KVT_B_TRIP) && comes(blk);
+}
+
+/* A read has ended: @b, or what waited for it, may be mapped. */
+void kvt_user_came_ahead(struct kvt_user *u, uint32_t b)
+{
+	if (waits_for_row(u, b)) {
+		map_row(u, b);
+		return;
+	}
+	if (b && waits_for_row(u, b - 1))
+		map_row(u, b - 1);
+	if (b + 1 < u->nr_blocks && waits_for_row(u, b + 1))
+		map_row(u, b + 1);
+}
+
+static bool read_ahead(struct kvt_user *u, uint32_t b)
 {
 	struct kvt_block *blk = kvt_block(u, b);
 
-	if (!room_for_one(u) || blk->where != KVT_COLD || kvt_user_read(u, b, KVTIER_TIER_NONE))
+	if (kvt_user_room(u) <= kvt_user_reserve(u) / 2 || blk->where != KVT_COLD ||
+	    kvt_user_read(u, b, KVTIER_TIER_NONE))
 		return false;
-	u->hand = b;
 	u->ahead++;
 	u->stats.prefetched++;
 	blk->flags |= KVT_B_AHEAD;
-	if (++u->since_trip >= u->window / TRIPS_PER_WINDOW) {
+	blk->batch = u->batch;
+	u->since_trip++;
+	return true;
+}
+
+/* @b, and what follows it; the first of them may be a trip wire. */
+static bool promote_ahead(struct kvt_user *u, uint32_t b)
+{
+	uint32_t nr = row_length(u, b), i;
+
+	u->batch++;
+	if (!make_room(u, nr) || !read_ahead(u, b))
+		return false;
+	u->hand = b;
+	if (u->since_trip >= u->window / TRIPS_PER_WINDOW) {
 		u->since_trip = 0;
-		blk->flags |= KVT_B_TRIP;
+		kvt_block(u, b)->flags |= KVT_B_TRIP;
 	}
+	for (i = 1; i < nr; i++)
+		if (!read_ahead(u, b + i))
+			break;
 	return true;
 }
 

@@ -101,8 +101,20 @@ static int verify(struct kvt_user *u, uint32_t b, int res)
 		return -EIO;
 	if (kvt_crc32c(kvt_frame_addr(u, b), u->pool.block_bytes) == kvt_block(u, b)->crc)
 		return 0;
-	u->stats.crc_errors++;
 	return -EILSEQ;
+}
+
+/* The medium may have it right, and only the way from there not: one more time. */
+static bool read_again(struct kvt_user *u, uint32_t b, int error)
+{
+	struct kvt_block *blk = kvt_block(u, b);
+
+	if (error != -EILSEQ || (blk->flags & (KVT_B_REREAD | KVT_B_STALLED)) || u->ending ||
+	    !kvt_user_io_room(u))
+		return false;
+	blk->flags |= KVT_B_REREAD;
+	kvt_user_submit(u, b, false, kvt_frame_addr(u, b));
+	return true;
 }
 
 /* A read given up earlier has come back after all: the block may be tried again. */
@@ -125,6 +137,10 @@ void kvt_user_read_done(struct kvt_user *u, uint32_t b, int res)
 	int error = verify(u, b, res);
 	bool write;
 
+	if (read_again(u, b, error))
+		return;
+	blk->flags &= ~KVT_B_REREAD;
+	u->stats.crc_errors += error == -EILSEQ;
 	if (blk->flags & KVT_B_STALLED) {
 		stalled_read_done(u, b, error);
 		return;
@@ -139,6 +155,7 @@ void kvt_user_read_done(struct kvt_user *u, uint32_t b, int res)
 	u->stats.tier[blk->tier].bytes_in += u->pool.block_bytes;
 	if (kvt_user_wanted(u, b, &write))
 		kvt_user_map(u, b, write);
-	else if (!(blk->flags & (KVT_B_TRIP | KVT_B_LEASE)))
+	else if (!(blk->flags & (KVT_B_TRIP | KVT_B_LEASE | KVT_B_AHEAD)))
 		kvt_user_map(u, b, false);
+	kvt_user_came_ahead(u, b);
 }

@@ -173,8 +173,13 @@ static int clean_start(struct kvt_user *u, uint32_t b)
 
 	if (!u->slots.nr)
 		return -ENODEV;
+	ret = kvt_user_make_sure(u, b);
+	if (ret)
+		return ret;
 	if (!kvt_resident(blk) || !(blk->flags & KVT_B_DIRTY))
 		return 0;
+	if (blk->pins && !u->uffd.can_move)
+		return -EBUSY; /* a device may have its pages, and they would be replaced */
 	if (blk->holds || !kvt_user_may_write(u))
 		return -EAGAIN;
 	ret = mapped ? kvt_user_unmap(u, b) : 0;
@@ -200,9 +205,11 @@ int kvt_user_clean_step(struct kvt_user *u, uint32_t b)
 		return 0;
 	if (blk->where == KVT_EMPTY)
 		return -ENODATA;
-	if (!(blk->flags & KVT_B_DIRTY))
+	ret = kvt_user_make_sure(u, b);
+	if (!ret && !(blk->flags & KVT_B_DIRTY))
 		return 1;
-	ret = clean_start(u, b);
+	if (!ret)
+		ret = clean_start(u, b);
 	return ret == -EAGAIN ? 0 : ret;
 }
 
@@ -311,6 +318,8 @@ static int pin_settled(struct kvt_user *u, struct kvt_command *c, uint32_t b)
 	}
 	if (blk->where == KVT_STAGED && map_if_staged(u, b))
 		return 0;
+	if (blk->pins == UINT16_MAX)
+		return -EINVAL; /* others have pinned it meanwhile */
 	blk->pins++;
 	return 1;
 }
@@ -439,9 +448,15 @@ static void end_range(struct kvt_user *u, struct kvt_command *c)
 	c->begun = false;
 }
 
+/* Unpins wait for nothing, and all see what check_whole() saw. */
+static uint32_t issue_max(const struct kvt_command *c)
+{
+	return c->op == KVTIER_OP_UNPIN ? UINT32_MAX : ISSUE_MAX;
+}
+
 static void issue(struct kvt_user *u, struct kvt_command *c)
 {
-	while (c->issued < c->end && c->issued - c->settled < ISSUE_MAX) {
+	while (c->issued < c->end && c->issued - c->settled < issue_max(c)) {
 		int ret = ops[c->op].start(u, c, c->issued);
 
 		if (ret == -EAGAIN)

@@ -150,7 +150,8 @@ void kvt_user_stat_seen(struct kvt_user *u, uint32_t b, uint8_t how, bool missed
 	uint64_t now = u->now_ns;
 
 	kvt_block(u, b)->seen_ms = (uint32_t)(now / 1000000 - u->created_ms) + 1;
-	if (!u->stat.file || !kvt_stat_wanted(&u->stat.file->accesses_until_ns, now))
+	if (!u->stat.file || !kvt_stat_wanted(&u->stat.file->accesses_until_ns, now) ||
+	    !kvt_stat_view(&u->stat))
 		return;
 	kvt_stat_add(&u->stat, &(struct kvt_stat_access){
 				       .ns = now, .block = b, .how = how, .missed = missed });
@@ -165,7 +166,7 @@ void kvt_user_stat_publish(struct kvt_user *u, bool always)
 	u->published_ns = now;
 	kvt_user_stat_fill(u);
 	kvt_stat_write(&u->stat, &u->stats, u->last_error);
-	if (kvt_stat_wanted(&u->stat.file->blocks_until_ns, now))
+	if (kvt_stat_wanted(&u->stat.file->blocks_until_ns, now) && kvt_stat_view(&u->stat))
 		show_blocks(u, now);
 }
 

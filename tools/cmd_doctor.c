@@ -59,8 +59,10 @@ static void check_kernel(struct finding *f, const char *nvme)
 	if (v >= 6008) {
 		say(f, OK, "Linux %d.%d moves frames without a copy", v / 1000, v % 1000);
 	} else if (v >= 5013) {
-		say(f, NOTE, "Linux %d.%d copies each block once more: 6.8 moves frames", v / 1000,
-		    v % 1000);
+		say(f, NOTE,
+		    "Linux %d.%d copies each block once more: 6.8 moves frames; and memory that "
+		    "O_DIRECT or a device writes to must be pinned (kvt_pin)",
+		    v / 1000, v % 1000);
 		mend(f, "apt-get install -t bookworm-backports linux-image-amd64");
 	} else {
 		say(f, MISSING, "Linux %d.%d is too old: 5.13 is needed", v / 1000, v % 1000);

@@ -46,18 +46,25 @@ int session_begin(struct session *s)
 {
 	struct timespec now;
 	char dir[256];
-	int fd;
+	int fd, folder;
 
 	memset(s, 0, sizeof(*s));
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	s->begun_ns = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-	if (kvt_stat_dir(dir, sizeof(dir)))
+	folder = kvt_stat_dir_make(dir, sizeof(dir));
+	if (folder == -ENAMETOOLONG)
 		return fail(EXIT_OWN, "the path of the runtime directory is too long");
-	if (mkdir(dir, 0700) && errno != EEXIST)
+	if (folder == -EPERM)
+		return fail(EXIT_OWN,
+			    "%s belongs to somebody else, or anybody may write there; set "
+			    "KVTIER_RUNTIME_DIR to a directory of your own",
+			    dir);
+	if (folder < 0)
 		return fail(EXIT_OWN,
 			    "cannot make %s: %s; set KVTIER_RUNTIME_DIR to a directory of "
 			    "your own",
-			    dir, strerror(errno));
+			    dir, strerror(-folder));
+	close(folder);
 	snprintf(s->path, sizeof(s->path), "%s/" SESSION_PREFIX "%d-XXXXXX", dir, (int)getpid());
 	fd = mkostemp(s->path, O_CLOEXEC);
 	if (fd < 0)
@@ -146,18 +153,41 @@ static bool ours(const struct kvt_stat_file *pool, void *arg)
 	return false;
 }
 
+/* A new file beside the one it will replace, under a name that nobody can have taken before. */
+static FILE *open_beside(char *temp, mode_t mode)
+{
+	int fd = mkostemp(temp, O_CLOEXEC);
+	FILE *f = fd < 0 || fchmod(fd, mode) ? NULL : fdopen(fd, "w");
+
+	if (!f && fd >= 0) {
+		unlink(temp);
+		close(fd);
+	}
+	return f;
+}
+
+/* As it was, or as any new file. */
+static mode_t mode_of(const struct stat *st, bool there)
+{
+	mode_t mask = umask(0);
+
+	umask(mask);
+	return there ? st->st_mode & 0777 : 0666 & ~mask;
+}
+
 /* A file is replaced whole; a device, pipe or terminal is written to. */
 static int write_text(const char *path, const char *text)
 {
-	bool replace;
+	bool replace, there;
 	struct stat st;
 	char temp[4200];
 	int ret = 0;
 	FILE *f;
 
-	replace = stat(path, &st) || S_ISREG(st.st_mode);
-	snprintf(temp, sizeof(temp), replace ? "%s.tmp%d" : "%s", path, (int)getpid());
-	f = fopen(temp, "we");
+	there = !stat(path, &st);
+	replace = !there || S_ISREG(st.st_mode);
+	snprintf(temp, sizeof(temp), replace ? "%s.XXXXXX" : "%s", path);
+	f = replace ? open_beside(temp, mode_of(&st, there)) : fopen(temp, "we");
 	if (!f)
 		return cannot_write(path, errno);
 	if (fprintf(f, "%s\n", text) < 0)

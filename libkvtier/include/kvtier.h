@@ -61,7 +61,9 @@ enum kvt_pager {
  * @nvme_path:      directory (an unnamed file is made in it), regular file or
  *                  block device; NULL: no NVMe tier.  The kernel pager takes space
  *                  of a store that the administrator attached: it opens no path,
- *                  and NULL with @nvme_bytes above 0 asks for NVMe too
+ *                  and NULL with @nvme_bytes above 0 asks for NVMe too.  A file is
+ *                  locked (flock(2)) as long as the pool lives, or a child made by
+ *                  fork() of a process that ended without destroying it
  * @io_deadline_ms: a read, a write or a wait for space that takes longer fails
  *                  the blocks it concerns; 0: 30 000
  * @name:           shown by `kvtier stat`; NULL: the program's name
@@ -95,6 +97,7 @@ struct kvt_config {
  * Errors: -EINVAL a field is out of range; -ENOSPC the budgets or the disk
  * cannot hold the pool; -ENODEV no such NUMA node, no module or no store; -EPERM
  * userfaultfd or io_uring is forbidden here; -ENOSYS the kernel lacks them;
+ * -EBUSY another pool has the file, or the device is in use;
  * -EACCES, -ENOENT, -EROFS... the NVMe path (-EACCES: or /dev/kvtier) cannot be
  * opened; -ENOMEM.
  */
@@ -138,7 +141,17 @@ int kvt_pool_resize(struct kvt_pool *pool, uint64_t dram_bytes);
 int kvt_range_op(struct kvt_pool *pool, uint32_t op, uint32_t tier, uint32_t flags,
 		 struct kvtier_range *ranges, uint32_t nr);
 
-/* The same over one range: 0 or a negative errno. */
+/*
+ * The same over one range: 0 or a negative errno.
+ *
+ * Pool memory as a buffer of O_DIRECT, io_uring or a device: pages that are held so
+ * stay where they are with the kernel pager, and with the user pager from Linux 6.8 on
+ * (what would move them is -EBUSY).  Below (`kvtier doctor` says so) the user pager
+ * cannot see who holds a page, and what a device writes after its block has left
+ * memory is lost: kvt_pin() the blocks as long as the transfer lasts.  There a pinned
+ * block that is dirty is not written either: kvt_writeback(), kvt_checkpoint() and
+ * kvt_clone() from it are -EBUSY.
+ */
 int kvt_promote(struct kvt_pool *pool, uint64_t offset, uint64_t length);
 int kvt_demote(struct kvt_pool *pool, uint64_t offset, uint64_t length);
 int kvt_writeback(struct kvt_pool *pool, uint64_t offset, uint64_t length);

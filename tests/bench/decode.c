@@ -110,7 +110,8 @@ static const struct option names[] = {
 	{ "times", required_argument, NULL, 't' },   { "threads", required_argument, NULL, 'j' },
 	{ "warm", required_argument, NULL, 'w' },    { "steps", required_argument, NULL, 's' },
 	{ "ahead", required_argument, NULL, 'a' },   { "block-kib", required_argument, NULL, 'b' },
-	{ "window-kib", required_argument, NULL, 'n' }, { NULL, 0, NULL, 0 },
+	{ "window-kib", required_argument, NULL, 'n' },
+	{ "weights-mib", required_argument, NULL, 'm' }, { NULL, 0, NULL, 0 },
 };
 
 static void parse(struct options *o, int c)
@@ -133,6 +134,7 @@ static void parse(struct options *o, int c)
 	case 'a': o->ahead = (uint32_t)number; return;
 	case 'b': o->block_bytes = number << 10; return;
 	case 'n': o->window_bytes = number << 10; return;
+	case 'm': o->weights_mib = number; return;
 	default: die("see tests/bench/decode.c for the options");
 	}
 }

@@ -4,6 +4,7 @@
  *
  *	decode.c	options, the places, and the result as JSON
  *	decode_model.c	the cache: its blocks, what is in them, and a step over it
+ *	decode_weights.c	the weights that a step reads besides
  *	decode_place.c	where the blocks are: memory, a pool, a file
  */
 #ifndef DECODE_H
@@ -28,6 +29,7 @@ struct options {
 	uint32_t ahead; /* layers named as what comes next */
 	size_t block_bytes;
 	size_t window_bytes;
+	size_t weights_mib; /* 0: the step is its attention alone */
 };
 
 struct model {
@@ -39,6 +41,7 @@ struct model {
 	size_t layer_bytes, bytes;
 	struct kvt_seq_block *tables; /* layers * layer_blocks */
 	float *q, *first_q, *out;
+	struct weights *weights; /* or NULL */
 	uint64_t hash; /* of all outputs of the last step */
 };
 
@@ -77,6 +80,11 @@ void model_place(struct model *m, char *base);
 void model_fill(struct model *m, char *base);
 int model_step(struct model *m, struct place *p);
 void model_exit(struct model *m);
+
+/* decode_weights.c */
+struct weights *weights_new(const struct options *o);
+uint64_t weights_run(struct weights *w, uint32_t layer, const float *x);
+void weights_free(struct weights *w);
 
 /* decode_place.c */
 struct place *place_named(const char *name);

@@ -54,6 +54,8 @@ void model_init(struct model *m, const struct options *o)
 	m->q = get(heads, sizeof(float));
 	m->first_q = get(heads, sizeof(float));
 	m->out = get(heads, sizeof(float));
+	if (o->weights_mib)
+		m->weights = weights_new(o);
 	for (i = 0; i < heads; i++)
 		m->first_q[i] = 2 * noise();
 }
@@ -145,6 +147,11 @@ int model_step(struct model *m, struct place *p)
 		if (ret)
 			return ret;
 		mix(&m->hash, m->out, heads * sizeof(float));
+		if (m->weights) {
+			uint64_t sum = weights_run(m->weights, layer, m->out);
+
+			mix(&m->hash, &sum, sizeof(sum));
+		}
 		for (i = 0; i < heads; i++)
 			m->q[i] = m->first_q[i] + 8 * m->out[i];
 	}
@@ -153,6 +160,8 @@ int model_step(struct model *m, struct place *p)
 
 void model_exit(struct model *m)
 {
+	if (m->weights)
+		weights_free(m->weights);
 	kvt_attend_destroy(m->attend);
 	free(m->tables);
 	free(m->q);

@@ -24,6 +24,8 @@ def target: {
 	"restart.equal": 1,
 	"share.engine.pct_bound": 90,
 	"share.session.vs_read": 1.2,
+	"decode.whole.hidden.4x": 90,
+	"decode.whole.pct_bound.4x": 90,
 	"engine.hash_equal": 1,
 	"engine.gen.pct_bound.4x": 85,
 	"engine.gen.vs_swap.4x": 10,

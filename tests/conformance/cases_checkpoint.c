@@ -3,6 +3,8 @@
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "conf.h"
@@ -228,6 +230,44 @@ static int adopt_needs_key(struct conf *c)
 	return CONF_PASS;
 }
 
+/* Two pools over one file would each think that all slots are free. */
+static int kept_file_once(struct conf *c)
+{
+	char *path = conf_path(c, "kept");
+	struct conf_spec spec = {
+		.blocks = 8, .dram = 4, .path = path, .flags = KVT_KEEP_FILE | KVT_NO_PREDICT
+	};
+	struct kvt_pool *pool = conf_pool(c, &spec), *second;
+	pid_t child;
+	int wait_for[2];
+
+	conf_fill(pool, 0, kvt_pool_bytes(pool), 1);
+	conf_demote_all(pool);
+	CONF_RET(conf_pool_try(c, &spec, &second), -EBUSY);
+	CONF_EQ(strstr(kvt_error_detail(), path) != NULL, true);
+	spec.flags = KVT_NO_PREDICT;
+	CONF_RET(conf_pool_try(c, &spec, &second), -EBUSY);
+	conf_check(pool, 0, kvt_pool_bytes(pool), 1);
+	/* A child that lives on does not keep it. */
+	CONF_SYS(pipe(wait_for));
+	child = (pid_t)CONF_SYS(fork());
+	if (!child) {
+		close(wait_for[1]);
+		_exit(read(wait_for[0], &child, 1) > 0);
+	}
+	kvt_pool_destroy(pool);
+	CONF_RET(conf_pool_try(c, &spec, &second), -EEXIST); /* not kept: it has data */
+	spec.flags |= KVT_KEEP_FILE;
+	pool = conf_pool(c, &spec);
+	close(wait_for[0]);
+	close(wait_for[1]);
+	CONF_SYS(waitpid(child, NULL, 0));
+	kvt_pool_destroy(pool);
+	CONF_SYS(unlink(path));
+	free(path);
+	return CONF_PASS;
+}
+
 const struct conf_case conf_checkpoint_cases[] = {
 	CONF_CASE(checkpoint_adopt, "a new pool over the same file takes the blocks back, sealed"),
 	CONF_CASE(checkpoint_reserves, "slots of a checkpoint are never reused"),
@@ -235,6 +275,8 @@ const struct conf_case conf_checkpoint_cases[] = {
 	CONF_CASE(adopt_refusals, "each bad slot table is refused whole"),
 	CONF_CASE(adopt_needs_key, "slots are adopted under their key, on their store",
 		  .needs = CONF_NEEDS_STORE),
+	CONF_CASE(kept_file_once, "a second pool over the same file is refused as long as one has it",
+		  .needs = CONF_NEEDS_FILE),
 	CONF_CASE(adopt_wrong_bytes, "bytes that do not match the table are never shown",
 		  .needs = CONF_NEEDS_FILE),
 	{ .name = NULL },

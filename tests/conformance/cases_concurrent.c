@@ -34,7 +34,7 @@ static void *write_stripes(void *arg)
 {
 	struct writer *w = arg;
 
-	while (conf_now_ms() < w->end_ms) {
+	while (conf_now_ms() < w->end_ms || w->rounds < 3) { /* however slow it goes */
 		uint64_t block = conf_random(&w->seed) % BLOCKS;
 
 		if (w->stamp[block])
@@ -227,6 +227,35 @@ static int readers_and_appender(struct conf *c)
 	return CONF_PASS;
 }
 
+/*
+ * Two halves read in turns, as keys and values are, over and over: what is read ahead, mapped
+ * and evicted together stays what it was, with stores in between.
+ */
+static int streams_in_turns(struct conf *c)
+{
+	struct conf_spec spec = { .blocks = 192, .dram = 64 };
+	struct kvt_pool *pool = conf_pool(c, &spec);
+	uint64_t block = kvt_pool_block_bytes(pool), seeds[192], random = 1;
+	uint32_t i, b, cycle;
+
+	for (b = 0; b < 192; b++)
+		conf_fill(pool, b * block, block, seeds[b] = b + 1);
+	for (cycle = 0; cycle < 4; cycle++) {
+		for (i = 0; i < 192; i++) {
+			b = i % 2 ? 96 + i / 2 : i / 2;
+			conf_check(pool, b * block, block, seeds[b]);
+			if (conf_random(&random) % 8 == 0)
+				conf_fill(pool, b * block, block, seeds[b] = conf_random(&random));
+		}
+	}
+	for (b = 0; b < 192; b++)
+		conf_check(pool, b * block, block, seeds[b]);
+	CONF_GE(conf_stats(pool).demoted, 4 * (192 - 64));
+	CONF_EQ(conf_stats(pool).crc_errors, 0);
+	kvt_pool_destroy(pool);
+	return CONF_PASS;
+}
+
 /* Two pools in one process must not know of each other. */
 static int two_pools(struct conf *c)
 {
@@ -245,13 +274,90 @@ static int two_pools(struct conf *c)
 	return CONF_PASS;
 }
 
+/* Two threads give back pins of ranges that overlap; there is one pin for each block. */
+#define PINS 80
+
+struct unpinner {
+	struct kvt_pool *pool;
+	pthread_barrier_t *barrier;
+	const bool *stop; /* set before the barrier */
+	uint64_t first, nr; /* blocks */
+};
+
+static void *unpin_often(void *arg)
+{
+	struct unpinner *p = arg;
+	size_t block = kvt_pool_block_bytes(p->pool);
+
+	for (;;) {
+		int ret;
+
+		pthread_barrier_wait(p->barrier);
+		if (*p->stop)
+			return NULL;
+		ret = kvt_unpin(p->pool, p->first * block, p->nr * block);
+		CONF_RET(ret == -EINVAL ? 0 : ret, 0);
+		pthread_barrier_wait(p->barrier);
+	}
+}
+
+/* What the loser of the race was refused, block by block; then none has a pin. */
+static void unpin_rest(struct kvt_pool *pool)
+{
+	struct kvtier_block_info infos[PINS];
+	size_t block = kvt_pool_block_bytes(pool);
+	uint32_t i;
+
+	CONF_RET(kvt_query(pool, 0, PINS, infos), 0);
+	for (i = 0; i < PINS; i++)
+		if (infos[i].flags & KVTIER_BLOCKF_PINNED)
+			CONF_RET(kvt_unpin(pool, i * block, block), 0);
+	CONF_RET(kvt_query(pool, 0, PINS, infos), 0);
+	for (i = 0; i < PINS; i++)
+		CONF_EQ(infos[i].flags & KVTIER_BLOCKF_PINNED, 0);
+}
+
+static int unpins_overlap(struct conf *c)
+{
+	struct conf_spec spec = { .blocks = PINS, .dram = PINS };
+	struct kvt_pool *pool = conf_pool(c, &spec);
+	uint64_t end = conf_now_ms() + 1000, bytes = kvt_pool_bytes(pool);
+	pthread_barrier_t barrier;
+	bool stop = false;
+	struct unpinner p[2] = { { pool, &barrier, &stop, 0, PINS },
+				 { pool, &barrier, &stop, PINS / 2, PINS / 2 } };
+	pthread_t threads[2];
+	uint32_t i;
+
+	CONF_EQ(pthread_barrier_init(&barrier, NULL, 3), 0);
+	for (i = 0; i < 2; i++)
+		CONF_EQ(pthread_create(&threads[i], NULL, unpin_often, &p[i]), 0);
+	while (!stop) {
+		CONF_RET(kvt_pin(pool, 0, bytes), 0);
+		pthread_barrier_wait(&barrier);
+		pthread_barrier_wait(&barrier);
+		unpin_rest(pool);
+		stop = conf_now_ms() >= end;
+	}
+	pthread_barrier_wait(&barrier);
+	for (i = 0; i < 2; i++)
+		pthread_join(threads[i], NULL);
+	pthread_barrier_destroy(&barrier);
+	CONF_RET(kvt_discard(pool, 0, bytes), 0);
+	kvt_pool_destroy(pool);
+	return CONF_PASS;
+}
+
 const struct conf_case conf_concurrent_cases[] = {
 	CONF_CASE(writers_and_evictions,
 		  "every byte of three writers survives forced motion, 4 seeds", .seconds = 90),
+	CONF_CASE(streams_in_turns, "two halves read in turns, with stores, stay what they were",
+		  .seconds = 90),
 	CONF_CASE(counter_under_motion, "no increment is lost while its block is forced out",
 		  .seconds = 60),
 	CONF_CASE(readers_and_appender, "a growing sequence is read while its tail is written",
 		  .seconds = 60),
+	CONF_CASE(unpins_overlap, "pins that two threads give back at once are counted right"),
 	CONF_CASE(two_pools, "two pools in a process keep apart", .seconds = 60),
 	{ .name = NULL },
 };

@@ -33,9 +33,11 @@ static void touch_in_child(struct kvt_pool *pool)
 static void call_in_child(struct kvt_pool *pool)
 {
 	struct kvtier_stats stats;
+	struct kvtier_event event;
 
 	CONF_RET(kvt_stats(pool, &stats), -ECHILD);
 	CONF_RET(kvt_demote(pool, 0, kvt_pool_block_bytes(pool)), -ECHILD);
+	CONF_RET(kvt_event_read(pool, &event, 1), -ECHILD);
 	kvt_pool_destroy(pool);
 }
 

@@ -1,5 +1,11 @@
 // SPDX-License-Identifier: MIT
 /* Sealed blocks are immutable until discarded. */
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
+
 #include "conf.h"
 
 static void refuse_write_everywhere(struct kvt_pool *pool, uint64_t block)
@@ -103,11 +109,105 @@ static int seal_then_free_demote(struct conf *c)
 	return CONF_PASS;
 }
 
+/* Stores to a block in the very moment in which it appears at its address. */
+struct racer {
+	struct kvt_pool *pool;
+	atomic_uint round; /* a promotion is about to begin */
+	atomic_uint ended; /* ... has ended */
+	atomic_uint stored;
+	bool stop; /* with the last round */
+};
+
+static void *store_at_once(void *arg)
+{
+	struct racer *r = arg;
+	volatile uint64_t *word = (uint64_t *)conf_addr(r->pool, 1);
+	unsigned char there = 0;
+	unsigned int round;
+
+	for (round = 1;; round++) {
+		while (atomic_load(&r->round) < round)
+			sched_yield();
+		if (r->stop)
+			return NULL;
+		there = 0;
+		while (!(there & 1) && atomic_load(&r->ended) < round)
+			mincore(conf_addr(r->pool, 1), 4096, &there);
+		*word = conf_word(round, 2);
+		atomic_store(&r->stored, round);
+	}
+}
+
+/* The store came first: what is sealed, cloned or demoted afterwards has it. */
+static void seal_after_store(struct racer *r, unsigned int round)
+{
+	size_t block = kvt_pool_block_bytes(r->pool);
+
+	CONF_RET(kvt_discard(r->pool, block, 2 * block), 0);
+	conf_fill(r->pool, block, block, 1);
+	CONF_RET(kvt_demote(r->pool, block, block), 0);
+	atomic_store(&r->round, round);
+	CONF_RET(kvt_promote(r->pool, block, block), 0);
+	atomic_store(&r->ended, round);
+	while (atomic_load(&r->stored) < round)
+		sched_yield();
+	if (round & 1)
+		CONF_RET(kvt_seal(r->pool, block, block), 0);
+	CONF_RET(kvt_clone(r->pool, 2 * block, r->pool, block, block), 0);
+	CONF_EQ(*(uint64_t *)conf_addr(r->pool, 2) == conf_word(round, 2), true);
+	CONF_RET(kvt_discard(r->pool, 2 * block, block), 0);
+	CONF_RET(kvt_demote(r->pool, block, block), 0);
+	CONF_EQ(*(uint64_t *)conf_addr(r->pool, 1) == conf_word(round, 2), true);
+	conf_check(r->pool, block + 8, block - 8, 1);
+}
+
+/* The same without a clone that might notice: sealing alone must not lose it. */
+static void seal_only(struct racer *r, unsigned int round)
+{
+	size_t block = kvt_pool_block_bytes(r->pool);
+
+	CONF_RET(kvt_discard(r->pool, block, block), 0);
+	conf_fill(r->pool, block, block, 1);
+	CONF_RET(kvt_demote(r->pool, block, block), 0);
+	atomic_store(&r->round, round);
+	CONF_RET(kvt_promote(r->pool, block, block), 0);
+	atomic_store(&r->ended, round);
+	while (atomic_load(&r->stored) < round)
+		sched_yield();
+	CONF_RET(kvt_seal(r->pool, block, block), 0);
+	CONF_RET(kvt_demote(r->pool, block, block), 0);
+	CONF_EQ(*(uint64_t *)conf_addr(r->pool, 1) == conf_word(round, 2), true);
+	conf_expect_bus_write(r->pool, 1, 0);
+}
+
+static int seal_keeps_last_store(struct conf *c)
+{
+	struct conf_spec spec = { .blocks = 16, .dram = 8, .flags = KVT_NO_PREDICT };
+	struct racer r = { .pool = conf_pool(c, &spec) };
+	uint64_t end = conf_now_ms() + 1500;
+	unsigned int round = 0;
+	pthread_t thread;
+
+	CONF_EQ(pthread_create(&thread, NULL, store_at_once, &r), 0);
+	while (conf_now_ms() < end) {
+		seal_after_store(&r, ++round);
+		seal_only(&r, ++round);
+	}
+	CONF_GE(round, 2);
+	r.stop = true;
+	atomic_store(&r.round, round + 1);
+	pthread_join(thread, NULL);
+	kvt_pool_destroy(r.pool);
+	return CONF_PASS;
+}
+
 const struct conf_case conf_seal_cases[] = {
 	CONF_CASE(seal_refuses_writes, "a sealed block reads; a store to it is a SIGBUS"),
 	CONF_CASE(seal_survives_demotion, "a sealed block is sealed wherever it goes"),
 	CONF_CASE(seal_cold, "a block on NVMe can be sealed without bringing it in"),
 	CONF_CASE(seal_empty, "a block without content cannot be sealed"),
+	CONF_CASE(seal_keeps_last_store,
+		  "a store in the moment of promotion is in what is sealed, cloned and demoted after"),
 	CONF_CASE(seal_then_free_demote, "a sealed and written block leaves memory for free"),
 	{ .name = NULL },
 };

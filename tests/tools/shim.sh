@@ -142,6 +142,22 @@ report_places()
 	expect "report behind a link" "$(jq -c 'map(.bytes)' "$work/real")" "[33554432]"
 }
 
+# Links that somebody put where a report might be written first lead nowhere; a report keeps its mode.
+report_planted()
+{
+	mkdir "$work/shared"
+	echo precious >"$work/victim"
+	echo old >"$work/shared/x"
+	chmod 640 "$work/shared/x"
+	# shellcheck disable=SC2016 # expanded by the inner shell
+	bash -c 'ln -s "$1/victim" "$1/shared/x.tmp$$"
+		exec "$2" run --dram 16M --nvme "$1/nvme" --stats "$1/shared/x" -- \
+			"$1/fake_engine" "$1/libggml-fake.so" one' - "$work" "$kvtier" || return 1
+	expect "what the link leads to" "$(<"$work/victim")" precious &&
+		expect "report" "$(jq -c 'map(.bytes)' "$work/shared/x")" "[33554432]" &&
+		expect "its mode" "$(stat -c %a "$work/shared/x")" 640
+}
+
 # While it runs, `kvtier stat` shows it.
 watched()
 {
@@ -179,5 +195,6 @@ ktap_case killed "an engine that is killed" died die 137
 ktap_case damaged "a file overwritten underneath" spoilt damaged "checksum"
 ktap_case cut_off "a file truncated underneath" spoilt cut_off "could not be read"
 ktap_case report_places "reports on pipes and behind links" report_places
+ktap_case report_planted "a report follows no link that was planted beside it" report_planted
 ktap_case watched "stat shows running pools" watched
 ktap_end

@@ -70,6 +70,27 @@ static void counts_mapped_frames(void **state)
 	assert_int_equal(kvt_arena_room(a), 2);
 }
 
+/* The first that are in a row, and again when they have been given back one by one. */
+static void finds_rows(void **state)
+{
+	struct kvt_arena *a = *state;
+	bool fresh;
+
+	assert_int_equal(kvt_arena_take(a, &fresh), 0);
+	assert_int_equal(kvt_arena_take(a, &fresh), 1);
+	assert_int_equal(kvt_arena_take(a, &fresh), 2);
+	kvt_arena_mapped(a, 1);
+	assert_int_equal(kvt_arena_unmap_row(a, 2), 3);
+	assert_int_equal(kvt_arena_unmap_row(a, 1), 1);
+	assert_int_equal(kvt_arena_unmap_row(a, 12), KVT_PLACE_NONE);
+	kvt_arena_mapped(a, 3);
+	kvt_arena_mapped(a, 2);
+	assert_int_equal(kvt_arena_unmap_row(a, 3), 5);
+	assert_int_equal(kvt_arena_unmap_row(a, 2), 2);
+	assert_int_equal(a->nr_empty, 8);
+	assert_int_equal(kvt_arena_unmap_place(a), 8);
+}
+
 static void trims_to_a_lower_limit(void **state)
 {
 	struct kvt_arena *a = *state;
@@ -94,6 +115,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(stops_at_the_limit, make, unmake),
 		cmocka_unit_test_setup_teardown(reuses_what_is_ready, make, unmake),
 		cmocka_unit_test_setup_teardown(counts_mapped_frames, make, unmake),
+		cmocka_unit_test_setup_teardown(finds_rows, make, unmake),
 		cmocka_unit_test_setup_teardown(trims_to_a_lower_limit, make, unmake),
 	};
 

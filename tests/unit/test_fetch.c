@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 /* Description: blocks fetched for a reader: all of them come, right, once, and within the budget. */
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "fetch.h"
@@ -13,6 +15,8 @@
 #define FRAMES 16
 #define BLOCK_BYTES (64u << 10)
 #define ROUNDS 6
+#define CROWD 1200
+#define SHORT_MS 2000 /* a deadline that a test waits for */
 
 struct bed {
 	struct kvt_pool *pool;
@@ -33,7 +37,7 @@ static void fill(struct kvt_pool *pool)
 		words[i] = word(i);
 }
 
-static int set_up(void **state)
+static int make_bed(void **state, uint32_t deadline_ms)
 {
 	struct bed *t = calloc(1, sizeof(*t));
 	struct kvt_config config = KVT_CONFIG_INIT;
@@ -53,10 +57,21 @@ static int set_up(void **state)
 	config.dram_bytes = (uint64_t)FRAMES * BLOCK_BYTES;
 	config.nvme_path = t->dir;
 	config.flags = KVT_NO_STATS_FILE;
+	config.io_deadline_ms = deadline_ms;
 	if (kvt_pool_create(&config, &t->pool))
 		return 0; /* the tests skip */
 	fill(t->pool);
 	return kvt_fetch_open(t->pool, 4, &t->fetch);
+}
+
+static int set_up(void **state)
+{
+	return make_bed(state, 0);
+}
+
+static int set_up_short(void **state)
+{
+	return make_bed(state, SHORT_MS);
 }
 
 static int tear_down(void **state)
@@ -206,6 +221,145 @@ static void stale(void **state)
 	stats(t);
 }
 
+/* Pinned while a reader has it: giving it back must not take it away. */
+static void pinned(void **state)
+{
+	struct bed *t = *state;
+	struct kvtier_block_info info;
+	struct kvt_arrival a;
+
+	if (!t->pool)
+		skip();
+	assert_int_equal(kvt_demote(t->pool, 0, BLOCK_BYTES), 0);
+	ask(t, 0, 1, 0, true);
+	assert_int_equal(t->fetch->ops->take(t->fetch, &a, true), 1);
+	assert_true(a.streamed);
+	assert_int_equal(kvt_pin(t->pool, 0, BLOCK_BYTES), 0);
+	t->fetch->ops->done(t->fetch, &a, false);
+	/* The second answer comes after what was given back has been taken. */
+	assert_int_equal(kvt_query(t->pool, 0, 1, &info), 0);
+	assert_int_equal(kvt_query(t->pool, 0, 1, &info), 0);
+	assert_int_equal(info.tier, KVTIER_TIER_DRAM);
+	assert_true(info.flags & KVTIER_BLOCKF_MAPPED);
+	assert_true(info.flags & KVTIER_BLOCKF_PINNED);
+	assert_int_equal(kvt_unpin(t->pool, 0, BLOCK_BYTES), 0);
+}
+
+static uint64_t now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+/* Take every frame there is: a fetch of its own, whose blocks are not given back. */
+static struct kvt_fetch *hold_all(struct bed *t, struct kvt_arrival *held, uint32_t *nr)
+{
+	struct kvt_fetch *other;
+	uint32_t i;
+
+	assert_int_equal(kvt_demote(t->pool, 0, kvt_pool_bytes(t->pool)), 0);
+	assert_int_equal(kvt_fetch_open(t->pool, FRAMES, &other), 0);
+	for (i = 0; i < FRAMES; i++) {
+		other->ops->want(other, &(struct kvt_want){ .block = i }, 1, NULL, 0);
+		if (i >= other->window)
+			other->ops->starve(other);
+		assert_int_equal(other->ops->take(other, &held[i], true), 1);
+		if (held[i].error)
+			break;
+	}
+	*nr = i;
+	return other;
+}
+
+static void release_all(struct kvt_fetch *other, struct kvt_arrival *held, uint32_t nr)
+{
+	uint32_t i;
+
+	for (i = 0; i < nr; i++) {
+		check_block(&held[i]);
+		other->ops->done(other, &held[i], false);
+	}
+	kvt_fetch_close(other);
+}
+
+/* No frame for any of them: all fail after one deadline, not after one each. */
+static void no_room(void **state)
+{
+	struct bed *t = *state;
+	struct kvt_arrival held[FRAMES], a;
+	struct kvt_fetch *other;
+	uint32_t i, nr;
+	uint64_t begin;
+
+	if (!t->pool)
+		skip();
+	other = hold_all(t, held, &nr);
+	begin = now_ms();
+	ask(t, FRAMES, BLOCKS - FRAMES, 0, false);
+	for (i = 0; i < BLOCKS - FRAMES; i++) {
+		assert_int_equal(t->fetch->ops->take(t->fetch, &a, true), 1);
+		assert_int_equal(a.error, -ETIMEDOUT);
+	}
+	assert_true(now_ms() - begin < 10 * SHORT_MS);
+	release_all(other, held, nr);
+	ask(t, 0, BLOCKS / 2, 0, false);
+	take_all(t, 0, BLOCKS / 2, false);
+}
+
+struct reader {
+	struct bed *bed;
+	uint64_t at; /* word */
+	bool right;
+};
+
+static void *read_word(void *arg)
+{
+	struct reader *r = arg;
+	const volatile uint64_t *words = kvt_pool_addr(r->bed->pool);
+
+	r->right = words[r->at] == word(r->at);
+	return NULL;
+}
+
+/* More threads in faults than anybody planned for: commands go on, and all are served in the end. */
+static void crowd(void **state)
+{
+	struct bed *t = *state;
+	static struct reader readers[CROWD];
+	static pthread_t threads[CROWD];
+	struct kvt_arrival held[FRAMES];
+	struct kvt_fetch *other;
+	struct kvtier_stats s;
+	pthread_attr_t small;
+	uint32_t i, nr, made;
+
+	if (!t->pool)
+		skip();
+	other = hold_all(t, held, &nr);
+	pthread_attr_init(&small);
+	pthread_attr_setstacksize(&small, 128u << 10);
+	for (made = 0; made < CROWD; made++) {
+		uint64_t block = FRAMES + made % (BLOCKS - FRAMES);
+
+		readers[made] = (struct reader){ .bed = t, .at = block * (BLOCK_BYTES / 8) + made };
+		if (pthread_create(&threads[made], &small, read_word, &readers[made]))
+			break; /* as many as may be made here */
+	}
+	for (i = 0; i < 5; i++) {
+		assert_int_equal(kvt_stats(t->pool, &s), 0);
+		usleep(20000);
+	}
+	release_all(other, held, nr);
+	for (i = 0; i < made; i++) {
+		assert_int_equal(pthread_join(threads[i], NULL), 0);
+		assert_true(readers[i].right);
+	}
+	pthread_attr_destroy(&small);
+	stats(t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -213,6 +367,9 @@ int main(void)
 		cmocka_unit_test_setup_teardown(mapped, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(holds, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(stale, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(pinned, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(crowd, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(no_room, set_up_short, tear_down),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
