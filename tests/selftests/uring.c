@@ -17,7 +17,8 @@ FIXTURE(uring)
 
 FIXTURE_VARIANT(uring)
 {
-	unsigned int flags;
+	unsigned int flags; /* of the ring */
+	unsigned int sqe_flags;
 };
 
 FIXTURE_VARIANT_ADD(uring, sqe64)
@@ -30,10 +31,19 @@ FIXTURE_VARIANT_ADD(uring, sqe128)
 	.flags = IORING_SETUP_SQE128,
 };
 
+/* By workers of io_uring's, which wait. */
+FIXTURE_VARIANT_ADD(uring, async)
+{
+	.sqe_flags = IOSQE_ASYNC,
+};
+
+static unsigned int sqe_flags; /* of the variant */
+
 FIXTURE_SETUP(uring)
 {
 	int ret = io_uring_queue_init(DEPTH, &self->ring, variant->flags);
 
+	sqe_flags = variant->sqe_flags;
 	if (ret)
 		SKIP(return, "no such ring: %s", strerror(-ret));
 	ASSERT_EQ(0, pool_new(&self->pool, SHIFT, BLOCKS, DRAM, BLOCKS, KVTIER_POOL_NO_PREDICT));
@@ -61,6 +71,7 @@ static struct kvtier_uring_cmd *prepare(struct io_uring *ring, int fd, uint32_t 
 	struct kvtier_uring_cmd *cmd = (struct kvtier_uring_cmd *)((char *)sqe + 48);
 
 	sqe->opcode = IORING_OP_URING_CMD;
+	sqe->flags = (__u8)sqe_flags;
 	sqe->fd = fd;
 	sqe->cmd_op = which;
 	sqe->user_data = tag;

@@ -37,7 +37,8 @@
  * - EBADF: the source descriptor is not a pool.
  * - EBUSY: a block is pinned, held by the kernel or a device, or not sealed
  *   where it has to be.
- * - ECANCELED: the pool or the ring went away before the work was done.
+ * - ECANCELED: the pool or the ring went away, or the command was cancelled, before the
+ *   work was done.
  * - ECHILD: the pool belongs to the process that forked this one.
  * - EEXIST: the place is taken: the file is a pool already, or a block to adopt
  *   into is not empty.
@@ -268,9 +269,13 @@
  * IORING_OP_URING_CMD on a pool's descriptor does one range operation: cmd_op is
  * an enum kvtier_op, and the 16 bytes of cmd are a struct kvtier_uring_cmd.  That
  * fits a 64-byte SQE; in a 128-byte one the other bytes of cmd must be zero.  The
- * completion's res is what the result of that range would be.  When the ring or the
- * process goes, its commands are cancelled (ECANCELED); what they began may still be
- * done.  (Before Linux 6.7 only when the process goes, and not before the next block.)
+ * completion's res is what the result of that range would be.
+ *
+ * When the ring or the process goes, its commands are cancelled (ECANCELED); what they
+ * began may still be done, but a PIN that was cancelled did nothing.  UNPIN is never
+ * cancelled once it has begun.  (Before Linux 6.7 only when the process goes, and not
+ * before the next block.)  IORING_OP_ASYNC_CANCEL does the same to a command with
+ * IOSQE_ASYNC, on any kernel; io_uring finds no others (ENOENT), and they go on.
  */
 
 /**
