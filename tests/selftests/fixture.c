@@ -363,6 +363,6 @@ bool next_event(struct pool *pool, uint32_t type, unsigned int ms, struct kvtier
 
 void figure(const char *name, double value, const char *unit)
 {
-	printf("# figure %s %.6g %s\n", name, value, unit);
+	printf("# figure %s %.10g %s\n", name, value, unit);
 	fflush(stdout);
 }
