@@ -366,3 +366,9 @@ void figure(const char *name, double value, const char *unit)
 	printf("# figure %s %.10g %s\n", name, value, unit);
 	fflush(stdout);
 }
+
+void figure_of(const char *name, double value, const char *unit, double target)
+{
+	printf("# figure %s %.10g %s %.10g\n", name, value, unit, target);
+	fflush(stdout);
+}
