@@ -175,12 +175,12 @@ static int parse(struct io_uring_cmd *cmd, unsigned int issue_flags, struct kvt_
 }
 
 /* One that no worker has begun never will. */
-static void cancel(struct kvt_request *request)
+static void cancel(struct kvt_request *request, int error)
 {
 	struct kvt_pool *pool = request->pool;
 
 	set_bit(CANCELLED, &request->flags);
-	answer(request, -ECANCELED);
+	answer(request, error);
 	if (cancel_work(&request->work)) {
 		request_put(request);
 		kvt_pool_put(pool);
@@ -193,13 +193,16 @@ static bool may_be_cancelled(const struct kvt_request *request)
 	return request->op.op != KVTIER_OP_UNPIN;
 }
 
-/* Called by a worker of io_uring's: a signal is a cancellation, or the end of the ring. */
+/* Called by a worker of io_uring's, which a cancellation or the end of the ring notifies. */
 static int wait_for(struct kvt_request *request)
 {
+	bool by_signal;
 	int result;
 
-	if (may_be_cancelled(request) && wait_for_completion_interruptible(&request->answered))
-		cancel(request);
+	if (may_be_cancelled(request) && wait_for_completion_interruptible(&request->answered)) {
+		by_signal = task_sigpending(current) && !fatal_signal_pending(current);
+		cancel(request, by_signal ? -EINTR : -ECANCELED);
+	}
 	wait_for_completion(&request->answered);
 	result = request->result;
 	request_put(request);
@@ -234,7 +237,7 @@ int kvt_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
 	int ret;
 
 	if (issue_flags & KVT_URING_F_CANCEL) {
-		cancel(in_cmd(cmd)->request);
+		cancel(in_cmd(cmd)->request, -ECANCELED);
 		return 0;
 	}
 	if (!pool)
