@@ -111,7 +111,11 @@ bool kvt_frame_poisoned(struct kvt_pool *pool, struct kvt_frame *frame)
 	return false;
 }
 
-/* The folio lives on while somebody else holds it; nothing of ours points to it. */
+/*
+ * The folio lives on while somebody else holds it; nothing of ours points to it.  One with a
+ * memory error is kept: the core takes such pages out of use one by one only, and would
+ * hand out those of a larger folio again.
+ */
 static void frame_free(struct kvt_pool *pool, struct kvt_frame *frame)
 {
 	struct folio *folio = frame->folio;
@@ -120,7 +124,11 @@ static void frame_free(struct kvt_pool *pool, struct kvt_frame *frame)
 	folio->mapping = NULL;
 	folio->private = NULL;
 	folio_unlock(folio);
-	folio_put(folio);
+	if (!kvt_frame_poisoned(pool, frame))
+		folio_put(folio);
+	else
+		pr_err_ratelimited("pool%u: gave up %llu bytes on node %d: a memory error is there\n",
+				   pool->id, kvt_block_bytes(pool), frame->node);
 	kvt_uncharge(&pool->share[frame->tier]);
 	kmem_cache_free(frames, frame);
 }

@@ -13,8 +13,8 @@
 #define BLOCKS 128
 #define DRAM 16
 #define CHUNK 32 /* blocks of one disk in a row */
-#define DEADLINE_MS 2000
-#define PATIENCE_MS (DEADLINE_MS * 30) /* an interpreted machine has time */
+#define DEADLINE_MS 8000 /* more than what is not frozen takes on a slow machine */
+#define PATIENCE_MS (DEADLINE_MS * 10) /* an interpreted machine has time */
 
 /* The first disk is a loop device over what can be suspended: it has a queue to freeze. */
 FIXTURE(stripe)
