@@ -16,6 +16,7 @@
 #include "kvtier.h"
 
 #define SPARE_MAX 32
+#define ROOM_BESIDE (4ULL << 20) /* that a memory cgroup keeps for all else */
 
 static struct kmem_cache *frames;
 
@@ -52,6 +53,15 @@ void kvt_uncharge(struct kvt_share *share)
 	atomic64_dec(&share->used);
 }
 
+/*
+ * A frame is not worth an OOM kill, which is how the core ends a charge that has to succeed
+ * in a group that is full: page tables, the program's own memory.
+ */
+static bool leaves_room(struct kvt_pool *pool)
+{
+	return kvt_memcg_room(pool->memcg) >= kvt_block_bytes(pool) + ROOM_BESIDE;
+}
+
 static struct page *alloc_on(struct kvt_pool *pool, int node)
 {
 	gfp_t gfp = GFP_HIGHUSER | __GFP_COMP | __GFP_THISNODE | __GFP_NOWARN | __GFP_NORETRY |
@@ -84,7 +94,7 @@ static struct kvt_frame *frame_new(struct kvt_pool *pool, enum kvtier_tier tier)
 {
 	struct mem_cgroup *old = set_active_memcg(pool->memcg);
 	struct kvt_frame *frame = kmem_cache_zalloc(frames, GFP_KERNEL);
-	struct page *page = frame ? alloc_in_tier(pool, tier) : NULL;
+	struct page *page = frame && leaves_room(pool) ? alloc_in_tier(pool, tier) : NULL;
 
 	set_active_memcg(old);
 	if (!page) {
