@@ -209,6 +209,7 @@ struct kvt_pool {
 
 	atomic_t nr_sealed_dirty; /* a hint for write-back; may lag */
 	unsigned long pressed; /* jiffies of the last event of pressure; racy */
+	unsigned long crowded; /* jiffies when its memory cgroup was found full; racy */
 	u32 scan_hand; /* scan.c */
 	u32 scrub_hand;
 

@@ -167,6 +167,7 @@ static struct kvt_pool *pool_alloc(const struct kvtier_pool_create *arg)
 	pool->order = arg->block_shift - PAGE_SHIFT;
 	pool->nr_blocks = arg->bytes >> arg->block_shift;
 	pool->pressed = jiffies - HZ; /* the first may come at once */
+	pool->crowded = jiffies - HZ;
 	pool->deadline = msecs_to_jiffies(arg->io_deadline_ms ?: KVTIER_DEADLINE_MS);
 	strscpy(pool->name, arg->name[0] ? arg->name : current->comm, sizeof(pool->name));
 	return pool;
