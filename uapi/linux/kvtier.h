@@ -241,7 +241,8 @@
  *
  * Without KVTIER_POOL_PINNABLE every write is tracked, and a long-term pin for
  * writing (RDMA, vfio, CUDA, io_uring's registered buffers) is refused by the call
- * that asks for it.  With it they work, and every block that was mapped where it
+ * that asks for it, from Linux 6.5 on; before that do not ask: what such a device
+ * writes later may be lost.  With it they work, and every block that was mapped where it
  * could be made writable counts as dirty; since stores are not seen, such a pool can
  * neither seal nor clone nor be cloned (EOPNOTSUPP).  The user pager cannot refuse
  * such pins; do not use them there.
