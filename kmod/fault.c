@@ -208,8 +208,7 @@ static vm_fault_t bring_locked(struct kvt_pool *pool, u64 nr, struct kvt_block *
 	ret = bring_and_own(pool, nr, block, write, !(vmf->flags & FAULT_FLAG_TRIED));
 	if (!ret)
 		return map(pool, block, vmf);
-	if (ret == -EINTR)
-		return VM_FAULT_NOPAGE; /* the signal is handled on the way out */
+	/* Also after a fatal signal: some touch again until it is an error, and look at none. */
 	return ret == -ENOMEM ? VM_FAULT_OOM : VM_FAULT_SIGBUS;
 }
 
