@@ -4,6 +4,7 @@
  * reservation of the store keeps (reserve.c).
  */
 #include <linux/capability.h>
+#include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/sort.h>
 #include <linux/uaccess.h>
@@ -94,8 +95,11 @@ static int check_sealed(struct kvt_pool *pool, u64 first, u64 nr)
 
 		if (!block || !test_bit(KVT_BLOCK_SEALED, &block->flags))
 			return block && test_bit(KVT_BLOCK_BAD, &block->flags) ? -EIO : -EBUSY;
-		if (!(i % 1024))
+		if (!(i % 1024)) {
 			cond_resched();
+			if (fatal_signal_pending(current))
+				return -EINTR;
+		}
 	}
 	return 0;
 }

@@ -38,8 +38,11 @@ static int check_blocks(struct kvt_pool *dst, u64 dst_nr, struct kvt_pool *src, 
 			return -EBUSY;
 		if (from && test_bit(KVT_BLOCK_BAD, &from->flags))
 			return -EIO;
-		if (!(i % 1024))
+		if (!(i % 1024)) {
 			cond_resched();
+			if (fatal_signal_pending(current))
+				return -EINTR;
+		}
 	}
 	return 0;
 }

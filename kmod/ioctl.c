@@ -5,6 +5,7 @@
  */
 #include <linux/file.h>
 #include <linux/nospec.h>
+#include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
@@ -92,6 +93,8 @@ static u32 run_ranges(struct kvt_pool *pool, const struct kvt_op *op, struct kvt
 		u64 first = ranges[i].offset >> pool->block_shift;
 		u64 blocks = ranges[i].length >> pool->block_shift;
 
+		if (fatal_signal_pending(current))
+			ret = -EINTR;
 		if (ret != -EINTR)
 			ret = later ? kvt_range_later(pool, op, first, blocks) :
 				      kvt_range_run(pool, op, first, blocks);

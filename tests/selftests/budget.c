@@ -187,6 +187,49 @@ TEST_F(budget, killed_while_it_waits)
 	pool_close(&pool);
 }
 
+/* As long a call as there is: each range is the pool, and is refused at its last block. */
+static int discard_long(struct pool *pool)
+{
+	static struct kvtier_range ranges[KVTIER_ARRAY_MAX];
+	struct kvtier_range_op arg = {
+		.size = sizeof(arg),
+		.op = KVTIER_OP_DISCARD,
+		.flags = KVTIER_OP_NOWAIT,
+		.nr = KVTIER_ARRAY_MAX,
+		.ranges = (uintptr_t)ranges,
+	};
+	uint32_t i;
+
+	for (i = 0; i < KVTIER_ARRAY_MAX; i++)
+		ranges[i].length = pool->bytes;
+	return call(pool->fd, KVTIER_IOC_RANGE_OP, &arg);
+}
+
+/* A call that looks at blocks for minutes ends when its process is killed. */
+TEST_F(budget, killed_while_it_looks)
+{
+	const uint64_t blocks = 32768, chunk = 64;
+	struct pool pool;
+	uint64_t i;
+	pid_t pid;
+
+	if (device_info().free_bytes[KVTIER_TIER_NVME] < (blocks + 8) << SHIFT)
+		SKIP(return, "the store is too small");
+	ASSERT_EQ(0, pool_new(&pool, SHIFT, blocks, 64, blocks + 8, KVTIER_POOL_NO_PREDICT));
+	for (i = 0; i < blocks; i += chunk)
+		(void)*(volatile char *)at(&pool, i);
+	ASSERT_EQ(0, op(&pool, KVTIER_OP_PIN, blocks - 1, 1));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid)
+		_exit(discard_long(&pool) ? 1 : 0);
+	usleep(300000);
+	EXPECT_EQ(0, kill(pid, SIGKILL));
+	EXPECT_EQ(SIGKILL, wait_bounded(pid, 20000));
+	ASSERT_EQ(0, op(&pool, KVTIER_OP_UNPIN, blocks - 1, 1));
+	pool_close(&pool);
+}
+
 struct hammerer {
 	struct pool *pool;
 	volatile bool stop;
