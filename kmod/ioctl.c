@@ -288,12 +288,19 @@ static int copy_out(const struct command *command, union argument *arg, void __u
 	return copy_to_user(user, arg, min(size, command->size)) ? -EFAULT : 0;
 }
 
+/* A call that makes a key has no effect if nobody can be told the key. */
+static bool makes_key(const struct command *command, const union argument *arg)
+{
+	return command->run == checkpoint && !memchr_inv(arg->checkpoint.key, 0, KVTIER_KEY_BYTES);
+}
+
 long kvt_ioctl(struct file *file, unsigned int number, unsigned long user)
 {
 	const struct command *command = find(number);
 	struct kvt_pool *pool = kvt_pool_of(file);
 	void __user *at = (void __user *)user;
 	union argument arg = {};
+	bool new_key;
 	u32 size;
 	int ret;
 
@@ -308,8 +315,13 @@ long kvt_ioctl(struct file *file, unsigned int number, unsigned long user)
 		ret = copy_out(command, &arg, at, size);
 	if (ret)
 		return ret;
+	new_key = makes_key(command, &arg);
 	ret = command->run(file, pool, &arg);
 	if (ret && !command->always_out)
 		return ret;
-	return copy_out(command, &arg, at, size) ?: ret;
+	if (!copy_out(command, &arg, at, size))
+		return ret;
+	if (new_key)
+		kvt_unreserve(pool, arg.checkpoint.key);
+	return -EFAULT;
 }
