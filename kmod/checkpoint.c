@@ -268,6 +268,15 @@ static int adopt_one(struct kvt_pool *pool, const u8 *key, const struct kvtier_s
 	return ret;
 }
 
+/* Or has somebody emptied it meanwhile, and perhaps put something else there? */
+static bool is_as_adopted(struct kvt_pool *pool, const struct kvt_block *block,
+			  const struct kvtier_slot *slot)
+{
+	return test_bit(KVT_BLOCK_SEALED, &block->flags) && block->unit == unit_of(pool, slot) &&
+	       block->generation == slot->generation;
+}
+
+/* But for those that somebody has pinned or holds: they have been used already. */
 static void abandon(struct kvt_pool *pool, const struct kvtier_slot *slots, u32 nr)
 {
 	struct kvt_block *block;
@@ -275,7 +284,8 @@ static void abandon(struct kvt_pool *pool, const struct kvtier_slot *slots, u32 
 	while (nr) {
 		block = kvt_block_peek(pool, slots[--nr].block);
 		kvt_block_lock(block);
-		kvt_empty(pool, slots[nr].block, block);
+		if (is_as_adopted(pool, block, &slots[nr]))
+			kvt_empty(pool, slots[nr].block, block);
 		kvt_block_unlock(pool, block);
 	}
 }
