@@ -458,6 +458,7 @@ int kvt_evict_node(struct kvt_pool *pool, enum kvtier_tier tier, int node)
 	struct leaving leaving;
 	u32 tries = 0;
 
+	smp_mb(); /* the node is out of its tier, see kvt_frame_try() */
 	for (;;) {
 		kvt_frames_drop_spare(pool, U64_MAX);
 		leaving = leave(pool, tier, node);

@@ -220,10 +220,15 @@ static struct kvt_frame *spare_or_new(struct kvt_pool *pool, enum kvtier_tier ti
 
 struct kvt_frame *kvt_frame_try(struct kvt_pool *pool, enum kvtier_tier tier)
 {
-	struct kvt_frame *frame = spare_or_new(pool, tier);
+	struct kvt_frame *frame;
 
-	if (frame)
+	while ((frame = spare_or_new(pool, tier))) {
 		atomic_inc(&pool->in_hand[frame->node]);
+		smp_mb__after_atomic(); /* with kvt_evict_node(): it sees this, or we that */
+		if (node_isset(frame->node, kvt_tiers[tier].nodes))
+			break;
+		kvt_frame_put(pool, frame); /* its node has left the tier just now */
+	}
 	return frame;
 }
 
