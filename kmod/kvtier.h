@@ -514,6 +514,7 @@ struct kvt_store {
 	u8 uuid[KVTIER_UUID_BYTES];
 	bool hold; /* written to only after the administrator lifts it; reserve_lock */
 	bool closed; /* being attached or detached: no new pools; kvt_stores_lock */
+	bool stable; /* what is written must not change meanwhile: digests; set before use */
 	bool gone; /* a device was removed: no new pools; set once, without a lock */
 
 	struct mutex reserve_lock; /* the next four; outside .lock and the lock of .extra */

@@ -352,6 +352,14 @@ static int leave_start(struct kvt_pool *pool, const struct kvt_op *op, struct kv
 	return kvt_save_start(pool, move, false);
 }
 
+/* Must a block be out of reach while it is written? */
+static bool writes_stable(const struct kvt_pool *pool, const struct kvt_block *block)
+{
+	if (pool->flags & KVTIER_POOL_PINNABLE) /* where stores are not tracked */
+		return true;
+	return pool->store->stable && !test_bit(KVT_BLOCK_SEALED, &block->flags);
+}
+
 static int writeback_start(struct kvt_pool *pool, const struct kvt_op *op, struct kvt_move *move)
 {
 	struct kvt_block *block = move->block;
@@ -361,14 +369,8 @@ static int writeback_start(struct kvt_pool *pool, const struct kvt_op *op, struc
 		return -EIO;
 	if (!block->frame || !kvt_block_unsaved(block))
 		return 0;
-	/* Where stores are not tracked, it must be out of reach while it is written. */
-	if (pool->flags & KVTIER_POOL_PINNABLE) {
-		ret = kvt_isolate(pool, move->nr, block);
-		if (ret)
-			return ret;
-		move->isolated = true;
-	}
-	return kvt_save_start(pool, move, false);
+	ret = writes_stable(pool, block) ? kvt_withdraw(pool, move->nr, block, &move->isolated) : 0;
+	return ret ? ret : kvt_save_start(pool, move, false);
 }
 
 static void save_end(struct kvt_pool *pool, struct kvt_move *move)

@@ -160,7 +160,8 @@
  *   block that goes to CXL keeps its state.  A pinned or held block is EBUSY.  A
  *   touch may bring the block back before the call returns.
  * - WRITEBACK writes dirty blocks to their slots; they stay resident.  A store
- *   during it is kept and leaves the block dirty.
+ *   during it is kept and leaves the block dirty.  Where a device checks what it is
+ *   sent (digests, protection information) stores wait, and a held block is EBUSY.
  * - SEAL makes blocks immutable.  A store that comes at the same time either is
  *   part of what is sealed or gets SIGBUS.
  * - DISCARD empties blocks: they read as zeroes and hold neither frame nor slot,
