@@ -270,8 +270,8 @@
  *
  * IORING_OP_URING_CMD on a pool's descriptor does one range operation: cmd_op is
  * an enum kvtier_op, and the 16 bytes of cmd are a struct kvtier_uring_cmd.  That
- * fits a 64-byte SQE; in a 128-byte one the other bytes of cmd must be zero.  The
- * completion's res is what the result of that range would be.
+ * fits a 64-byte SQE; in a 128-byte one the other bytes of cmd must be zero, and so
+ * must uring_cmd_flags (EINVAL).  The completion's res is what the result of that range would be.
  *
  * When the ring or the process goes, its commands are cancelled (ECANCELED); what they
  * began may still be done, but a PIN that was cancelled did nothing.  UNPIN is never
