@@ -493,7 +493,10 @@ u64 kvt_shrink_count(void)
 	return nr;
 }
 
-/* Give up saved blocks only, and wait for nothing: the caller may hold any lock. */
+/*
+ * Give up saved blocks only, and wait for no I/O and no owner: the caller may hold any lock.
+ * kvt_drop() has patience (map.c) with a frame that a clone had in between.
+ */
 static u64 drop_clean(struct kvt_pool *pool, u64 max)
 {
 	struct kvt_move move = { .isolated = true };

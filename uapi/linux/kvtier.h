@@ -301,9 +301,10 @@
  * So make a new manifest durable first and release the old one's slots afterwards.
  *
  * ADOPT puts such blocks into empty blocks of a pool on the same store: COLD,
- * with the generation they had.  It takes all of them or none.  It reads nothing:
- * each block is verified when it is first promoted, so bytes that are not the
- * manifest's end as BAD, never as data.  Blocks of several pools may have one slot.
+ * with the generation they had, which the block may have had with other bytes.  It
+ * takes all of them or none.  It reads nothing: each block is verified when it is
+ * first promoted, so bytes that are not the manifest's end as BAD, never as data.
+ * Blocks of several pools may have one slot.
  *
  * A reservation is known by a key of 128 random bits that ADOPT and RELEASE need
  * (ENOENT otherwise): to know a slot's number is no right to its content.
