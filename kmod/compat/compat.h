@@ -121,6 +121,16 @@ static inline u64 kvt_memcg_room(struct mem_cgroup *memcg)
 	return room;
 }
 
+/* What a submission asked for in sqe->uring_cmd_flags. */
+static inline u32 kvt_uring_flags(const struct io_uring_cmd *cmd)
+{
+#ifdef IORING_URING_CMD_MASK
+	return cmd->flags & IORING_URING_CMD_MASK;
+#else
+	return cmd->flags & IORING_URING_CMD_FIXED;
+#endif
+}
+
 /* What a 16-byte io_uring command carries. */
 static inline const void *kvt_uring_payload(struct io_uring_cmd *cmd)
 {

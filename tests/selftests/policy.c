@@ -158,6 +158,10 @@ TEST_F(policy, memory_error)
 		SKIP(return, "this kernel breaks no memory of a driver");
 	EXPECT_EQ(-EIO, op(pool, KVTIER_OP_DEMOTE, 5, 1));
 	EXPECT_EQ(-EIO, op(pool, KVTIER_OP_WRITEBACK, 5, 1));
+	EXPECT_EQ(0, try_read(at(pool, 5))); /* which maps the others, and only these */
+	EXPECT_EQ(SIGBUS, try_read(at(pool, 5) + 8192));
+	EXPECT_EQ(SIGBUS, try_write(at(pool, 5) + 8192));
+	EXPECT_EQ(0, try_write(at(pool, 5) + 4096));
 	EXPECT_EQ(0, check(pool, 0, 5, 1));
 	EXPECT_EQ(0, check(pool, 6, BLOCKS - 6, 1));
 	ASSERT_EQ(0, op(pool, KVTIER_OP_DISCARD, 5, 1));
@@ -219,6 +223,32 @@ static int make_do(void)
 	return ret;
 }
 
+/* What the group has read of a disk can go: it is no reason to have no frames. */
+static int after_files(void)
+{
+	const size_t bytes = 1 << 20;
+	char disk[KVT_TEXT], *buffer = malloc(bytes);
+	struct pool pool;
+	int fd, i;
+
+	if (attr_write(OURS "cgroup.procs", "0") || attr_write(OURS "memory.max", "33554432"))
+		return 1;
+	fd = spare_disk(disk) ? open(disk, O_RDONLY | O_CLOEXEC) : -1;
+	for (i = 0; i < 64 && buffer; i++)
+		if (read(fd, buffer, bytes) != (ssize_t)bytes)
+			return 2;
+	if (charged() < 30 << 20)
+		return 3;
+	if (pool_new(&pool, SHIFT, 2 * BLOCKS, 2 * BLOCKS, 0, 0))
+		return 4;
+	fill(&pool, 0, pool.blocks, 1);
+	if (check(&pool, 0, pool.blocks, 1))
+		return 5;
+	pool_close(&pool);
+	close(fd); /* the cache is there as long as somebody has the disk open */
+	return 0;
+}
+
 static int in_group(int (*step)(void))
 {
 	int status = -1;
@@ -259,6 +289,20 @@ TEST_F(policy, limited_by_its_group)
 	if (!make_group())
 		SKIP(return, "this system has no memory control groups of version 2");
 	EXPECT_EQ(0, in_group(make_do));
+	drop_group(_metadata);
+}
+
+TEST_F(policy, takes_room_of_page_cache)
+{
+	char disk[KVT_TEXT];
+
+	if (!make_group())
+		SKIP(return, "this system has no memory control groups of version 2");
+	if (!spare_disk(disk)) {
+		drop_group(_metadata);
+		SKIP(return, "no free disk with the serial kv1");
+	}
+	EXPECT_EQ(0, in_group(after_files));
 	drop_group(_metadata);
 }
 

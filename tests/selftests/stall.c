@@ -493,4 +493,49 @@ TEST_F(stall, closed_with_operations)
 	EXPECT_TRUE(store_settled(self->store));
 }
 
+struct checkpointer {
+	struct pool *pool;
+	struct kvtier_checkpoint *arg; /* on a page of its own */
+	int result;
+};
+
+static void *make_checkpoint(void *arg)
+{
+	struct checkpointer *c = arg;
+
+	c->result = call(c->pool->fd, KVTIER_IOC_CHECKPOINT, c->arg);
+	return NULL;
+}
+
+/* Its key can be told to nobody, so it reserves nothing. */
+TEST_F(stall, checkpoint_without_an_answer)
+{
+	struct pool *pool = &self->pool;
+	struct kvtier_slot slots[4];
+	struct checkpointer c = { .pool = pool };
+	char path[2 * KVT_TEXT];
+	pthread_t thread;
+
+	c.arg = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, (void *)c.arg);
+	*c.arg = (struct kvtier_checkpoint){
+		.size = sizeof(*c.arg),
+		.length = 4 * pool->block,
+		.slots = (uintptr_t)slots,
+		.nr = 4,
+	};
+	fill(pool, 0, 4, 2);
+	ASSERT_EQ(0, op(pool, KVTIER_OP_SEAL, 0, 4));
+	ASSERT_EQ(0, dm_suspend(&self->dm, true));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, make_checkpoint, &c));
+	usleep(200000);
+	munmap(c.arg, 4096);
+	EXPECT_EQ(0, dm_suspend(&self->dm, false));
+	pthread_join(thread, NULL);
+	EXPECT_TRUE(c.result == -EFAULT || c.result == -ETIMEDOUT) TH_LOG("%d", c.result);
+	snprintf(path, sizeof(path), "%s/reservations", self->store);
+	EXPECT_EQ(0, attr_number(path));
+	EXPECT_EQ(0, check(pool, 0, 4, 2));
+}
+
 KVT_MAIN(NEEDS_STORE | NEEDS_ROOT)

@@ -130,6 +130,24 @@ TEST_F(uring, every_operation)
 	EXPECT_EQ(-ENOSPC, once(ring, pool, KVTIER_OP_PIN, 0, DRAM));
 }
 
+/* A command takes no buffer, so it takes none of io_uring's flags for one. */
+TEST_F(uring, fixed_buffer)
+{
+	static char buffer[4096];
+	struct iovec part = { buffer, sizeof(buffer) };
+	struct io_uring *ring = &self->ring;
+	struct io_uring_sqe *sqe;
+
+	if (io_uring_register_buffers(ring, &part, 1))
+		SKIP(return, "no buffer can be registered");
+	fill(&self->pool, 0, 1, 1);
+	sqe = (void *)((char *)prepare(ring, self->pool.fd, KVTIER_OP_DEMOTE, 0, 1, 0) - 48);
+	sqe->rw_flags = 1; /* IORING_URING_CMD_FIXED */
+	io_uring_submit(ring);
+	EXPECT_EQ(-EINVAL, wait_one(ring, NULL));
+	EXPECT_EQ(KVTIER_TIER_DRAM, info(&self->pool, 0).tier);
+}
+
 TEST_F(uring, refused)
 {
 	struct io_uring *ring = &self->ring;

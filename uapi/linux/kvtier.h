@@ -160,7 +160,8 @@
  *   block that goes to CXL keeps its state.  A pinned or held block is EBUSY.  A
  *   touch may bring the block back before the call returns.
  * - WRITEBACK writes dirty blocks to their slots; they stay resident.  A store
- *   during it is kept and leaves the block dirty.
+ *   during it is kept and leaves the block dirty.  Where a device checks what it is
+ *   sent (digests, protection information) stores wait, and a held block is EBUSY.
  * - SEAL makes blocks immutable.  A store that comes at the same time either is
  *   part of what is sealed or gets SIGBUS.
  * - DISCARD empties blocks: they read as zeroes and hold neither frame nor slot,
@@ -241,7 +242,8 @@
  *
  * Without KVTIER_POOL_PINNABLE every write is tracked, and a long-term pin for
  * writing (RDMA, vfio, CUDA, io_uring's registered buffers) is refused by the call
- * that asks for it.  With it they work, and every block that was mapped where it
+ * that asks for it, from Linux 6.5 on; before that do not ask: what such a device
+ * writes later may be lost.  With it they work, and every block that was mapped where it
  * could be made writable counts as dirty; since stores are not seen, such a pool can
  * neither seal nor clone nor be cloned (EOPNOTSUPP).  The user pager cannot refuse
  * such pins; do not use them there.
@@ -268,8 +270,8 @@
  *
  * IORING_OP_URING_CMD on a pool's descriptor does one range operation: cmd_op is
  * an enum kvtier_op, and the 16 bytes of cmd are a struct kvtier_uring_cmd.  That
- * fits a 64-byte SQE; in a 128-byte one the other bytes of cmd must be zero.  The
- * completion's res is what the result of that range would be.
+ * fits a 64-byte SQE; in a 128-byte one the other bytes of cmd must be zero, and so
+ * must uring_cmd_flags (EINVAL).  The completion's res is what the result of that range would be.
  *
  * When the ring or the process goes, its commands are cancelled (ECANCELED); what they
  * began may still be done, but a PIN that was cancelled did nothing.  UNPIN is never
@@ -299,9 +301,10 @@
  * So make a new manifest durable first and release the old one's slots afterwards.
  *
  * ADOPT puts such blocks into empty blocks of a pool on the same store: COLD,
- * with the generation they had.  It takes all of them or none.  It reads nothing:
- * each block is verified when it is first promoted, so bytes that are not the
- * manifest's end as BAD, never as data.  Blocks of several pools may have one slot.
+ * with the generation they had, which the block may have had with other bytes.  It
+ * takes all of them or none.  It reads nothing: each block is verified when it is
+ * first promoted, so bytes that are not the manifest's end as BAD, never as data.
+ * Blocks of several pools may have one slot.
  *
  * A reservation is known by a key of 128 random bits that ADOPT and RELEASE need
  * (ENOENT otherwise): to know a slot's number is no right to its content.
