@@ -126,7 +126,7 @@ in_vm()
 # What runs on the module: on 6.12, on another kernel, and with every check on.
 read -ra each_time < <(in_vm boot abi adopt budget clone frames migrate protect stall store \
 	stripe trace uring policy conformance daemon engine seq)
-read -ra shorter < <(in_vm boot abi budget clone map million protect store stall stripe uring)
+read -ra shorter < <(in_vm boot abi budget clone map million protect store uring)
 read -ra checked < <(in_vm boot nth abi clone million protect store)
 
 case ${1:-} in
