@@ -237,7 +237,7 @@ static int after_files(void)
 	for (i = 0; i < 64 && buffer; i++)
 		if (read(fd, buffer, bytes) != (ssize_t)bytes)
 			return 2;
-	if (charged() < 30 << 20)
+	if (charged() < 24 << 20) /* so what is left is less than the pool */
 		return 3;
 	if (pool_new(&pool, SHIFT, 2 * BLOCKS, 2 * BLOCKS, 0, 0))
 		return 4;
