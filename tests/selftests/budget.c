@@ -208,7 +208,7 @@ static int discard_long(struct pool *pool)
 /* A call that looks at blocks for minutes ends when its process is killed. */
 TEST_F(budget, killed_while_it_looks)
 {
-	const uint64_t blocks = 32768, chunk = 64;
+	const uint64_t blocks = 16384, chunk = 64;
 	struct pool pool;
 	uint64_t i;
 	pid_t pid;
