@@ -168,7 +168,9 @@ static int parse(struct io_uring_cmd *cmd, unsigned int issue_flags, struct kvt_
 	memcpy(to, payload, sizeof(*to));
 	if (issue_flags & IO_URING_F_SQE128 && !zero(payload + sizeof(*to), 80 - sizeof(*to)))
 		return -EINVAL;
-	if (kvt_uring_flags(cmd) || to->__reserved || !to->nr_blocks || to->first_block >= pool->nr_blocks ||
+	if (kvt_uring_flags(cmd) || to->__reserved)
+		return -EINVAL;
+	if (!to->nr_blocks || to->first_block >= pool->nr_blocks ||
 	    to->nr_blocks > pool->nr_blocks - to->first_block)
 		return -EINVAL;
 	return 0;

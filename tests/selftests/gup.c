@@ -334,7 +334,8 @@ TEST_F(gup, cloned_while_a_device_writes)
 	fill(pool, 2, 1, 1);
 	ASSERT_EQ(0, dm_suspend(&dm, true));
 	ASSERT_EQ(0, pthread_create(&thread, NULL, read_direct, &r));
-	EXPECT_EQ(-EBUSY, repeat(demote_block, pool, &other, true)); /* it holds the pages */
+	EXPECT_EQ(-EBUSY, repeat(demote_block, pool, &other, true));
+	usleep(200000); /* it holds the pages, all of them */
 	EXPECT_EQ(0, op(pool, KVTIER_OP_WRITEBACK, 2, 1));
 	EXPECT_FALSE(info(pool, 2).flags & KVTIER_BLOCKF_DIRTY);
 	EXPECT_EQ(-EBUSY, clone_block(pool, &other));

@@ -158,9 +158,9 @@ TEST_F(policy, memory_error)
 		SKIP(return, "this kernel breaks no memory of a driver");
 	EXPECT_EQ(-EIO, op(pool, KVTIER_OP_DEMOTE, 5, 1));
 	EXPECT_EQ(-EIO, op(pool, KVTIER_OP_WRITEBACK, 5, 1));
-	EXPECT_EQ(0, try_read(at(pool, 5))); /* which maps the others, and only these */
 	EXPECT_EQ(SIGBUS, try_read(at(pool, 5) + 8192));
 	EXPECT_EQ(SIGBUS, try_write(at(pool, 5) + 8192));
+	EXPECT_EQ(0, try_read(at(pool, 5)));
 	EXPECT_EQ(0, try_write(at(pool, 5) + 4096));
 	EXPECT_EQ(0, check(pool, 0, 5, 1));
 	EXPECT_EQ(0, check(pool, 6, BLOCKS - 6, 1));
@@ -237,7 +237,7 @@ static int after_files(void)
 	for (i = 0; i < 64 && buffer; i++)
 		if (read(fd, buffer, bytes) != (ssize_t)bytes)
 			return 2;
-	if (charged() < 30 << 20)
+	if (charged() < 24 << 20) /* so what is left is less than the pool */
 		return 3;
 	if (pool_new(&pool, SHIFT, 2 * BLOCKS, 2 * BLOCKS, 0, 0))
 		return 4;

@@ -529,9 +529,10 @@ TEST_F(stall, checkpoint_without_an_answer)
 	ASSERT_EQ(0, dm_suspend(&self->dm, true));
 	ASSERT_EQ(0, pthread_create(&thread, NULL, make_checkpoint, &c));
 	usleep(200000);
-	munmap(c.arg, 4096);
+	ASSERT_EQ(0, mprotect(c.arg, 4096, PROT_NONE));
 	EXPECT_EQ(0, dm_suspend(&self->dm, false));
 	pthread_join(thread, NULL);
+	munmap(c.arg, 4096);
 	EXPECT_TRUE(c.result == -EFAULT || c.result == -ETIMEDOUT) TH_LOG("%d", c.result);
 	snprintf(path, sizeof(path), "%s/reservations", self->store);
 	EXPECT_EQ(0, attr_number(path));

@@ -207,10 +207,11 @@
  * path instead and uses it with the rights of its process.
  *
  * The descriptor is the capability: who has it may map and operate the pool; to
- * others it has no name.  sysfs shows the administrator its counters, nothing
- * more.  It may be passed over a UNIX socket, and is best opened with O_CLOEXEC.
- * One open for reading alone allows PROT_READ, INFO, QUERY and STATS.  The rest is
- * EACCES; so are events, since who reads them takes them from others.
+ * others it has no name.  sysfs shows every user of the host its counters, and the
+ * administrator how many blocks are in which state; nothing more.  The descriptor may
+ * be passed over a UNIX socket, and is best opened with O_CLOEXEC.  One open for
+ * reading alone allows PROT_READ, INFO, QUERY and STATS.  The rest is EACCES; so are
+ * events, since who reads them takes them from others.
  *
  * No frame or slot ever shows what another pool, or an earlier life of a block,
  * left in it: a first touch finds zeroes.
@@ -308,7 +309,9 @@
  *
  * A reservation is known by a key of 128 random bits that ADOPT and RELEASE need
  * (ENOENT otherwise): to know a slot's number is no right to its content.
- * Reservations last as long as the store is attached.  A store that was attached
+ * Reservations last as long as the store is attached.  Those of a pool that is gone
+ * take room of the store, beside which one that adopts needs its own budget (ENOSPC
+ * of POOL_CREATE).  A store that was attached
  * anew has forgotten them, and is on hold (/sys/class/kvtier/storeN/hold): nothing
  * is written to it until the administrator says so.  Meanwhile ADOPT by
  * CAP_SYS_ADMIN makes the reservation again, under the key that it brings.
