@@ -4,6 +4,7 @@
  * reservation of the store keeps (reserve.c).
  */
 #include <linux/capability.h>
+#include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/sort.h>
 #include <linux/uaccess.h>
@@ -94,8 +95,11 @@ static int check_sealed(struct kvt_pool *pool, u64 first, u64 nr)
 
 		if (!block || !test_bit(KVT_BLOCK_SEALED, &block->flags))
 			return block && test_bit(KVT_BLOCK_BAD, &block->flags) ? -EIO : -EBUSY;
-		if (!(i % 1024))
+		if (!(i % 1024)) {
 			cond_resched();
+			if (fatal_signal_pending(current))
+				return -EINTR;
+		}
 	}
 	return 0;
 }
@@ -264,6 +268,15 @@ static int adopt_one(struct kvt_pool *pool, const u8 *key, const struct kvtier_s
 	return ret;
 }
 
+/* Or has somebody emptied it meanwhile, and perhaps put something else there? */
+static bool is_as_adopted(struct kvt_pool *pool, const struct kvt_block *block,
+			  const struct kvtier_slot *slot)
+{
+	return test_bit(KVT_BLOCK_SEALED, &block->flags) && block->unit == unit_of(pool, slot) &&
+	       block->generation == slot->generation;
+}
+
+/* But for those that somebody has pinned or holds: they have been used already. */
 static void abandon(struct kvt_pool *pool, const struct kvtier_slot *slots, u32 nr)
 {
 	struct kvt_block *block;
@@ -271,7 +284,8 @@ static void abandon(struct kvt_pool *pool, const struct kvtier_slot *slots, u32 
 	while (nr) {
 		block = kvt_block_peek(pool, slots[--nr].block);
 		kvt_block_lock(block);
-		kvt_empty(pool, slots[nr].block, block);
+		if (is_as_adopted(pool, block, &slots[nr]))
+			kvt_empty(pool, slots[nr].block, block);
 		kvt_block_unlock(pool, block);
 	}
 }

@@ -38,8 +38,11 @@ static int check_blocks(struct kvt_pool *dst, u64 dst_nr, struct kvt_pool *src, 
 			return -EBUSY;
 		if (from && test_bit(KVT_BLOCK_BAD, &from->flags))
 			return -EIO;
-		if (!(i % 1024))
+		if (!(i % 1024)) {
 			cond_resched();
+			if (fatal_signal_pending(current))
+				return -EINTR;
+		}
 	}
 	return 0;
 }
@@ -147,13 +150,19 @@ static int clone_in_pool(struct kvt_pool *pool, u64 dst_nr, struct kvt_block *to
 	return 0;
 }
 
-/* From pool to pool: what the slot does not hold is written to it first. */
+/*
+ * From pool to pool: what the slot does not hold is written to it first.  A device that holds
+ * pages of an open block may write to them after it was found clean, and marks them dirty
+ * later still; so clean is only what nobody holds.
+ */
 static int save_source(struct kvt_pool *src, u64 nr, struct kvt_block *from)
 {
 	struct kvt_move move = { .nr = nr, .block = from };
 	int ret;
 
-	if (!kvt_block_unsaved(from))
+	if (!from->frame)
+		return 0;
+	if (test_bit(KVT_BLOCK_SEALED, &from->flags) && !kvt_block_unsaved(from))
 		return 0;
 	ret = kvt_withdraw(src, nr, from, &move.isolated);
 	if (ret)

@@ -65,12 +65,14 @@ struct channel {
 	/* The copy under way. */
 	dma_addr_t to, from;
 	size_t bytes;
+	unsigned long copy; /* its number; reports_lock */
 	enum dmaengine_tx_result result;
 	struct completion done;
 };
 
 static struct channel channels[CHANNELS_MAX];
 static DEFINE_SPINLOCK(channels_lock);
+static DEFINE_SPINLOCK(reports_lock); /* also taken by reports: irq-safe */
 static unsigned long retry_at = INITIAL_JIFFIES; /* racy: a second more or less */
 
 /* ---- to have a channel ------------------------------------------------------------ */
@@ -239,12 +241,37 @@ static void unmap(struct channel *channel)
 	dma_unmap_page(channel->dev, channel->from, channel->bytes, DMA_TO_DEVICE);
 }
 
-static void report(void *param, const struct dmaengine_result *result)
+/* A copy's name, for its report: where, and which. */
+static void *name_of(const struct channel *channel)
 {
-	struct channel *channel = param;
+	return (void *)(channel->copy * CHANNELS_MAX + (channel - channels));
+}
 
-	channel->result = result ? result->result : DMA_TRANS_NOERROR;
-	complete(&channel->done);
+/*
+ * Drivers without device_synchronize may report a copy after it was stopped, when the channel
+ * has the next one.
+ */
+static void report(void *name, const struct dmaengine_result *result)
+{
+	struct channel *channel = channels + (unsigned long)name % CHANNELS_MAX;
+	unsigned long flags;
+
+	spin_lock_irqsave(&reports_lock, flags);
+	if (name == name_of(channel)) {
+		channel->result = result ? result->result : DMA_TRANS_NOERROR;
+		complete(&channel->done);
+	}
+	spin_unlock_irqrestore(&reports_lock, flags);
+}
+
+/* From now on reports of the copies before go nowhere. */
+static void next_copy(struct channel *channel)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&reports_lock, flags);
+	channel->copy++;
+	spin_unlock_irqrestore(&reports_lock, flags);
 }
 
 static int submit(struct channel *channel)
@@ -256,9 +283,10 @@ static int submit(struct channel *channel)
 				       DMA_PREP_INTERRUPT | DMA_CTRL_ACK);
 	if (!tx)
 		return -EIO;
+	next_copy(channel);
 	reinit_completion(&channel->done);
 	tx->callback_result = report;
-	tx->callback_param = channel;
+	tx->callback_param = name_of(channel);
 	if (dma_submit_error(dmaengine_submit(tx)))
 		return -EIO;
 	dma_async_issue_pending(channel->chan);
@@ -278,7 +306,9 @@ static int wait_for_report(struct channel *channel)
 
 	if (wait_for_completion_timeout(&channel->done, msecs_to_jiffies(ms)))
 		return result_of(channel);
-	stopped = !dmaengine_terminate_sync(channel->chan); /* then no report comes any more */
+	stopped = !dmaengine_terminate_sync(channel->chan);
+	if (stopped)
+		next_copy(channel);
 	if (try_wait_for_completion(&channel->done))
 		return result_of(channel); /* it came just now */
 	pr_warn_ratelimited("%s did not finish a copy of %zu bytes in %u ms and %s be stopped\n",

@@ -16,6 +16,7 @@
  */
 #include <linux/delay.h>
 #include <linux/pagemap.h>
+#include <linux/sched/signal.h>
 
 #include "kvtier.h"
 #include "trace.h"
@@ -409,38 +410,42 @@ static u64 on_node(struct kvt_pool *pool, u64 first, int node)
 	return bits;
 }
 
-/* Is it gone from there? */
-static bool left_node(struct kvt_pool *pool, enum kvtier_tier tier, u64 nr, int node)
+/* 0: it is gone from there. */
+static int left_node(struct kvt_pool *pool, enum kvtier_tier tier, u64 nr, int node)
 {
 	struct kvt_block *block = kvt_block_peek(pool, nr);
 	int ret = 0;
 
 	if (!kvt_block_try(block))
-		return false;
+		return -EBUSY;
 	if (block->frame && block->frame->node == node)
 		ret = leave_node(pool, tier, nr, block);
 	kvt_block_unlock(pool, block);
-	return !ret;
+	return ret;
 }
 
 struct leaving {
 	u64 gone, left; /* blocks */
+	bool in_vain; /* the disk stalls, or nobody wants it any more */
 };
 
-/* One look at all blocks. */
+/* One look at all blocks, as long as no wait for a disk was in vain: each may be a deadline. */
 static struct leaving leave(struct kvt_pool *pool, enum kvtier_tier tier, int node)
 {
 	struct leaving leaving = {};
 	u64 first, bits;
+	int ret;
 
 	for (first = 0; first < pool->nr_blocks; first += KVT_CHUNK_BLOCKS) {
 		bits = kvt_block_peek(pool, first) ? on_node(pool, first, node) : 0;
-		for (; bits; bits &= bits - 1) {
-			if (left_node(pool, tier, first + __ffs64(bits), node))
-				leaving.gone++;
-			else
-				leaving.left++;
+		for (; bits && !leaving.in_vain; bits &= bits - 1) {
+			ret = left_node(pool, tier, first + __ffs64(bits), node);
+			leaving.in_vain = ret == -ETIMEDOUT || signal_pending(current);
+			leaving.gone += !ret;
+			leaving.left += !!ret;
 		}
+		if (leaving.in_vain)
+			break;
 		cond_resched();
 	}
 	return leaving;
@@ -453,9 +458,12 @@ int kvt_evict_node(struct kvt_pool *pool, enum kvtier_tier tier, int node)
 	struct leaving leaving;
 	u32 tries = 0;
 
+	smp_mb(); /* the node is out of its tier, see kvt_frame_try() */
 	for (;;) {
 		kvt_frames_drop_spare(pool, U64_MAX);
 		leaving = leave(pool, tier, node);
+		if (leaving.in_vain)
+			return -EBUSY;
 		/* What was on its way there may have come to a block that was looked at before. */
 		if (!leaving.left && !leaving.gone && !atomic_read(&pool->in_hand[node]))
 			return 0;
@@ -485,7 +493,10 @@ u64 kvt_shrink_count(void)
 	return nr;
 }
 
-/* Give up saved blocks only, and wait for nothing: the caller may hold any lock. */
+/*
+ * Give up saved blocks only, and wait for no I/O and no owner: the caller may hold any lock.
+ * kvt_drop() has patience (map.c) with a frame that a clone had in between.
+ */
 static u64 drop_clean(struct kvt_pool *pool, u64 max)
 {
 	struct kvt_move move = { .isolated = true };

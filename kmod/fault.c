@@ -8,6 +8,7 @@
  * memory while this one waits for a disk.
  */
 #include <linux/file.h>
+#include <linux/page-flags.h>
 #include <linux/pagemap.h>
 
 #include "kvtier.h"
@@ -123,7 +124,11 @@ static int bring_and_own(struct kvt_pool *pool, u64 nr, struct kvt_block *block,
 	return ret;
 }
 
-/* Hand the block's folio to the core, and let go of the block. */
+/*
+ * Hand the block's folio to the core, and let go of the block.  Of a page with a memory error
+ * the core would take the folio out of the page cache, where it is not, by a count of
+ * references that it has no right to set.
+ */
 static vm_fault_t map(struct kvt_pool *pool, struct kvt_block *block, struct vm_fault *vmf)
 {
 	struct folio *folio = block->frame->folio;
@@ -132,6 +137,10 @@ static vm_fault_t map(struct kvt_pool *pool, struct kvt_block *block, struct vm_
 	vm_fault_t ret;
 #endif
 
+	if (PageHWPoison(folio_page(folio, sub))) {
+		kvt_block_unlock(pool, block);
+		return VM_FAULT_HWPOISON;
+	}
 	folio_get(folio);
 	folio_lock(folio);
 	if (!kvt_frame_shared(block->frame))
@@ -199,8 +208,7 @@ static vm_fault_t bring_locked(struct kvt_pool *pool, u64 nr, struct kvt_block *
 	ret = bring_and_own(pool, nr, block, write, !(vmf->flags & FAULT_FLAG_TRIED));
 	if (!ret)
 		return map(pool, block, vmf);
-	if (ret == -EINTR)
-		return VM_FAULT_NOPAGE; /* the signal is handled on the way out */
+	/* Also after a fatal signal: some touch again until it is an error, and look at none. */
 	return ret == -ENOMEM ? VM_FAULT_OOM : VM_FAULT_SIGBUS;
 }
 

@@ -16,6 +16,9 @@
 #include "kvtier.h"
 
 #define SPARE_MAX 32
+#define ROOM_BESIDE (4ULL << 20) /* that a memory cgroup keeps for all else */
+#define ROOM_ORDER PAGE_ALLOC_COSTLY_ORDER /* of the pieces in which it is looked for */
+#define CROWDED (HZ / 10) /* until it is looked for again in vain */
 
 static struct kmem_cache *frames;
 
@@ -80,11 +83,60 @@ static struct page *alloc_in_tier(struct kvt_pool *pool, enum kvtier_tier tier)
 	return page;
 }
 
+/* Can as much as is to be left be charged?  That reclaims: page cache is no obstacle. */
+static bool room_can_be_had(void)
+{
+	const gfp_t gfp = GFP_KERNEL_ACCOUNT | __GFP_COMP | __GFP_NOWARN | __GFP_NORETRY;
+	struct page *page, *next;
+	LIST_HEAD(pages);
+	u64 bytes;
+
+	for (bytes = 0; bytes < ROOM_BESIDE; bytes += PAGE_SIZE << ROOM_ORDER) {
+		page = alloc_pages(gfp, ROOM_ORDER);
+		if (!page)
+			break;
+		list_add(&page->lru, &pages);
+	}
+	list_for_each_entry_safe(page, next, &pages, lru)
+		__free_pages(page, ROOM_ORDER);
+	return bytes >= ROOM_BESIDE;
+}
+
+/*
+ * A frame is not worth an OOM kill, which is how the core ends a charge that has to succeed
+ * in a group that is full: page tables, the program's own memory.
+ */
+static bool leaves_room(struct kvt_pool *pool)
+{
+	if (kvt_memcg_room(pool->memcg) >= ROOM_BESIDE || room_can_be_had())
+		return true;
+	WRITE_ONCE(pool->crowded, jiffies);
+	return false;
+}
+
+/* Has its group been found full just now?  Then what cannot be reclaimed is not tried again. */
+static bool is_crowded(struct kvt_pool *pool)
+{
+	return time_before(jiffies, READ_ONCE(pool->crowded) + CROWDED) &&
+	       kvt_memcg_room(pool->memcg) < kvt_block_bytes(pool) + ROOM_BESIDE;
+}
+
+static struct page *alloc_and_look(struct kvt_pool *pool, enum kvtier_tier tier)
+{
+	struct page *page = is_crowded(pool) ? NULL : alloc_in_tier(pool, tier);
+
+	if (page && !leaves_room(pool)) {
+		__free_pages(page, pool->order);
+		page = NULL;
+	}
+	return page;
+}
+
 static struct kvt_frame *frame_new(struct kvt_pool *pool, enum kvtier_tier tier)
 {
 	struct mem_cgroup *old = set_active_memcg(pool->memcg);
 	struct kvt_frame *frame = kmem_cache_zalloc(frames, GFP_KERNEL);
-	struct page *page = frame ? alloc_in_tier(pool, tier) : NULL;
+	struct page *page = frame ? alloc_and_look(pool, tier) : NULL;
 
 	set_active_memcg(old);
 	if (!page) {
@@ -111,7 +163,11 @@ bool kvt_frame_poisoned(struct kvt_pool *pool, struct kvt_frame *frame)
 	return false;
 }
 
-/* The folio lives on while somebody else holds it; nothing of ours points to it. */
+/*
+ * The folio lives on while somebody else holds it; nothing of ours points to it.  One with a
+ * memory error is kept: the core takes such pages out of use one by one only, and would
+ * hand out those of a larger folio again.
+ */
 static void frame_free(struct kvt_pool *pool, struct kvt_frame *frame)
 {
 	struct folio *folio = frame->folio;
@@ -120,7 +176,11 @@ static void frame_free(struct kvt_pool *pool, struct kvt_frame *frame)
 	folio->mapping = NULL;
 	folio->private = NULL;
 	folio_unlock(folio);
-	folio_put(folio);
+	if (!kvt_frame_poisoned(pool, frame))
+		folio_put(folio);
+	else
+		pr_err_ratelimited("pool%u: gave up %llu bytes on node %d: a memory error is there\n",
+				   pool->id, kvt_block_bytes(pool), frame->node);
 	kvt_uncharge(&pool->share[frame->tier]);
 	kmem_cache_free(frames, frame);
 }
@@ -160,10 +220,15 @@ static struct kvt_frame *spare_or_new(struct kvt_pool *pool, enum kvtier_tier ti
 
 struct kvt_frame *kvt_frame_try(struct kvt_pool *pool, enum kvtier_tier tier)
 {
-	struct kvt_frame *frame = spare_or_new(pool, tier);
+	struct kvt_frame *frame;
 
-	if (frame)
+	while ((frame = spare_or_new(pool, tier))) {
 		atomic_inc(&pool->in_hand[frame->node]);
+		smp_mb__after_atomic(); /* with kvt_evict_node(): it sees this, or we that */
+		if (node_isset(frame->node, kvt_tiers[tier].nodes))
+			break;
+		kvt_frame_put(pool, frame); /* its node has left the tier just now */
+	}
 	return frame;
 }
 

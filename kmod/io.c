@@ -257,6 +257,7 @@ void kvt_io_measure(struct kvt_store *store, u32 device)
 	queue->limit = max_t(u32, q->nr_requests / 2, 1);
 	queue->request_bytes = min_t(u64, (u64)queue_max_sectors(q) << SECTOR_SHIFT,
 				     1ULL << KVTIER_SHIFT_MAX);
+	store->stable |= bdev_stable_writes(store->device[device].bdev);
 }
 
 static bool kvt_io_may_block(struct kvt_io *io, int requests)

@@ -5,6 +5,7 @@
  */
 #include <linux/file.h>
 #include <linux/nospec.h>
+#include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
@@ -92,6 +93,8 @@ static u32 run_ranges(struct kvt_pool *pool, const struct kvt_op *op, struct kvt
 		u64 first = ranges[i].offset >> pool->block_shift;
 		u64 blocks = ranges[i].length >> pool->block_shift;
 
+		if (fatal_signal_pending(current))
+			ret = -EINTR;
 		if (ret != -EINTR)
 			ret = later ? kvt_range_later(pool, op, first, blocks) :
 				      kvt_range_run(pool, op, first, blocks);
@@ -285,12 +288,19 @@ static int copy_out(const struct command *command, union argument *arg, void __u
 	return copy_to_user(user, arg, min(size, command->size)) ? -EFAULT : 0;
 }
 
+/* A call that makes a key has no effect if nobody can be told the key. */
+static bool makes_key(const struct command *command, const union argument *arg)
+{
+	return command->run == checkpoint && !memchr_inv(arg->checkpoint.key, 0, KVTIER_KEY_BYTES);
+}
+
 long kvt_ioctl(struct file *file, unsigned int number, unsigned long user)
 {
 	const struct command *command = find(number);
 	struct kvt_pool *pool = kvt_pool_of(file);
 	void __user *at = (void __user *)user;
 	union argument arg = {};
+	bool new_key;
 	u32 size;
 	int ret;
 
@@ -305,8 +315,13 @@ long kvt_ioctl(struct file *file, unsigned int number, unsigned long user)
 		ret = copy_out(command, &arg, at, size);
 	if (ret)
 		return ret;
+	new_key = makes_key(command, &arg);
 	ret = command->run(file, pool, &arg);
 	if (ret && !command->always_out)
 		return ret;
-	return copy_out(command, &arg, at, size) ?: ret;
+	if (!copy_out(command, &arg, at, size))
+		return ret;
+	if (new_key)
+		kvt_unreserve(pool, arg.checkpoint.key);
+	return -EFAULT;
 }

@@ -209,6 +209,7 @@ struct kvt_pool {
 
 	atomic_t nr_sealed_dirty; /* a hint for write-back; may lag */
 	unsigned long pressed; /* jiffies of the last event of pressure; racy */
+	unsigned long crowded; /* jiffies when its memory cgroup was found full; racy */
 	u32 scan_hand; /* scan.c */
 	u32 scrub_hand;
 
@@ -513,6 +514,7 @@ struct kvt_store {
 	u8 uuid[KVTIER_UUID_BYTES];
 	bool hold; /* written to only after the administrator lifts it; reserve_lock */
 	bool closed; /* being attached or detached: no new pools; kvt_stores_lock */
+	bool stable; /* what is written must not change meanwhile: digests; set before use */
 	bool gone; /* a device was removed: no new pools; set once, without a lock */
 
 	struct mutex reserve_lock; /* the next four; outside .lock and the lock of .extra */
@@ -528,7 +530,7 @@ struct kvt_store {
 	unsigned long *first; /* bit per unit with which a slot begins */
 	u64 nr_used; /* units */
 	u32 hand; /* where the next search begins */
-	u64 claimed; /* bytes of pools' budgets */
+	u64 claimed; /* bytes of pools' budgets, and of what outlives its pool (tab.c) */
 	u32 nr_pools;
 
 	atomic_t reads; /* of blocks, under way: write-back gives way to them */
@@ -593,7 +595,11 @@ int kvt_unreserve(struct kvt_pool *pool, const u8 *key); /* -ENOENT */
 struct kvt_tab *kvt_tab_new(struct kvt_pool *pool); /* NULL: ENOMEM */
 struct kvt_tab *kvt_tab_get(struct kvt_tab *tab);
 void kvt_tab_put(struct kvt_tab *tab);
-void kvt_tab_close(struct kvt_tab *tab); /* its pool goes; or NULL */
+/*
+ * Its pool, which has no blocks any more, goes (or NULL).  These many bytes of the pool's claim
+ * on the store are not to be given back: kvt_tab_remove() does so from now on.
+ */
+u64 kvt_tab_close(struct kvt_tab *tab);
 /*
  * Put a slot on the tab once more: owner of a block of the pool that has it; or with
  * @charge, which is for who is not and charges it if it was not there (-ENOSPC); -ENOMEM.

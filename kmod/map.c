@@ -228,15 +228,21 @@ static int insert_pages(struct vm_area_struct *vma, unsigned long addr, struct f
 {
 	struct page *pages[INSERT_PAGES];
 	unsigned long i, left = nr;
-	int ret;
+	bool poisoned = false;
+	int ret = -EBUSY;
 
-	for (i = 0; i < nr; i++)
+	for (i = 0; i < nr; i++) {
 		pages[i] = folio_page(folio, first + i);
-	ret = vm_insert_pages(vma, addr, pages, &left);
+		poisoned |= PageHWPoison(pages[i]);
+	}
+	if (!poisoned)
+		ret = vm_insert_pages(vma, addr, pages, &left);
 	/* Some are there: another thread was faster, or only a part was unmapped. */
 	for (i = 0; ret == -EBUSY && i < nr; i++) {
-		int one = vm_insert_page(vma, addr + i * PAGE_SIZE, pages[i]);
+		int one = -EBUSY; /* a memory error: its own touch will tell */
 
+		if (!PageHWPoison(pages[i]))
+			one = vm_insert_page(vma, addr + i * PAGE_SIZE, pages[i]);
 		if (one && one != -EBUSY)
 			ret = one;
 	}

@@ -253,7 +253,9 @@ static int take_unit(struct kvt_pool *pool, struct kvt_move *move)
 		if (!kvt_reclaim_slot(pool))
 			return -ENOSPC;
 	}
-	ret = kvt_slot_alloc(pool->store, kvt_units(pool), &move->unit);
+	do /* in a store that is fragmented, the pool's own slots are of the right size */
+		ret = kvt_slot_alloc(pool->store, kvt_units(pool), &move->unit);
+	while (ret == -ENOSPC && kvt_reclaim_slot(pool));
 	if (!ret)
 		return 0;
 	kvt_uncharge(&pool->share[KVTIER_TIER_NVME]);

@@ -25,7 +25,8 @@ static void pool_free(struct kref *ref)
 {
 	struct kvt_pool *pool = container_of(ref, struct kvt_pool, ref);
 
-	kvt_tab_close(pool->tab);
+	if (pool->tab)
+		kvt_tab_put(pool->tab);
 	kvt_event_exit(pool);
 	kvt_block_table_exit(pool);
 	kvt_memcg_put(pool->memcg);
@@ -166,7 +167,8 @@ static struct kvt_pool *pool_alloc(const struct kvtier_pool_create *arg)
 	pool->block_shift = arg->block_shift;
 	pool->order = arg->block_shift - PAGE_SHIFT;
 	pool->nr_blocks = arg->bytes >> arg->block_shift;
-	pool->pressed = jiffies;
+	pool->pressed = jiffies - HZ; /* the first may come at once */
+	pool->crowded = jiffies - HZ;
 	pool->deadline = msecs_to_jiffies(arg->io_deadline_ms ?: KVTIER_DEADLINE_MS);
 	strscpy(pool->name, arg->name[0] ? arg->name : current->comm, sizeof(pool->name));
 	return pool;
@@ -206,8 +208,10 @@ static void give_back(struct kvt_pool *pool)
 {
 	u32 shift = pool->block_shift;
 
+	u64 nvme = pool->share[KVTIER_TIER_NVME].budget << shift;
+
 	if (pool->store)
-		kvt_store_put(pool->store, pool->share[KVTIER_TIER_NVME].budget << shift);
+		kvt_store_put(pool->store, nvme - kvt_tab_close(pool->tab));
 	kvt_tier_unclaim(KVTIER_TIER_CXL, pool->share[KVTIER_TIER_CXL].budget << shift);
 	kvt_tier_unclaim(KVTIER_TIER_DRAM, pool->share[KVTIER_TIER_DRAM].budget << shift);
 }

@@ -108,6 +108,37 @@ static bool seems_empty(const struct kvt_block *block)
 	       !test_bit(KVT_BLOCK_BAD, &block->flags);
 }
 
+static int check_one(struct kvt_pool *pool, const struct kvt_op *op, struct kvt_block *block)
+{
+	int ret;
+
+	if (!block || op->op != KVTIER_OP_SEAL)
+		return check_block(block, op->op);
+	ret = kvt_block_lock_interruptible(block); /* its state must not be seen half */
+	if (ret)
+		return ret;
+	ret = check_block(block, op->op);
+	kvt_block_unlock(pool, block);
+	return ret;
+}
+
+/* Will it need a frame that is not pinned yet? */
+static bool is_fresh(const struct kvt_op *op, const struct kvt_block *block)
+{
+	if (op->op == KVTIER_OP_PIN)
+		return !block || !block->pins;
+	return op->op == KVTIER_OP_PROMOTE && block && !block->pins && !seems_empty(block);
+}
+
+/* Nothing has been done yet, so nobody minds; there may be many blocks. */
+static int given_up(const struct kvt_op *op)
+{
+	cond_resched();
+	if (op->request && kvt_request_ended(op->request))
+		return -ECANCELED;
+	return fatal_signal_pending(current) ? -EINTR : 0;
+}
+
 static int check_blocks(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u64 nr)
 {
 	u64 i, fresh = 0;
@@ -116,21 +147,12 @@ static int check_blocks(struct kvt_pool *pool, const struct kvt_op *op, u64 firs
 	for (i = first; !ret && i < first + nr; i++) {
 		struct kvt_block *block = kvt_block_peek(pool, i);
 
-		if (block && op->op == KVTIER_OP_SEAL) { /* its state must not be seen half */
-			ret = kvt_block_lock_interruptible(block);
-			if (ret)
-				return ret;
-			ret = check_block(block, op->op);
-			kvt_block_unlock(pool, block);
-		} else {
-			ret = check_block(block, op->op);
-		}
-		if (op->op == KVTIER_OP_PIN)
-			fresh += !block || !block->pins;
-		else if (op->op == KVTIER_OP_PROMOTE)
-			fresh += block && !block->pins && !seems_empty(block);
-		if (!(i % 1024))
-			cond_resched();
+		ret = check_one(pool, op, block);
+		fresh += is_fresh(op, block);
+		if (!ret && !(i % 1024))
+			ret = given_up(op);
+		if (!block && op->op != KVTIER_OP_PIN)
+			i |= KVT_CHUNK_BLOCKS - 1; /* the others of its chunk are absent too */
 	}
 	return ret ? ret : check_room(pool, op, fresh);
 }
@@ -330,6 +352,14 @@ static int leave_start(struct kvt_pool *pool, const struct kvt_op *op, struct kv
 	return kvt_save_start(pool, move, false);
 }
 
+/* Must a block be out of reach while it is written? */
+static bool writes_stable(const struct kvt_pool *pool, const struct kvt_block *block)
+{
+	if (pool->flags & KVTIER_POOL_PINNABLE) /* where stores are not tracked */
+		return true;
+	return pool->store->stable && !test_bit(KVT_BLOCK_SEALED, &block->flags);
+}
+
 static int writeback_start(struct kvt_pool *pool, const struct kvt_op *op, struct kvt_move *move)
 {
 	struct kvt_block *block = move->block;
@@ -339,14 +369,8 @@ static int writeback_start(struct kvt_pool *pool, const struct kvt_op *op, struc
 		return -EIO;
 	if (!block->frame || !kvt_block_unsaved(block))
 		return 0;
-	/* Where stores are not tracked, it must be out of reach while it is written. */
-	if (pool->flags & KVTIER_POOL_PINNABLE) {
-		ret = kvt_isolate(pool, move->nr, block);
-		if (ret)
-			return ret;
-		move->isolated = true;
-	}
-	return kvt_save_start(pool, move, false);
+	ret = writes_stable(pool, block) ? kvt_withdraw(pool, move->nr, block, &move->isolated) : 0;
+	return ret ? ret : kvt_save_start(pool, move, false);
 }
 
 static void save_end(struct kvt_pool *pool, struct kvt_move *move)

@@ -10,6 +10,7 @@
 
 #include <linux/bitmap.h>
 #include <linux/random.h>
+#include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 
@@ -150,6 +151,8 @@ static int kvt_reservation_add_all(struct kvt_pool *pool, struct kvt_reservation
 		ret = kvt_reservation_add(pool, reservation, units[i], charge);
 		if (ret > 0)
 			__set_bit(i, added);
+		if (ret >= 0 && fatal_signal_pending(current))
+			ret = -EINTR; /* others wait for the lock */
 		cond_resched();
 	}
 	if (ret < 0 && added)

@@ -339,17 +339,19 @@ static ssize_t counter_show(struct device *dev, struct device_attribute *attr, c
 	return sysfs_emit(buf, "%lld\n", (s64)atomic64_read(&pool_of(dev)->counter[a->offset]));
 }
 
-#define STATS_ATTR(_name, _show, _offset)				\
+#define STATS_ATTR(_name, _mode, _show, _offset)			\
 static struct stats_attr stats_##_name = {				\
-	.attr = __ATTR(_name, 0444, _show, NULL),			\
+	.attr = __ATTR(_name, _mode, _show, NULL),			\
 	.offset = _offset,						\
 }
-#define STATS(_name) STATS_ATTR(_name, stats_show, offsetof(struct kvtier_stats, _name))
+#define STATS(_name) STATS_ATTR(_name, 0444, stats_show, offsetof(struct kvtier_stats, _name))
+/* Not for all: to look at all blocks again and again slows the pool. */
 #define BLOCKS(_name, _state) \
-	STATS_ATTR(_name, blocks_show, offsetof(struct kvtier_stats, blocks[_state]))
-#define COUNTER(_name, _which) STATS_ATTR(_name, counter_show, _which)
-#define TIER(_tier, _nr, _field) \
-	STATS_ATTR(_tier##_##_field, stats_show, offsetof(struct kvtier_stats, tier[_nr]._field))
+	STATS_ATTR(_name, 0400, blocks_show, offsetof(struct kvtier_stats, blocks[_state]))
+#define COUNTER(_name, _which) STATS_ATTR(_name, 0444, counter_show, _which)
+#define TIER(_tier, _nr, _field)				\
+	STATS_ATTR(_tier##_##_field, 0444, stats_show,		\
+		   offsetof(struct kvtier_stats, tier[_nr]._field))
 #define TIERS(_field)					\
 	TIER(dram, KVTIER_TIER_DRAM, _field);		\
 	TIER(cxl, KVTIER_TIER_CXL, _field);		\

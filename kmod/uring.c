@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Range operations that nobody waits for: io_uring commands and KVTIER_OP_NOWAIT.
+ * Range operations of workers: io_uring commands and KVTIER_OP_NOWAIT.
  *
- * A request belongs to a worker until it is done.  A command may end sooner: when its
- * ring or its process goes, it is completed at once (ECANCELED), and the worker, which
- * may be waiting for a disk, stops at its next block.  Whoever takes the command out of
- * the request completes it.
+ * A request belongs to a worker until it is done.  A command may end sooner: when it is
+ * cancelled, or its ring or its process goes, it is answered at once (ECANCELED), and the
+ * worker, which may be waiting for a disk, stops at its next block.  The first answer
+ * counts; a pin whose answer came too late is undone.
+ *
+ * io_uring passes a cancellation on to its own workers alone (IOSQE_ASYNC).  One of these
+ * waits for the request like a caller, and a signal tells it.
  */
+#include <linux/completion.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 
@@ -14,15 +18,23 @@
 
 #define LATER_MAX (2 * KVTIER_ARRAY_MAX) /* requests of a pool that nobody waits for */
 
+/* Bits of kvt_request.flags. */
+enum request_bit {
+	ANSWERED, /* whoever sets it tells the result */
+	CANCELLED, /* the worker is to stop */
+};
+
 struct kvt_request {
-	struct kref ref; /* the worker's and the command's */
+	struct kref ref; /* the worker's, and that of a command or of who waits */
 	struct work_struct work;
 	struct kvt_pool *pool; /* the worker's reference */
-	struct io_uring_cmd *cmd; /* NULL: KVTIER_OP_NOWAIT, or completed; xchg() to take it */
+	struct io_uring_cmd *cmd; /* NULL: somebody waits for it, or nobody */
 	struct task_struct *task; /* that of the command; NULL: KVTIER_OP_NOWAIT */
 	struct kvt_op op;
 	u64 first, nr;
-	bool cancelled;
+	unsigned long flags; /* enum request_bit */
+	int result; /* by whom ANSWERED is set */
+	struct completion answered;
 };
 
 /* In io_uring's room for its commands. */
@@ -61,20 +73,33 @@ static KVT_URING_TASK(complete_in_task)
 	request_put(request);
 }
 
-static void complete_cmd(struct kvt_request *request, int result)
+/* false: there was an answer already. */
+static bool answer(struct kvt_request *request, int result)
 {
-	struct io_uring_cmd *cmd = xchg(&request->cmd, NULL);
-
-	if (!cmd)
-		return;
-	in_cmd(cmd)->result = result;
-	io_uring_cmd_complete_in_task(cmd, complete_in_task);
+	if (test_and_set_bit(ANSWERED, &request->flags))
+		return false;
+	request->result = result;
+	if (request->cmd) {
+		in_cmd(request->cmd)->result = result;
+		io_uring_cmd_complete_in_task(request->cmd, complete_in_task);
+	}
+	complete_all(&request->answered);
+	return true;
 }
 
 bool kvt_request_ended(const struct kvt_request *request)
 {
-	return READ_ONCE(request->cancelled) || READ_ONCE(request->pool->dying) ||
+	return test_bit(CANCELLED, &request->flags) || READ_ONCE(request->pool->dying) ||
 	       (request->task && request->task->signal->flags & SIGNAL_GROUP_EXIT);
+}
+
+/* Who was told ECANCELED has no pin to take back. */
+static void undo(const struct kvt_request *request)
+{
+	const struct kvt_op unpin = { .op = KVTIER_OP_UNPIN };
+
+	if (request->op.op == KVTIER_OP_PIN)
+		kvt_range_run(request->pool, &unpin, request->first, request->nr);
 }
 
 static void work(struct work_struct *work)
@@ -87,7 +112,8 @@ static void work(struct work_struct *work)
 		result = kvt_range_run(pool, &request->op, request->first, request->nr);
 	if (!request->task)
 		atomic_dec(&pool->nr_later);
-	complete_cmd(request, result);
+	if (!answer(request, result) && !result)
+		undo(request);
 	request_put(request);
 	kvt_pool_put(pool);
 }
@@ -101,6 +127,7 @@ static struct kvt_request *request_new(struct kvt_pool *pool, const struct kvt_o
 		return NULL;
 	kref_init(&request->ref);
 	INIT_WORK(&request->work, work);
+	init_completion(&request->answered);
 	kref_get(&pool->ref);
 	request->pool = pool;
 	request->op = *op;
@@ -141,39 +168,67 @@ static int parse(struct io_uring_cmd *cmd, unsigned int issue_flags, struct kvt_
 	memcpy(to, payload, sizeof(*to));
 	if (issue_flags & IO_URING_F_SQE128 && !zero(payload + sizeof(*to), 80 - sizeof(*to)))
 		return -EINVAL;
-	if (to->__reserved || !to->nr_blocks || to->first_block >= pool->nr_blocks ||
+	if (kvt_uring_flags(cmd) || to->__reserved)
+		return -EINVAL;
+	if (!to->nr_blocks || to->first_block >= pool->nr_blocks ||
 	    to->nr_blocks > pool->nr_blocks - to->first_block)
 		return -EINVAL;
 	return 0;
 }
 
 /* One that no worker has begun never will. */
-static void cancel(struct kvt_request *request)
+static void cancel(struct kvt_request *request, int error)
 {
 	struct kvt_pool *pool = request->pool;
 
-	WRITE_ONCE(request->cancelled, true);
-	complete_cmd(request, -ECANCELED);
+	set_bit(CANCELLED, &request->flags);
+	answer(request, error);
 	if (cancel_work(&request->work)) {
 		request_put(request);
 		kvt_pool_put(pool);
 	}
 }
 
+/* Half an UNPIN cannot be told from a whole one. */
+static bool may_be_cancelled(const struct kvt_request *request)
+{
+	return request->op.op != KVTIER_OP_UNPIN;
+}
+
+/* Called by a worker of io_uring's, which a cancellation or the end of the ring notifies. */
+static int wait_for(struct kvt_request *request)
+{
+	bool by_signal;
+	int result;
+
+	if (may_be_cancelled(request) && wait_for_completion_interruptible(&request->answered)) {
+		by_signal = task_sigpending(current) && !fatal_signal_pending(current);
+		cancel(request, by_signal ? -EINTR : -ECANCELED);
+	}
+	wait_for_completion(&request->answered);
+	result = request->result;
+	request_put(request);
+	return result;
+}
+
 static int begin(struct io_uring_cmd *cmd, unsigned int issue_flags, struct kvt_pool *pool,
 		 const struct kvt_op *op, const struct kvtier_uring_cmd *arg)
 {
 	struct kvt_request *request = request_new(pool, op, arg->first_block, arg->nr_blocks);
+	bool wait = !(issue_flags & IO_URING_F_NONBLOCK);
 
 	if (!request)
 		return -ENOMEM;
 	kref_get(&request->ref);
 	request->task = get_task_struct(current);
-	request->cmd = cmd;
-	in_cmd(cmd)->request = request;
-	kvt_uring_mark_cancelable(cmd, issue_flags);
+	if (!wait) {
+		request->cmd = cmd;
+		in_cmd(cmd)->request = request;
+		if (may_be_cancelled(request))
+			kvt_uring_mark_cancelable(cmd, issue_flags);
+	}
 	queue_work(pool->wq, &request->work);
-	return -EIOCBQUEUED;
+	return wait ? wait_for(request) : -EIOCBQUEUED;
 }
 
 int kvt_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
@@ -184,7 +239,7 @@ int kvt_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
 	int ret;
 
 	if (issue_flags & KVT_URING_F_CANCEL) {
-		cancel(in_cmd(cmd)->request);
+		cancel(in_cmd(cmd)->request, -ECANCELED);
 		return 0;
 	}
 	if (!pool)

@@ -124,10 +124,11 @@ in_vm()
 }
 
 # What runs on the module: on 6.12, on another kernel, and with every check on.
-read -ra each_time < <(in_vm boot abi adopt budget clone frames protect stall store uring \
-	conformance daemon engine seq tools)
-read -ra shorter < <(in_vm boot abi budget clone map protect store uring)
-read -ra checked < <(in_vm boot nth abi clone protect store)
+read -ra each_time < <(in_vm boot abi adopt budget clone frames migrate protect stall store \
+	stripe trace uring policy conformance daemon engine seq \
+	tools)
+read -ra shorter < <(in_vm boot abi budget clone map million protect store uring)
+read -ra checked < <(in_vm boot nth abi clone million protect store)
 
 case ${1:-} in
 build | unit) "$@" && exit 0 || exit 1 ;; # suites that are functions of this file
@@ -157,8 +158,9 @@ suite tools 300 tests/tools/run.sh
 suite engine 300 tests/engine/run.sh
 suite kbuild 3600 tests/vm/kbuild.sh
 suite vm-6.12 3600 tests/vm/run.sh --kernel 6.12 "${each_time[@]}"
-suite vm-6.1 3600 tests/vm/run.sh --kernel 6.1 "${shorter[@]}"
-suite vm-debug 7200 tests/vm/run.sh --kernel debug "${checked[@]}" # builds the kernel first
+suite vm-6.1 3600 env MIGRATIONS=50000 tests/vm/run.sh --kernel 6.1 "${shorter[@]}"
+# Builds the kernel first; a CXL device that is interpreted is too slow for all of its checks.
+suite vm-debug 7200 tests/vm/run.sh --kernel debug --topology numa "${checked[@]}"
 if [[ ${SUITES:-} ]]; then # for asking: they take long
 	on_request vm-all 7200 tests/vm/run.sh --kernel 6.12
 	on_request vm-latest 7200 tests/vm/run.sh --kernel latest

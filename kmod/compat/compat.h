@@ -106,6 +106,31 @@ static inline void kvt_memcg_put(struct mem_cgroup *memcg)
 #endif
 }
 
+/* What may still be charged to it and to those above it, in bytes. */
+static inline u64 kvt_memcg_room(struct mem_cgroup *memcg)
+{
+	u64 room = ULONG_MAX;
+#ifdef CONFIG_MEMCG
+	for (; memcg; memcg = parent_mem_cgroup(memcg)) {
+		unsigned long used = page_counter_read(&memcg->memory);
+		unsigned long most = READ_ONCE(memcg->memory.max);
+
+		room = min_t(u64, room, most > used ? (u64)(most - used) << PAGE_SHIFT : 0);
+	}
+#endif
+	return room;
+}
+
+/* What a submission asked for in sqe->uring_cmd_flags. */
+static inline u32 kvt_uring_flags(const struct io_uring_cmd *cmd)
+{
+#ifdef IORING_URING_CMD_MASK
+	return cmd->flags & IORING_URING_CMD_MASK;
+#else
+	return cmd->flags & IORING_URING_CMD_FIXED;
+#endif
+}
+
 /* What a 16-byte io_uring command carries. */
 static inline const void *kvt_uring_payload(struct io_uring_cmd *cmd)
 {

@@ -4,7 +4,7 @@
 #
 #	PATH MODE MIN MAX DEFAULT
 #
-# Mode is that of "(RO)", "(RW)" or "(WO)" at the head of the description; the others
+# Mode is that of "(RO)", "(RO-root)", "(RW)" or "(WO)" at the head of the description; the others
 # come from its lines "Range: MIN to MAX" and "Default: VALUE", and are "-" without.
 # What is wrong with the file itself goes to stderr, and the exit status is 1.
 
@@ -22,7 +22,7 @@ function flush_entry(    i)
 		if (!(i in seen))
 			complain(path[1] ": no line \"" i ":\"")
 	if (mode == "")
-		complain(path[1] ": the description does not begin with (RO), (RW) or (WO)")
+		complain(path[1] ": the description does not begin with (RO), (RO-root), (RW) or (WO)")
 	for (i = 1; i <= nr; i++) {
 		if (path[i] in known)
 			complain(path[i] " is described twice")
@@ -46,6 +46,7 @@ BEGIN {
 	fields["Contact"]
 	fields["Description"]
 	modes["(RO)"] = "444"
+	modes["(RO-root)"] = "400"
 	modes["(RW)"] = "644"
 	modes["(WO)"] = "200"
 	tag = "none"

@@ -72,7 +72,8 @@ BEGIN {
 }
 
 /^KVT_STORE_NUMBER\(/ { arguments(); is_attribute(argument[1], "444") }
-/^(STATS|BLOCKS|COUNTER)\(/ { arguments(); is_attribute(argument[1], "444") }
+/^(STATS|COUNTER)\(/ { arguments(); is_attribute(argument[1], "444") }
+/^BLOCKS\(/ { arguments(); is_attribute(argument[1], "400") }
 
 /^TIERS\(/ {
 	arguments()

@@ -140,6 +140,17 @@ int store_down(const char *path)
 	return attr_write(file, "1");
 }
 
+bool store_settled(const char *path)
+{
+	char file[2 * KVT_TEXT];
+	int tries = 1200;
+
+	snprintf(file, sizeof(file), "%s/stalled", path);
+	while (attr_number(file) != 0 && tries--)
+		usleep(50000);
+	return attr_number(file) == 0;
+}
+
 int store_number(const char *path)
 {
 	return atoi(path + strlen(KVT_CLASS "store"));

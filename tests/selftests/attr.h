@@ -27,6 +27,8 @@ bool store_of(const char *device, char path[KVT_TEXT]);
 int store_up(const char *device, char path[KVT_TEXT]);
 /* Lift its hold and detach it. */
 int store_down(const char *path);
+/* Wait until its devices have ended what was given up; false: they do not. */
+bool store_settled(const char *path);
 /* Its number, of "/sys/class/kvtier/store3". */
 int store_number(const char *path);
 

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
 /* Budgets: hard for every tier, at any time, and waits for room that end. */
+#include <linux/futex.h>
 #include <pthread.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 
 #include "test.h"
@@ -128,6 +130,104 @@ TEST_F(budget, exhausted)
 	EXPECT_EQ(0, check(pool, 20, 1, 2)); /* it kept its content */
 	EXPECT_EQ(0, check(pool, 0, DRAM, 1));
 	EXPECT_EQ(0, stats(pool).bad_blocks);
+}
+
+/* A kernel that touches a block of its own accord, without looking at signals. */
+static void wake_op(void *word)
+{
+	uint32_t other = 0;
+
+	for (;;)
+		syscall(SYS_futex, &other, FUTEX_WAKE_OP_PRIVATE, 1, 1, word,
+			FUTEX_OP(FUTEX_OP_ADD, 1, FUTEX_OP_CMP_EQ, 0));
+}
+
+/* Its status after @ms at most; -1: it has not ended. */
+static int wait_bounded(pid_t pid, unsigned int ms)
+{
+	uint64_t end = now_ms() + ms;
+	int status;
+
+	while (now_ms() < end) {
+		if (waitpid(pid, &status, WNOHANG) == pid)
+			return status;
+		usleep(20000);
+	}
+	return -1;
+}
+
+/* Who waits for room where nothing interrupts a fault ends all the same when it is killed. */
+TEST_F(budget, killed_while_it_waits)
+{
+	struct kvtier_pool_create request = pool_request(SHIFT, BLOCKS, DRAM, BLOCKS);
+	struct iovec part;
+	struct pool pool;
+	char back[4096];
+	int fds[2], i;
+	pid_t pid;
+
+	request.io_deadline_ms = 600000;
+	ASSERT_EQ(0, pool_open(&pool, &request));
+	ASSERT_EQ(0, pipe(fds));
+	fill(&pool, 0, DRAM, 1);
+	for (i = 0; i < DRAM; i++) {
+		part = (struct iovec){ at(&pool, i), 4096 };
+		ASSERT_EQ(4096, vmsplice(fds[1], &part, 1, 0));
+	}
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid)
+		wake_op(at(&pool, 20));
+	usleep(300000);
+	EXPECT_EQ(0, kill(pid, SIGKILL));
+	EXPECT_EQ(SIGKILL, wait_bounded(pid, 30000));
+	for (i = 0; i < DRAM; i++)
+		ASSERT_EQ(4096, read(fds[0], back, sizeof(back)));
+	EXPECT_EQ(0, check(&pool, 0, DRAM, 1));
+	pool_close(&pool);
+}
+
+/* As long a call as there is: each range is the pool, and is refused at its last block. */
+static int discard_long(struct pool *pool)
+{
+	static struct kvtier_range ranges[KVTIER_ARRAY_MAX];
+	struct kvtier_range_op arg = {
+		.size = sizeof(arg),
+		.op = KVTIER_OP_DISCARD,
+		.flags = KVTIER_OP_NOWAIT,
+		.nr = KVTIER_ARRAY_MAX,
+		.ranges = (uintptr_t)ranges,
+	};
+	uint32_t i;
+
+	for (i = 0; i < KVTIER_ARRAY_MAX; i++)
+		ranges[i].length = pool->bytes;
+	return call(pool->fd, KVTIER_IOC_RANGE_OP, &arg);
+}
+
+/* A call that looks at blocks for minutes ends when its process is killed. */
+TEST_F(budget, killed_while_it_looks)
+{
+	const uint64_t blocks = 16384, chunk = 64;
+	struct pool pool;
+	uint64_t i;
+	pid_t pid;
+
+	if (device_info().free_bytes[KVTIER_TIER_NVME] < (blocks + 8) << SHIFT)
+		SKIP(return, "the store is too small");
+	ASSERT_EQ(0, pool_new(&pool, SHIFT, blocks, 64, blocks + 8, KVTIER_POOL_NO_PREDICT));
+	for (i = 0; i < blocks; i += chunk)
+		(void)*(volatile char *)at(&pool, i);
+	ASSERT_EQ(0, op(&pool, KVTIER_OP_PIN, blocks - 1, 1));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid)
+		_exit(discard_long(&pool) ? 1 : 0);
+	usleep(300000);
+	EXPECT_EQ(0, kill(pid, SIGKILL));
+	EXPECT_EQ(SIGKILL, wait_bounded(pid, 20000));
+	ASSERT_EQ(0, op(&pool, KVTIER_OP_UNPIN, blocks - 1, 1));
+	pool_close(&pool);
 }
 
 struct hammerer {

@@ -12,10 +12,14 @@
 
 #include "dm.h"
 
+struct target {
+	struct dm_target_spec spec;
+	char text[1024];
+};
+
 struct request {
 	struct dm_ioctl head;
-	struct dm_target_spec target;
-	char text[512];
+	struct target target[2];
 };
 
 static int control(unsigned long number, struct request *r)
@@ -39,16 +43,27 @@ static void begin(struct request *r, const struct dm *dm)
 	snprintf(r->head.name, sizeof(r->head.name), "%s", dm->name);
 }
 
+static struct target *add(struct request *r, unsigned long long start, unsigned long long length,
+			  const char *type)
+{
+	struct target *t = &r->target[r->head.target_count++];
+
+	t->spec.sector_start = start;
+	t->spec.length = length;
+	t->spec.next = sizeof(*t);
+	snprintf(t->spec.target_type, sizeof(t->spec.target_type), "%s", type);
+	return t;
+}
+
 static int load(const struct dm *dm, const char *type)
 {
+	struct target *target;
 	struct request r;
 
 	begin(&r, dm);
-	r.head.target_count = 1;
-	r.target.length = dm->sectors;
-	snprintf(r.target.target_type, sizeof(r.target.target_type), "%s", type);
+	target = add(&r, 0, dm->sectors, type);
 	if (!strcmp(type, "linear"))
-		snprintf(r.text, sizeof(r.text), "%s 0", dm->below);
+		snprintf(target->text, sizeof(target->text), "%s %llu", dm->below, dm->start);
 	return control(DM_TABLE_LOAD, &r);
 }
 
@@ -89,17 +104,11 @@ static int make_node(struct dm *dm, unsigned long long number)
 	return 0;
 }
 
-int dm_create(struct dm *dm, const char *name, const char *below)
+static int create(struct dm *dm)
 {
 	struct request r;
 	int ret;
 
-	memset(dm, 0, sizeof(*dm));
-	snprintf(dm->name, sizeof(dm->name), "%s", name);
-	snprintf(dm->below, sizeof(dm->below), "%s", below);
-	ret = size_of(below, &dm->sectors);
-	if (ret)
-		return ret;
 	begin(&r, dm);
 	ret = control(DM_DEV_CREATE, &r);
 	if (ret)
@@ -114,6 +123,26 @@ int dm_create(struct dm *dm, const char *name, const char *below)
 	return ret;
 }
 
+int dm_create_part(struct dm *dm, const char *name, const char *below, int part, int parts)
+{
+	int ret;
+
+	memset(dm, 0, sizeof(*dm));
+	snprintf(dm->name, sizeof(dm->name), "%s", name);
+	snprintf(dm->below, sizeof(dm->below), "%s", below);
+	ret = size_of(below, &dm->sectors);
+	if (ret)
+		return ret;
+	dm->sectors = dm->sectors / parts & ~2047ULL;
+	dm->start = part * dm->sectors;
+	return create(dm);
+}
+
+int dm_create(struct dm *dm, const char *name, const char *below)
+{
+	return dm_create_part(dm, name, below, 0, 1);
+}
+
 int dm_fail(struct dm *dm, bool fail)
 {
 	int ret = dm_suspend(dm, true);
@@ -121,6 +150,24 @@ int dm_fail(struct dm *dm, bool fail)
 	if (!ret)
 		ret = load(dm, fail ? "error" : "linear");
 	return ret ? ret : dm_suspend(dm, false);
+}
+
+int dm_delay(struct dm *dm, unsigned long long sectors, unsigned int ms)
+{
+	struct target *target;
+	struct request r;
+	int ret = dm_suspend(dm, true);
+
+	if (ret)
+		return ret;
+	begin(&r, dm);
+	target = add(&r, 0, sectors, "delay"); /* reads, writes, flushes */
+	snprintf(target->text, sizeof(target->text), "%s %llu 0 %s %llu %u %s %llu 0", dm->below,
+		 dm->start, dm->below, dm->start, ms, dm->below, dm->start);
+	target = add(&r, sectors, dm->sectors - sectors, "linear");
+	snprintf(target->text, sizeof(target->text), "%s %llu", dm->below, dm->start + sectors);
+	ret = control(DM_TABLE_LOAD, &r);
+	return dm_suspend(dm, false) ?: ret;
 }
 
 int dm_remove(struct dm *dm)

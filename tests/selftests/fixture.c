@@ -363,6 +363,12 @@ bool next_event(struct pool *pool, uint32_t type, unsigned int ms, struct kvtier
 
 void figure(const char *name, double value, const char *unit)
 {
-	printf("# figure %s %.6g %s\n", name, value, unit);
+	printf("# figure %s %.10g %s\n", name, value, unit);
+	fflush(stdout);
+}
+
+void figure_of(const char *name, double value, const char *unit, double target)
+{
+	printf("# figure %s %.10g %s %.10g\n", name, value, unit, target);
 	fflush(stdout);
 }

@@ -84,5 +84,6 @@ uint64_t now_ms(void);
 bool next_event(struct pool *pool, uint32_t type, unsigned int ms, struct kvtier_event *event);
 /* A line that the machine's test collects. */
 void figure(const char *name, double value, const char *unit);
+void figure_of(const char *name, double value, const char *unit, double target);
 
 #endif

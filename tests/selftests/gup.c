@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <sys/uio.h>
 
+#include "dm.h"
 #include "test.h"
 
 #define BLOCKS 64
@@ -275,6 +276,78 @@ TEST_F(gup, pinnable_keeps_every_store)
 		EXPECT_EQ(0, check(pool, 2, 3, stamp + 100));
 		EXPECT_EQ(0, check(pool, 5, 3, stamp));
 	}
+}
+
+struct reader {
+	int fd;
+	void *to;
+	size_t bytes;
+	ssize_t got;
+};
+
+static void *read_direct(void *arg)
+{
+	struct reader *r = arg;
+
+	r->got = pread(r->fd, r->to, r->bytes, 0);
+	return NULL;
+}
+
+/* A call as long as it says EBUSY, or until it does. */
+static int repeat(int (*step)(struct pool *a, struct pool *b), struct pool *a, struct pool *b,
+		  bool until_busy)
+{
+	int tries = 400, ret;
+
+	while (((ret = step(a, b)) == -EBUSY) != until_busy && tries--)
+		usleep(25000);
+	return ret;
+}
+
+static int demote_block(struct pool *a, struct pool *b)
+{
+	return op(a, KVTIER_OP_DEMOTE, 2, 1);
+}
+
+static int clone_block(struct pool *a, struct pool *b)
+{
+	return clone_blocks(b, 0, a, 2, 1);
+}
+
+/* A device writes to a block that looks saved: no other pool takes the slot for its content. */
+TEST_F(gup, cloned_while_a_device_writes)
+{
+	struct pool *pool = &self->pool, other;
+	struct reader r = { .to = at(pool, 2), .bytes = pool->block };
+	pthread_t thread;
+	struct dm dm;
+
+	if (self->fd < 0 || variant->flags & KVTIER_POOL_PINNABLE)
+		SKIP(return, "needs a free disk with the serial kv1, and a tracked pool");
+	if (dm_create(&dm, "kvtier-gup", self->disk))
+		SKIP(return, "no device mapper");
+	r.fd = open(dm.path, O_RDWR | O_DIRECT | O_CLOEXEC);
+	ASSERT_LE(0, r.fd);
+	ASSERT_EQ(0, pool_new(&other, variant->shift, BLOCKS, DRAM, BLOCKS, KVTIER_POOL_NO_PREDICT));
+	fill(pool, 2, 1, 7);
+	ASSERT_EQ(pool->block, pwrite(r.fd, at(pool, 2), pool->block, 0));
+	fill(pool, 2, 1, 1);
+	ASSERT_EQ(0, dm_suspend(&dm, true));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, read_direct, &r));
+	EXPECT_EQ(-EBUSY, repeat(demote_block, pool, &other, true));
+	usleep(200000); /* it holds the pages, all of them */
+	EXPECT_EQ(0, op(pool, KVTIER_OP_WRITEBACK, 2, 1));
+	EXPECT_FALSE(info(pool, 2).flags & KVTIER_BLOCKF_DIRTY);
+	EXPECT_EQ(-EBUSY, clone_block(pool, &other));
+	EXPECT_EQ(0, dm_suspend(&dm, false));
+	pthread_join(thread, NULL);
+	EXPECT_EQ(pool->block, r.got);
+	EXPECT_EQ(0, repeat(clone_block, pool, &other, false));
+	EXPECT_EQ(0, check(pool, 2, 1, 7));
+	EXPECT_EQ(0, check_as(&other, 0, 2, 7));
+	pool_close(&other);
+	close(r.fd);
+	EXPECT_EQ(0, dm_remove(&dm));
 }
 
 KVT_MAIN(NEEDS_STORE)

@@ -248,7 +248,7 @@ static int verdict(int bad)
 	       (unsigned long long)board->writes, (unsigned long long)board->reads,
 	       (unsigned long long)board->refused);
 	figure("kmod.migrations", (double)migrations(), "count");
-	figure("kmod.wrong_bytes", (double)board->wrong, "bytes");
+	figure_of("kmod.wrong_bytes", (double)board->wrong, "bytes", 0);
 	printf("%sok 1 %llu blocks moved under %d writers and %d readers\n", bad ? "not " : "",
 	       (unsigned long long)migrations(), WRITERS, READERS);
 	return bad;

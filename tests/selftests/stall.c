@@ -57,17 +57,6 @@ FIXTURE_TEARDOWN(stall)
 	EXPECT_EQ(0, dm_remove(&self->dm));
 }
 
-static bool settled(const char *store)
-{
-	char path[2 * KVT_TEXT];
-	int tries = 1200;
-
-	snprintf(path, sizeof(path), "%s/stalled", store);
-	while (attr_number(path) != 0 && tries--)
-		usleep(50000);
-	return attr_number(path) == 0;
-}
-
 #define EXPECT_IN_TIME(begin)                                \
 	do {                                                 \
 		EXPECT_GE(now_ms() - (begin), DEADLINE_MS / 2); \
@@ -99,7 +88,7 @@ TEST_F(stall, touch)
 	EXPECT_EQ(0, check(pool, 8, 2, 1)); /* everything else goes on */
 	fill(pool, 9, 1, 2);
 	ASSERT_EQ(0, dm_suspend(&self->dm, false));
-	ASSERT_TRUE(settled(self->store));
+	ASSERT_TRUE(store_settled(self->store));
 	EXPECT_EQ(0, op(pool, KVTIER_OP_DISCARD, 3, 1));
 	EXPECT_EQ(0, check_zero(pool, 3, 1));
 	EXPECT_EQ(0, check(pool, 4, 5, 1));
@@ -116,7 +105,7 @@ TEST_F(stall, promote)
 	EXPECT_EQ(-ETIMEDOUT, op(pool, KVTIER_OP_PROMOTE, 0, 4));
 	EXPECT_IN_TIME(begin);
 	ASSERT_EQ(0, dm_suspend(&self->dm, false));
-	ASSERT_TRUE(settled(self->store));
+	ASSERT_TRUE(store_settled(self->store));
 	EXPECT_EQ(0, check(pool, 8, BLOCKS - 8, 1));
 }
 
@@ -139,7 +128,7 @@ TEST_F(stall, writeback)
 	EXPECT_EQ(0, stats(pool).bad_blocks);
 	fill(pool, 0, 4, 3);
 	ASSERT_EQ(0, dm_suspend(&self->dm, false));
-	ASSERT_TRUE(settled(self->store));
+	ASSERT_TRUE(store_settled(self->store));
 	EXPECT_EQ(0, op(pool, KVTIER_OP_DEMOTE, 0, 4));
 	EXPECT_EQ(0, check(pool, 0, 4, 3));
 	EXPECT_EQ(0, check(pool, 4, BLOCKS - 4, 1));
@@ -158,7 +147,7 @@ TEST_F(stall, room)
 	EXPECT_IN_TIME(begin);
 	EXPECT_EQ(0, check(pool, 0, 4, 2));
 	ASSERT_EQ(0, dm_suspend(&self->dm, false));
-	ASSERT_TRUE(settled(self->store));
+	ASSERT_TRUE(store_settled(self->store));
 	EXPECT_EQ(0, check(pool, 0, DRAM, 2));
 	EXPECT_EQ(0, check(pool, 21, BLOCKS - 21, 1));
 }
@@ -185,9 +174,111 @@ TEST_F(stall, checkpoint_and_clone)
 	EXPECT_EQ(-ETIMEDOUT, ret);
 	EXPECT_IN_TIME(begin);
 	ASSERT_EQ(0, dm_suspend(&self->dm, false));
-	ASSERT_TRUE(settled(self->store));
+	ASSERT_TRUE(store_settled(self->store));
 	EXPECT_EQ(0, check(pool, 0, 4, 2));
 }
+
+/* ---- a header that is written late --------------------------------------------- */
+
+#define HEADER_SECTORS 2048
+#define NEVER_MS 600000
+
+static int checkpoint(struct pool *pool, struct kvtier_checkpoint *arg)
+{
+	static struct kvtier_slot slots[4];
+
+	*arg = (struct kvtier_checkpoint){
+		.size = sizeof(*arg),
+		.length = 4 * pool->block,
+		.slots = (uintptr_t)slots,
+		.nr = 4,
+	};
+	return call(pool->fd, KVTIER_IOC_CHECKPOINT, arg);
+}
+
+static int release(struct pool *pool, const struct kvtier_checkpoint *made)
+{
+	struct kvtier_release arg = { .size = sizeof(arg) };
+
+	memcpy(arg.key, made->key, sizeof(arg.key));
+	return call(pool->fd, KVTIER_IOC_RELEASE, &arg);
+}
+
+static long long number_of(const char *store, const char *name)
+{
+	char path[2 * KVT_TEXT];
+
+	snprintf(path, sizeof(path), "%s/%s", store, name);
+	return attr_number(path);
+}
+
+/* Without lifting its hold; what the header says is all that is known afterwards. */
+static int attach_again(const char *disk, char store[KVT_TEXT])
+{
+	char path[2 * KVT_TEXT];
+	int ret;
+
+	snprintf(path, sizeof(path), "%s/detach", store);
+	ret = attr_write(path, "1");
+	if (!ret)
+		ret = attr_write(KVT_CLASS "attach_store", disk);
+	if (ret)
+		return ret;
+	return store_of(strrchr(disk, '/') + 1, store) ? 0 : -ENOENT;
+}
+
+/*
+ * The header that says "nothing is reserved" is still on its way when something is: as
+ * long as it may land, nothing is promised; and what is promised afterwards is there.
+ */
+TEST_F(stall, late_header)
+{
+	struct pool *pool = &self->pool;
+	struct kvtier_checkpoint first, second;
+	int ret;
+
+	ASSERT_EQ(0, op(pool, KVTIER_OP_SEAL, 0, 4));
+	ASSERT_EQ(0, checkpoint(pool, &first));
+	ret = dm_delay(&self->dm, HEADER_SECTORS, NEVER_MS);
+	if (ret == -EINVAL)
+		SKIP(return, "this kernel cannot delay a disk");
+	ASSERT_EQ(0, ret);
+	EXPECT_EQ(0, release(pool, &first));
+	EXPECT_EQ(1, number_of(self->store, "stalled"));
+	EXPECT_EQ(-ETIMEDOUT, checkpoint(pool, &second));
+	EXPECT_EQ(1, number_of(self->store, "stalled")); /* no other was sent after it */
+	ASSERT_EQ(0, dm_fail(&self->dm, false));
+	ASSERT_TRUE(store_settled(self->store));
+	EXPECT_EQ(0, checkpoint(pool, &second));
+	pool_close(pool);
+	pool->mem = NULL;
+	ASSERT_EQ(0, attach_again(self->dm.path, self->store));
+	EXPECT_EQ(1, number_of(self->store, "hold"));
+}
+
+/* One that says "reserved" in vain is put right before the store goes. */
+TEST_F(stall, late_header_in_vain)
+{
+	struct pool *pool = &self->pool;
+	struct kvtier_checkpoint never;
+	int ret;
+
+	ASSERT_EQ(0, op(pool, KVTIER_OP_SEAL, 0, 4));
+	ret = dm_delay(&self->dm, HEADER_SECTORS, NEVER_MS);
+	if (ret == -EINVAL)
+		SKIP(return, "this kernel cannot delay a disk");
+	ASSERT_EQ(0, ret);
+	EXPECT_EQ(-ETIMEDOUT, checkpoint(pool, &never));
+	EXPECT_EQ(1, number_of(self->store, "stalled"));
+	ASSERT_EQ(0, dm_fail(&self->dm, false));
+	ASSERT_TRUE(store_settled(self->store));
+	pool_close(pool);
+	pool->mem = NULL;
+	ASSERT_EQ(0, attach_again(self->dm.path, self->store));
+	EXPECT_EQ(0, number_of(self->store, "hold"));
+}
+
+/* ---- ends ------------------------------------------------------------------------- */
 
 static void *touch(void *arg)
 {
@@ -216,7 +307,7 @@ TEST_F(stall, closed)
 	EXPECT_LE(now_ms() - begin, PATIENCE_MS);
 	EXPECT_NE(0, store_down(self->store)); /* transfers are still under way */
 	ASSERT_EQ(0, dm_suspend(&self->dm, false));
-	EXPECT_TRUE(settled(self->store));
+	EXPECT_TRUE(store_settled(self->store));
 }
 
 /* A process that waits for the disk can be killed. */
@@ -238,28 +329,111 @@ TEST_F(stall, killed)
 	ASSERT_EQ(pid, waitpid(pid, &status, 0));
 	EXPECT_TRUE(WIFSIGNALED(status));
 	ASSERT_EQ(0, dm_suspend(&self->dm, false));
-	ASSERT_TRUE(settled(self->store));
+	ASSERT_TRUE(store_settled(self->store));
 	EXPECT_EQ(0, check(pool, 6, BLOCKS - 6, 1));
+}
+
+static struct io_uring_sqe *next_sqe(struct io_uring *ring)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
+
+	if (sqe)
+		memset((void *)sqe, 0, 64);
+	return sqe;
+}
+
+static void submit(struct io_uring *ring, struct pool *pool, uint32_t which, uint64_t first,
+		   uint32_t nr, unsigned int flags)
+{
+	struct io_uring_sqe *sqe = next_sqe(ring);
+	struct kvtier_uring_cmd *cmd = (struct kvtier_uring_cmd *)((char *)sqe + 48);
+
+	sqe->opcode = IORING_OP_URING_CMD;
+	sqe->flags = (__u8)flags;
+	sqe->fd = pool->fd;
+	sqe->cmd_op = which;
+	sqe->user_data = 1;
+	cmd->first_block = first;
+	cmd->nr_blocks = nr;
+	io_uring_submit(ring);
+}
+
+/* The results of the command (-ETIME: it has not ended after @seconds) and of its cancellation. */
+static int cancel(struct io_uring *ring, int seconds, int *of_cancel)
+{
+	struct io_uring_sqe *sqe = next_sqe(ring);
+	struct __kernel_timespec limit = { .tv_sec = seconds };
+	int i, results[2] = { -ETIME, -ETIME };
+	struct io_uring_cqe *cqe;
+
+	sqe->opcode = IORING_OP_ASYNC_CANCEL;
+	sqe->fd = -1;
+	sqe->addr = 1; /* the command's user_data */
+	io_uring_submit(ring);
+	for (i = 0; i < 2 && !io_uring_wait_cqe_timeout(ring, &cqe, &limit); i++) {
+		results[cqe->user_data] = cqe->res;
+		io_uring_cqe_seen(ring, cqe);
+	}
+	*of_cancel = results[0];
+	return results[1];
+}
+
+/* A pool whose deadline lets nothing end by itself. */
+static int patient_pool(struct pool *pool, const char *store)
+{
+	struct kvtier_pool_create request = pool_request(SHIFT, BLOCKS, DRAM, 2 * BLOCKS);
+	int ret;
+
+	request.io_deadline_ms = 60000;
+	request.budget[KVTIER_TIER_NVME].nodes = 1ULL << store_number(store);
+	ret = pool_open(pool, &request);
+	if (ret)
+		return ret;
+	fill(pool, 0, BLOCKS, 1);
+	return op(pool, KVTIER_OP_DEMOTE, 0, BLOCKS);
+}
+
+/*
+ * A command that waits for the disk ends when it is cancelled, and a pin is not held.
+ * io_uring finds only those that its own workers have.
+ */
+TEST_F(stall, cancelled)
+{
+	int of_cancel = 0, tries = 400;
+	struct pool patient;
+	struct io_uring ring;
+
+	ASSERT_EQ(0, patient_pool(&patient, self->store));
+	ASSERT_EQ(0, io_uring_queue_init(4, &ring, 0));
+	ASSERT_EQ(0, dm_suspend(&self->dm, true));
+	submit(&ring, &patient, KVTIER_OP_PROMOTE, 0, 2, IOSQE_ASYNC);
+	usleep(200000);
+	EXPECT_EQ(-ECANCELED, cancel(&ring, 20, &of_cancel));
+	EXPECT_TRUE(!of_cancel || of_cancel == -EALREADY) TH_LOG("%d", of_cancel);
+	submit(&ring, &patient, KVTIER_OP_PIN, 3, 1, IOSQE_ASYNC);
+	usleep(200000);
+	EXPECT_EQ(-ECANCELED, cancel(&ring, 20, &of_cancel));
+	submit(&ring, &patient, KVTIER_OP_PROMOTE, 5, 1, 0);
+	EXPECT_EQ(-ETIME, cancel(&ring, 2, &of_cancel)); /* it goes on */
+	EXPECT_EQ(-ENOENT, of_cancel);
+	ASSERT_EQ(0, dm_suspend(&self->dm, false));
+	io_uring_queue_exit(&ring);
+	EXPECT_EQ(0, check(&patient, 0, BLOCKS, 1)); /* waits for the read of the pin */
+	while (info(&patient, 3).flags & KVTIER_BLOCKF_PINNED && tries--)
+		usleep(50000);
+	EXPECT_LT(0, tries);
+	EXPECT_EQ(-EINVAL, op(&patient, KVTIER_OP_UNPIN, 3, 1));
+	pool_close(&patient);
 }
 
 /* In a child: a command that nobody waits for. */
 static void leave_command(struct pool *pool)
 {
-	struct kvtier_uring_cmd *cmd;
-	struct io_uring_sqe *sqe;
 	struct io_uring ring;
 
 	if (io_uring_queue_init(4, &ring, 0))
 		_exit(1);
-	sqe = io_uring_get_sqe(&ring);
-	memset(sqe, 0, sizeof(*sqe));
-	cmd = (struct kvtier_uring_cmd *)((char *)sqe + 48);
-	sqe->opcode = IORING_OP_URING_CMD;
-	sqe->fd = pool->fd;
-	sqe->cmd_op = KVTIER_OP_PROMOTE;
-	cmd->nr_blocks = DRAM / 2;
-	if (io_uring_submit(&ring) != 1)
-		_exit(2);
+	submit(&ring, pool, KVTIER_OP_PROMOTE, 0, DRAM / 2, 0);
 	pause();
 }
 
@@ -276,7 +450,6 @@ static bool commands_can_be_cancelled(void)
 /* A process does not stay for a command of its that waits for the disk. */
 TEST_F(stall, killed_with_a_command)
 {
-	struct kvtier_pool_create request = pool_request(SHIFT, BLOCKS, DRAM, 2 * BLOCKS);
 	struct pool patient;
 	uint64_t begin;
 	int status;
@@ -284,11 +457,7 @@ TEST_F(stall, killed_with_a_command)
 
 	if (!commands_can_be_cancelled())
 		SKIP(return, "this kernel cannot cancel commands");
-	request.io_deadline_ms = 60000;
-	request.budget[KVTIER_TIER_NVME].nodes = 1ULL << store_number(self->store);
-	ASSERT_EQ(0, pool_open(&patient, &request));
-	fill(&patient, 0, BLOCKS, 1);
-	ASSERT_EQ(0, op(&patient, KVTIER_OP_DEMOTE, 0, BLOCKS));
+	ASSERT_EQ(0, patient_pool(&patient, self->store));
 	ASSERT_EQ(0, dm_suspend(&self->dm, true));
 	pid = fork();
 	ASSERT_LE(0, pid);
@@ -321,7 +490,53 @@ TEST_F(stall, closed_with_operations)
 	pool->mem = NULL;
 	EXPECT_LE(now_ms() - begin, PATIENCE_MS);
 	ASSERT_EQ(0, dm_suspend(&self->dm, false));
-	EXPECT_TRUE(settled(self->store));
+	EXPECT_TRUE(store_settled(self->store));
+}
+
+struct checkpointer {
+	struct pool *pool;
+	struct kvtier_checkpoint *arg; /* on a page of its own */
+	int result;
+};
+
+static void *make_checkpoint(void *arg)
+{
+	struct checkpointer *c = arg;
+
+	c->result = call(c->pool->fd, KVTIER_IOC_CHECKPOINT, c->arg);
+	return NULL;
+}
+
+/* Its key can be told to nobody, so it reserves nothing. */
+TEST_F(stall, checkpoint_without_an_answer)
+{
+	struct pool *pool = &self->pool;
+	struct kvtier_slot slots[4];
+	struct checkpointer c = { .pool = pool };
+	char path[2 * KVT_TEXT];
+	pthread_t thread;
+
+	c.arg = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, (void *)c.arg);
+	*c.arg = (struct kvtier_checkpoint){
+		.size = sizeof(*c.arg),
+		.length = 4 * pool->block,
+		.slots = (uintptr_t)slots,
+		.nr = 4,
+	};
+	fill(pool, 0, 4, 2);
+	ASSERT_EQ(0, op(pool, KVTIER_OP_SEAL, 0, 4));
+	ASSERT_EQ(0, dm_suspend(&self->dm, true));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, make_checkpoint, &c));
+	usleep(200000);
+	ASSERT_EQ(0, mprotect(c.arg, 4096, PROT_NONE));
+	EXPECT_EQ(0, dm_suspend(&self->dm, false));
+	pthread_join(thread, NULL);
+	munmap(c.arg, 4096);
+	EXPECT_TRUE(c.result == -EFAULT || c.result == -ETIMEDOUT) TH_LOG("%d", c.result);
+	snprintf(path, sizeof(path), "%s/reservations", self->store);
+	EXPECT_EQ(0, attr_number(path));
+	EXPECT_EQ(0, check(pool, 0, 4, 2));
 }
 
 KVT_MAIN(NEEDS_STORE | NEEDS_ROOT)

@@ -17,7 +17,8 @@ FIXTURE(uring)
 
 FIXTURE_VARIANT(uring)
 {
-	unsigned int flags;
+	unsigned int flags; /* of the ring */
+	unsigned int sqe_flags;
 };
 
 FIXTURE_VARIANT_ADD(uring, sqe64)
@@ -30,10 +31,19 @@ FIXTURE_VARIANT_ADD(uring, sqe128)
 	.flags = IORING_SETUP_SQE128,
 };
 
+/* By workers of io_uring's, which wait. */
+FIXTURE_VARIANT_ADD(uring, async)
+{
+	.sqe_flags = IOSQE_ASYNC,
+};
+
+static unsigned int sqe_flags; /* of the variant */
+
 FIXTURE_SETUP(uring)
 {
 	int ret = io_uring_queue_init(DEPTH, &self->ring, variant->flags);
 
+	sqe_flags = variant->sqe_flags;
 	if (ret)
 		SKIP(return, "no such ring: %s", strerror(-ret));
 	ASSERT_EQ(0, pool_new(&self->pool, SHIFT, BLOCKS, DRAM, BLOCKS, KVTIER_POOL_NO_PREDICT));
@@ -61,6 +71,7 @@ static struct kvtier_uring_cmd *prepare(struct io_uring *ring, int fd, uint32_t 
 	struct kvtier_uring_cmd *cmd = (struct kvtier_uring_cmd *)((char *)sqe + 48);
 
 	sqe->opcode = IORING_OP_URING_CMD;
+	sqe->flags = (__u8)sqe_flags;
 	sqe->fd = fd;
 	sqe->cmd_op = which;
 	sqe->user_data = tag;
@@ -117,6 +128,24 @@ TEST_F(uring, every_operation)
 	EXPECT_EQ(KVTIER_BLOCK_EMPTY, info(pool, 0).state);
 	EXPECT_EQ(-ENODATA, once(ring, pool, KVTIER_OP_SEAL, 0, 1));
 	EXPECT_EQ(-ENOSPC, once(ring, pool, KVTIER_OP_PIN, 0, DRAM));
+}
+
+/* A command takes no buffer, so it takes none of io_uring's flags for one. */
+TEST_F(uring, fixed_buffer)
+{
+	static char buffer[4096];
+	struct iovec part = { buffer, sizeof(buffer) };
+	struct io_uring *ring = &self->ring;
+	struct io_uring_sqe *sqe;
+
+	if (io_uring_register_buffers(ring, &part, 1))
+		SKIP(return, "no buffer can be registered");
+	fill(&self->pool, 0, 1, 1);
+	sqe = (void *)((char *)prepare(ring, self->pool.fd, KVTIER_OP_DEMOTE, 0, 1, 0) - 48);
+	sqe->rw_flags = 1; /* IORING_URING_CMD_FIXED */
+	io_uring_submit(ring);
+	EXPECT_EQ(-EINVAL, wait_one(ring, NULL));
+	EXPECT_EQ(KVTIER_TIER_DRAM, info(&self->pool, 0).tier);
 }
 
 TEST_F(uring, refused)

@@ -7,7 +7,7 @@
 
 # Drivers of the topologies and the suites; a kernel may have them built in.
 guest_modules=(nvme loop ext4 crc32c_generic crc32c-intel libcrc32c cxl_acpi cxl_pci cxl_mem
-	cxl_port dax_cxl kmem device_dax dm-mod dm-flakey null_blk hwpoison-inject)
+	cxl_port dax_cxl kmem device_dax dm-mod dm-delay dm-flakey null_blk hwpoison-inject)
 
 # put_libraries PROGRAM: the shared libraries that it needs, in /lib by their names.
 put_libraries()

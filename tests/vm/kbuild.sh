@@ -37,6 +37,33 @@ builds()
 		{ echo "sparse did not run" && return 1; }
 }
 
+# What "make dkms" puts there builds by its own configuration, as DKMS would do it.
+dkms()
+{
+	local out source dkms_tree kernel_source_dir kernel
+
+	is_there 6.12 || return
+	out=$(realpath -m "$B/kbuild/dkms")
+	rm -rf "$out"
+	make -s dkms DESTDIR="$out" || return 1
+	dkms_tree=$out/tree
+	kernel_source_dir=$(scripts/kernels.sh 6.12)/build
+	source=$(echo "$out"/usr/src/kvtier-*)
+	# shellcheck source=packaging/dkms/dkms.conf
+	. "$source/dkms.conf" || return 1
+	expect "the sources' folder" "${source##*/}" "$PACKAGE_NAME-$PACKAGE_VERSION" || return 1
+	mkdir -p "$dkms_tree/$PACKAGE_NAME/$PACKAGE_VERSION"
+	cp -R "$source" "$dkms_tree/$PACKAGE_NAME/$PACKAGE_VERSION/build"
+	eval "${MAKE[0]}" >"$out/log" 2>&1 || { tail -n 20 "$out/log" && return 1; }
+	[[ -s $dkms_tree/$PACKAGE_NAME/$PACKAGE_VERSION/build/${BUILT_MODULE_NAME[0]}.ko ]] ||
+		{ echo "no ${BUILT_MODULE_NAME[0]}.ko" && return 1; }
+	for kernel in 6.1 6.12 latest; do
+		scripts/kernels.sh "$kernel" >/dev/null || continue
+		[[ $(<"$(scripts/kernels.sh "$kernel")/release") =~ $BUILD_EXCLUSIVE_KERNEL ]] ||
+			{ echo "DKMS would leave out $kernel" && return 1; }
+	done
+}
+
 # What it may not complain about: the compat headers ask for the kernel's version with the
 # macro that has it, and have macros that drop an argument; attributes are defined by macros
 # of several definitions.
@@ -60,5 +87,6 @@ ktap_case 6.1 "builds for 6.1 with W=1 and sparse" builds 6.1 C=2
 ktap_case 6.12 "builds for 6.12 with W=1 and sparse" builds 6.12 C=2
 # Debian 12's sparse is too old for its headers.
 ktap_case latest "builds for the newest backported kernel with W=1" builds latest
+ktap_case dkms "what make dkms installs builds by its configuration" dkms
 ktap_case checkpatch "the kernel's own checker of style" checkpatch
 ktap_end

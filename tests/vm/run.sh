@@ -262,11 +262,12 @@ console_is_clean()
 	return 1
 }
 
-# The figures of this run beside those of others.
+# The figures of this run beside those of others; those of a broken machine are none.
 write_figures()
 {
 	local suffix=
 
+	[[ " ${wanted[*]}" != *" break_"* ]] || return 0
 	[[ $name == 6.12 ]] || suffix+=.$name
 	[[ $topology == cxl || $name == 6.1 ]] || suffix+=.$topology
 	[[ -s $B/vm.json ]] || echo '[]' >"$B/vm.json"

@@ -35,16 +35,18 @@ topology_numa()
 		-numa dist,src=0,dst=1,val=20)
 }
 
-# Node 1 can be taken offline; node 2 is all ZONE_MOVABLE; kv1 fails at known places.
+# Node 1 can be taken offline, but for a part without which the firmware's table would not
+# know it; node 2 is all ZONE_MOVABLE; kv1 fails at known places.
 topology_errors()
 {
 	append+=" memhp_default_state=offline"
-	args+=(-m "3G,slots=4,maxmem=8G"
-		-object memory-backend-ram,id=m0,size=3G
-		-numa node,nodeid=0,cpus=0-1,memdev=m0 -numa node,nodeid=1 -numa node,nodeid=2
+	args+=(-m "3200M,slots=4,maxmem=8G"
+		-object memory-backend-ram,id=m0,size=3G -object memory-backend-ram,id=m1,size=128M
+		-numa node,nodeid=0,cpus=0-1,memdev=m0 -numa node,nodeid=1,memdev=m1
+		-numa node,nodeid=2
 		-numa dist,src=0,dst=1,val=20 -numa dist,src=0,dst=2,val=30
 		-numa dist,src=1,dst=2,val=30
-		-object memory-backend-ram,id=d1,size=512M -device pc-dimm,id=dimm1,memdev=d1,node=1
+		-object memory-backend-ram,id=d1,size=384M -device pc-dimm,id=dimm1,memdev=d1,node=1
 		-object memory-backend-ram,id=d2,size=256M -device pc-dimm,id=dimm2,memdev=d2,node=2)
 }
 

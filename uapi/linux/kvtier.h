@@ -37,7 +37,8 @@
  * - EBADF: the source descriptor is not a pool.
  * - EBUSY: a block is pinned, held by the kernel or a device, or not sealed
  *   where it has to be.
- * - ECANCELED: the pool or the ring went away before the work was done.
+ * - ECANCELED: the pool or the ring went away, or the command was cancelled, before the
+ *   work was done.
  * - ECHILD: the pool belongs to the process that forked this one.
  * - EEXIST: the place is taken: the file is a pool already, or a block to adopt
  *   into is not empty.
@@ -159,7 +160,8 @@
  *   block that goes to CXL keeps its state.  A pinned or held block is EBUSY.  A
  *   touch may bring the block back before the call returns.
  * - WRITEBACK writes dirty blocks to their slots; they stay resident.  A store
- *   during it is kept and leaves the block dirty.
+ *   during it is kept and leaves the block dirty.  Where a device checks what it is
+ *   sent (digests, protection information) stores wait, and a held block is EBUSY.
  * - SEAL makes blocks immutable.  A store that comes at the same time either is
  *   part of what is sealed or gets SIGBUS.
  * - DISCARD empties blocks: they read as zeroes and hold neither frame nor slot,
@@ -205,10 +207,11 @@
  * path instead and uses it with the rights of its process.
  *
  * The descriptor is the capability: who has it may map and operate the pool; to
- * others it has no name.  sysfs shows the administrator its counters, nothing
- * more.  It may be passed over a UNIX socket, and is best opened with O_CLOEXEC.
- * One open for reading alone allows PROT_READ, INFO, QUERY and STATS.  The rest is
- * EACCES; so are events, since who reads them takes them from others.
+ * others it has no name.  sysfs shows every user of the host its counters, and the
+ * administrator how many blocks are in which state; nothing more.  The descriptor may
+ * be passed over a UNIX socket, and is best opened with O_CLOEXEC.  One open for
+ * reading alone allows PROT_READ, INFO, QUERY and STATS.  The rest is EACCES; so are
+ * events, since who reads them takes them from others.
  *
  * No frame or slot ever shows what another pool, or an earlier life of a block,
  * left in it: a first touch finds zeroes.
@@ -240,7 +243,8 @@
  *
  * Without KVTIER_POOL_PINNABLE every write is tracked, and a long-term pin for
  * writing (RDMA, vfio, CUDA, io_uring's registered buffers) is refused by the call
- * that asks for it.  With it they work, and every block that was mapped where it
+ * that asks for it, from Linux 6.5 on; before that do not ask: what such a device
+ * writes later may be lost.  With it they work, and every block that was mapped where it
  * could be made writable counts as dirty; since stores are not seen, such a pool can
  * neither seal nor clone nor be cloned (EOPNOTSUPP).  The user pager cannot refuse
  * such pins; do not use them there.
@@ -267,10 +271,14 @@
  *
  * IORING_OP_URING_CMD on a pool's descriptor does one range operation: cmd_op is
  * an enum kvtier_op, and the 16 bytes of cmd are a struct kvtier_uring_cmd.  That
- * fits a 64-byte SQE; in a 128-byte one the other bytes of cmd must be zero.  The
- * completion's res is what the result of that range would be.  When the ring or the
- * process goes, its commands are cancelled (ECANCELED); what they began may still be
- * done.  (Before Linux 6.7 only when the process goes, and not before the next block.)
+ * fits a 64-byte SQE; in a 128-byte one the other bytes of cmd must be zero, and so
+ * must uring_cmd_flags (EINVAL).  The completion's res is what the result of that range would be.
+ *
+ * When the ring or the process goes, its commands are cancelled (ECANCELED); what they
+ * began may still be done, but a PIN that was cancelled did nothing.  UNPIN is never
+ * cancelled once it has begun.  (Before Linux 6.7 only when the process goes, and not
+ * before the next block.)  IORING_OP_ASYNC_CANCEL does the same to a command with
+ * IOSQE_ASYNC, on any kernel; io_uring finds no others (ENOENT), and they go on.
  */
 
 /**
@@ -294,13 +302,16 @@
  * So make a new manifest durable first and release the old one's slots afterwards.
  *
  * ADOPT puts such blocks into empty blocks of a pool on the same store: COLD,
- * with the generation they had.  It takes all of them or none.  It reads nothing:
- * each block is verified when it is first promoted, so bytes that are not the
- * manifest's end as BAD, never as data.  Blocks of several pools may have one slot.
+ * with the generation they had, which the block may have had with other bytes.  It
+ * takes all of them or none.  It reads nothing: each block is verified when it is
+ * first promoted, so bytes that are not the manifest's end as BAD, never as data.
+ * Blocks of several pools may have one slot.
  *
  * A reservation is known by a key of 128 random bits that ADOPT and RELEASE need
  * (ENOENT otherwise): to know a slot's number is no right to its content.
- * Reservations last as long as the store is attached.  A store that was attached
+ * Reservations last as long as the store is attached.  Those of a pool that is gone
+ * take room of the store, beside which one that adopts needs its own budget (ENOSPC
+ * of POOL_CREATE).  A store that was attached
  * anew has forgotten them, and is on hold (/sys/class/kvtier/storeN/hold): nothing
  * is written to it until the administrator says so.  Meanwhile ADOPT by
  * CAP_SYS_ADMIN makes the reservation again, under the key that it brings.
