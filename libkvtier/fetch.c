@@ -9,7 +9,7 @@
  * Reads under way that keep a fast device busy, with a little in readers' hands: no more, since
  * frames that are used again while they are still in the CPU's cache are read into faster.
  */
-#define WINDOW_BYTES_LEAST (8u << 20)
+#define WINDOW_BYTES_LEAST (10u << 20)
 #define WINDOW_BYTES_MOST (16u << 20)
 #define WINDOW_MIN 2
 
