@@ -345,7 +345,8 @@ $(B)/bench-decode: $(call objects,$(DECODE_SRC)) $(B)/libkvtier.so
 	$(Q_LD)$(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) -L$(B) -lkvtier -pthread -lm \
 		-Wl,-rpath,'$$ORIGIN'
 
-$(B)/bench-share: $(call objects,$(SHARE_SRC) tests/bench/decode_model.c) $(B)/libkvtier.so
+$(B)/bench-share: $(call objects,$(SHARE_SRC) $(addprefix tests/bench/decode_,model.c weights.c)) \
+		$(B)/libkvtier.so
 	$(Q_LD)$(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) -L$(B) -lkvtier $(PACKAGE_LIBS) -pthread -lm \
 		-Wl,-rpath,'$$ORIGIN'
 
