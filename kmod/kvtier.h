@@ -530,7 +530,7 @@ struct kvt_store {
 	unsigned long *first; /* bit per unit with which a slot begins */
 	u64 nr_used; /* units */
 	u32 hand; /* where the next search begins */
-	u64 claimed; /* bytes of pools' budgets, and of what outlives its pool (tab.c) */
+	u64 claimed; /* bytes of pools' budgets */
 	u32 nr_pools;
 
 	atomic_t reads; /* of blocks, under way: write-back gives way to them */
@@ -595,11 +595,7 @@ int kvt_unreserve(struct kvt_pool *pool, const u8 *key); /* -ENOENT */
 struct kvt_tab *kvt_tab_new(struct kvt_pool *pool); /* NULL: ENOMEM */
 struct kvt_tab *kvt_tab_get(struct kvt_tab *tab);
 void kvt_tab_put(struct kvt_tab *tab);
-/*
- * Its pool, which has no blocks any more, goes (or NULL).  These many bytes of the pool's claim
- * on the store are not to be given back: kvt_tab_remove() does so from now on.
- */
-u64 kvt_tab_close(struct kvt_tab *tab);
+void kvt_tab_close(struct kvt_tab *tab); /* its pool goes; or NULL */
 /*
  * Put a slot on the tab once more: owner of a block of the pool that has it; or with
  * @charge, which is for who is not and charges it if it was not there (-ENOSPC); -ENOMEM.

@@ -25,8 +25,7 @@ static void pool_free(struct kref *ref)
 {
 	struct kvt_pool *pool = container_of(ref, struct kvt_pool, ref);
 
-	if (pool->tab)
-		kvt_tab_put(pool->tab);
+	kvt_tab_close(pool->tab);
 	kvt_event_exit(pool);
 	kvt_block_table_exit(pool);
 	kvt_memcg_put(pool->memcg);
@@ -208,10 +207,8 @@ static void give_back(struct kvt_pool *pool)
 {
 	u32 shift = pool->block_shift;
 
-	u64 nvme = pool->share[KVTIER_TIER_NVME].budget << shift;
-
 	if (pool->store)
-		kvt_store_put(pool->store, nvme - kvt_tab_close(pool->tab));
+		kvt_store_put(pool->store, pool->share[KVTIER_TIER_NVME].budget << shift);
 	kvt_tier_unclaim(KVTIER_TIER_CXL, pool->share[KVTIER_TIER_CXL].budget << shift);
 	kvt_tier_unclaim(KVTIER_TIER_DRAM, pool->share[KVTIER_TIER_DRAM].budget << shift);
 }

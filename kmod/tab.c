@@ -7,8 +7,7 @@
  * So for each slot on a tab one of the two pays.  A block that gives up its slot passes
  * the charge on to the tab, one that adopts the slot takes it back, and who removes the
  * slot from the tab gives the charge back.  A tab outlives its pool, with the
- * reservations.  Then its slots stay claimed of the store, until they are removed: else
- * the store would promise new pools what it does not have.
+ * reservations; then nobody is charged any more.
  */
 #include <linux/slab.h>
 
@@ -16,10 +15,7 @@
 
 struct kvt_tab {
 	struct kref ref; /* the pool's and its reservations' */
-	struct kvt_store *store; /* which has the reservations, hence outlives them */
-	u64 slot_bytes;
-	struct kvt_pool *pool; /* NULL: gone; the lock of .slots, as the next two */
-	u64 nr; /* of entries */
+	struct kvt_pool *pool; /* NULL: gone; the lock of .slots, as the entries */
 	struct xarray slots; /* kvt_slot_index(unit) -> how often it is kept * 2, + 1: it pays */
 };
 
@@ -31,8 +27,6 @@ struct kvt_tab *kvt_tab_new(struct kvt_pool *pool)
 		return NULL;
 	kref_init(&tab->ref);
 	tab->pool = pool;
-	tab->store = pool->store;
-	tab->slot_bytes = kvt_block_bytes(pool);
 	xa_init(&tab->slots);
 	return tab;
 }
@@ -56,17 +50,14 @@ void kvt_tab_put(struct kvt_tab *tab)
 	kref_put(&tab->ref, kvt_tab_free);
 }
 
-u64 kvt_tab_close(struct kvt_tab *tab)
+void kvt_tab_close(struct kvt_tab *tab)
 {
-	u64 bytes;
-
 	if (!tab)
-		return 0;
+		return;
 	xa_lock(&tab->slots);
 	tab->pool = NULL;
-	bytes = tab->nr * tab->slot_bytes;
 	xa_unlock(&tab->slots);
-	return bytes;
+	kvt_tab_put(tab);
 }
 
 static unsigned long kvt_tab_entry(struct kvt_tab *tab, u32 unit)
@@ -98,8 +89,6 @@ static int kvt_tab_count(struct kvt_tab *tab, u32 unit, bool charge)
 	error = kvt_tab_set(tab, unit, entry + 2 + pay);
 	if (error && pay)
 		kvt_uncharge(nvme);
-	if (!error && !entry)
-		tab->nr++;
 	return error;
 }
 
@@ -123,7 +112,6 @@ int kvt_tab_add(struct kvt_tab *tab, u32 unit, bool charge)
 
 void kvt_tab_remove(struct kvt_tab *tab, u32 unit)
 {
-	bool unclaim = false;
 	unsigned long entry;
 
 	xa_lock(&tab->slots);
@@ -132,14 +120,10 @@ void kvt_tab_remove(struct kvt_tab *tab, u32 unit)
 		kvt_tab_set(tab, unit, entry - 2); /* the entry is there: needs no memory */
 	} else {
 		__xa_erase(&tab->slots, kvt_slot_index(unit));
-		tab->nr--;
-		unclaim = !tab->pool;
 		if (entry & 1 && tab->pool)
 			kvt_uncharge(&tab->pool->share[KVTIER_TIER_NVME]);
 	}
 	xa_unlock(&tab->slots);
-	if (unclaim)
-		kvt_store_unclaim(tab->store, tab->slot_bytes);
 }
 
 /* Let the tab pay, or not; false: the slot is not on it, or that is so already. */

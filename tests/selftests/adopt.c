@@ -145,7 +145,6 @@ TEST_F(adopt, after_the_pool)
 	pool_close(&pool);
 	EXPECT_EQ(1, store_attr(self->store, "reservations"));
 	EXPECT_EQ(KEPT << SHIFT, store_attr(self->store, "used_bytes"));
-	EXPECT_EQ(KEPT << SHIFT, store_attr(self->store, "claimed_bytes"));
 	ASSERT_EQ(0, keeping_pool(&pool, self->store));
 	ASSERT_EQ(0, adopt_all(&pool, m));
 	ASSERT_EQ(0, keeping_pool(&other, self->store));
@@ -161,32 +160,6 @@ TEST_F(adopt, after_the_pool)
 	used = store_attr(self->store, "used_bytes");
 	EXPECT_GE(used, KEPT << SHIFT);
 	pool_close(&other);
-	EXPECT_EQ(0, store_attr(self->store, "used_bytes"));
-	EXPECT_EQ(0, store_attr(self->store, "claimed_bytes"));
-}
-
-/* What outlives its pool is not promised to others, and is not forgotten when it is released. */
-TEST_F(adopt, reservations_stay_claimed)
-{
-	struct kvtier_pool_create request = pool_request(SHIFT, BLOCKS, DRAM, 0);
-	struct manifest *m = &self->manifest;
-	uint64_t size = store_attr(self->store, "size_bytes");
-	struct pool pool;
-
-	ASSERT_EQ(0, keeping_pool(&pool, self->store));
-	ASSERT_EQ(0, make_manifest(&pool, m));
-	pool_close(&pool);
-	request.budget[KVTIER_TIER_NVME].bytes = size;
-	request.budget[KVTIER_TIER_NVME].nodes = 1ULL << store_number(self->store);
-	EXPECT_EQ(-ENOSPC, pool_open(&pool, &request));
-	request.budget[KVTIER_TIER_NVME].bytes = size - (KEPT << SHIFT);
-	ASSERT_EQ(0, pool_open(&pool, &request));
-	EXPECT_EQ(size, store_attr(self->store, "claimed_bytes"));
-	EXPECT_EQ(0, release(&pool, m));
-	EXPECT_EQ(size - (KEPT << SHIFT), store_attr(self->store, "claimed_bytes"));
-	EXPECT_EQ(0, set_budget(&pool, KVTIER_TIER_NVME, size >> SHIFT));
-	pool_close(&pool);
-	EXPECT_EQ(0, store_attr(self->store, "claimed_bytes"));
 	EXPECT_EQ(0, store_attr(self->store, "used_bytes"));
 }
 

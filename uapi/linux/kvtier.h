@@ -309,9 +309,7 @@
  *
  * A reservation is known by a key of 128 random bits that ADOPT and RELEASE need
  * (ENOENT otherwise): to know a slot's number is no right to its content.
- * Reservations last as long as the store is attached.  Those of a pool that is gone
- * take room of the store, beside which one that adopts needs its own budget (ENOSPC
- * of POOL_CREATE).  A store that was attached
+ * Reservations last as long as the store is attached.  A store that was attached
  * anew has forgotten them, and is on hold (/sys/class/kvtier/storeN/hold): nothing
  * is written to it until the administrator says so.  Meanwhile ADOPT by
  * CAP_SYS_ADMIN makes the reservation again, under the key that it brings.
