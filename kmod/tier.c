@@ -192,7 +192,7 @@ int kvt_tier_set_nodes(enum kvtier_tier tier, const nodemask_t *nodes)
 	int node, ret = 0;
 
 	for_each_node_mask(node, *nodes) {
-		if (!is_of_tier(node, tier))
+		if (!is_of_tier(node, tier) || !has_fixed_memory(node))
 			return -ENODEV;
 	}
 	mutex_lock(&kvt_pools_lock);
