@@ -18,6 +18,7 @@
 #define KVT_KERNEL_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 
 #include "pool.h"
@@ -30,6 +31,8 @@ struct kvt_kernel {
 
 	pthread_mutex_t lock; /* guards the next two; held over a checkpoint */
 	struct kvt_key key; /* of the pool's checkpoints; zero: none yet */
+
+	atomic_uint nr_fetches; /* of this process, which share what may be pinned */
 
 	struct kvt_stat_out stat;
 	struct kvt_kernel *next; /* in kernel_stat.c's list; its lock */

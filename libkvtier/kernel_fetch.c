@@ -12,6 +12,7 @@
 #include <liburing.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "error.h"
 #include "fetch.h"
@@ -20,6 +21,9 @@
 #define RING_ENTRIES 256
 /* Commands under way at once: the module works on each in a thread of its own. */
 #define COMMANDS_MAX 128
+/* How often to look for room that the pool's other fetches left, and how many times. */
+#define LOOK_NS 1000000
+#define LOOKS_MAX 10000
 /* Where the command begins in an entry of 64 bytes; older headers do not name it. */
 #define SQE_CMD_OFFSET 48
 
@@ -37,13 +41,15 @@
 struct kvt_kernel_fetch {
 	struct kvt_fetch fetch; /* first: the reader's handle */
 	uint32_t nr_blocks;
-	uint32_t pins_max; /* so that others can still fault */
+	uint32_t pins_max; /* of all fetches of the pool, so that others can still fault */
 
 	pthread_mutex_t lock; /* guards all below; reaping waits without it */
 	pthread_cond_t come;
 	struct io_uring ring;
 	bool reaping;
 	bool starving; /* one more block than the window, for a reader that cannot go on */
+	bool paused; /* no wants begin: other fetches have pinned what there is */
+	uint32_t nr_looks; /* at that, since a block arrived */
 	uint8_t *at; /* a block: AT_* */
 	struct kvt_want *wants, *ahead;
 	uint32_t next_want, nr_wants, next_ahead, nr_ahead;
@@ -62,6 +68,14 @@ static struct kvt_kernel_fetch *fetch_of(struct kvt_fetch *f)
 	return (struct kvt_kernel_fetch *)f;
 }
 
+/* Fetches that each had all would stand still, each with blocks that want another's place. */
+static uint32_t pins_share(const struct kvt_kernel_fetch *f)
+{
+	uint32_t share = f->pins_max / atomic_load(&kvt_kernel_of(f->fetch.pool)->nr_fetches);
+
+	return share ? share : 1;
+}
+
 static void set_at(struct kvt_kernel_fetch *f, uint32_t b, uint8_t at)
 {
 	f->at[b] = (uint8_t)((f->at[b] & ~AT_MASK) | at);
@@ -72,6 +86,7 @@ static void deliver(struct kvt_kernel_fetch *f, uint32_t b, int error)
 	const struct kvt_pool *pool = f->fetch.pool;
 
 	f->starving = false;
+	f->nr_looks = 0;
 	f->arrivals[(f->first_arrival + f->nr_arrivals++) % f->nr_blocks] = (struct kvt_arrival){
 		.block = b,
 		.error = error,
@@ -146,7 +161,7 @@ static bool begin_want(struct kvt_kernel_fetch *f, uint32_t b)
 	uint8_t at = f->at[b] & AT_MASK;
 	bool ahead = at == AT_AHEAD || at == AT_UNCLAIMED;
 
-	if ((f->nr_pins >= f->pins_max && !f->starving) || at == AT_COMING || at == AT_HELD)
+	if ((f->nr_pins >= pins_share(f) && !f->starving) || at == AT_COMING || at == AT_HELD)
 		return false;
 	if (!ahead && (f->at[b] & AT_STREAMED) && !make_entry(f) && !f->starving)
 		return false;
@@ -180,7 +195,8 @@ static void begin_ahead(struct kvt_kernel_fetch *f)
 /* Begin what there is room for. */
 static void pump(struct kvt_kernel_fetch *f)
 {
-	while (f->next_want < f->nr_wants && begin_want(f, f->wants[f->next_want].block))
+	while (!f->paused && f->next_want < f->nr_wants &&
+	       begin_want(f, f->wants[f->next_want].block))
 		f->next_want++;
 	if (f->next_want == f->nr_wants) {
 		f->next_want = f->nr_wants = 0;
@@ -191,11 +207,19 @@ static void pump(struct kvt_kernel_fetch *f)
 
 /* ---- completions --------------------------------------------------------- */
 
-/* Others have pinned what we may: wait for our own to come back, if there are any. */
+/*
+ * Others have pinned what we may: wait for our own to come back, if there are any, or for
+ * those of the pool's other fetches.
+ */
 static bool try_again(struct kvt_kernel_fetch *f, uint32_t b)
 {
-	if (!f->nr_pins || f->starving)
+	bool alone = atomic_load(&kvt_kernel_of(f->fetch.pool)->nr_fetches) == 1;
+
+	if (alone && (!f->nr_pins || f->starving))
 		return false;
+	if (!alone && f->nr_looks >= LOOKS_MAX)
+		return false;
+	f->paused = !alone;
 	if (f->next_want)
 		f->wants[--f->next_want] = (struct kvt_want){ .block = b };
 	else
@@ -248,11 +272,33 @@ static void reap(struct kvt_kernel_fetch *f)
 	pump(f);
 }
 
+/* The other fetches do not know who waits for what they give back. */
+static void look_again(struct kvt_kernel_fetch *f)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_nsec += LOOK_NS;
+	until.tv_sec += until.tv_nsec / 1000000000;
+	until.tv_nsec %= 1000000000;
+	pthread_cond_timedwait(&f->come, &f->lock, &until);
+	if (!f->paused || f->nr_arrivals)
+		return;
+	f->paused = false;
+	f->starving = true;
+	f->nr_looks++;
+	pump(f);
+}
+
 /* One thread waits in the kernel, for all; the lock is free meanwhile. */
 static void wait_for_one(struct kvt_kernel_fetch *f)
 {
 	struct io_uring_cqe *cqe;
 
+	if (f->paused && !f->nr_commands) {
+		look_again(f);
+		return;
+	}
 	if (f->reaping || !f->nr_commands) {
 		pthread_cond_wait(&f->come, &f->lock);
 		return;
@@ -397,6 +443,7 @@ static void done(struct kvt_fetch *fetch, const struct kvt_arrival *arrival, boo
 	pthread_mutex_lock(&f->lock);
 	f->nr_pins--;
 	leave_window(f, arrival->block);
+	f->paused = false;
 	pump(f);
 	pthread_cond_broadcast(&f->come); /* there may be something to reap again */
 	pthread_mutex_unlock(&f->lock);
@@ -445,6 +492,7 @@ static void close_fetch(struct kvt_fetch *fetch)
 		drop_unclaimed(f, f->unclaimed[0]);
 	}
 	pthread_mutex_unlock(&f->lock);
+	atomic_fetch_sub(&kvt_kernel_of(fetch->pool)->nr_fetches, 1);
 	io_uring_queue_exit(&f->ring);
 	free_fetch(f);
 }
@@ -517,9 +565,11 @@ int kvt_kernel_fetch_open(struct kvt_pool *pool, uint32_t window, struct kvt_fet
 		ret = size_up(f);
 	if (!ret)
 		ret = init_ring(f);
-	if (ret)
+	if (ret) {
 		free_fetch(f);
-	else
-		*fetch = &f->fetch;
-	return ret;
+		return ret;
+	}
+	atomic_fetch_add(&kvt_kernel_of(pool)->nr_fetches, 1);
+	*fetch = &f->fetch;
+	return 0;
 }
