@@ -298,7 +298,8 @@ prepare()
 	qemu=$(scripts/kernels.sh qemu)/bin/qemu-system-x86_64
 	kernel=$(scripts/kernels.sh "$name")
 	release=$(<"$kernel/release")
-	make B="$B" all tests demo-programs >"$work/make.log" 2>&1 || {
+	# By the name that objects were made under: what they depend on is known by it.
+	make B="$(realpath -m --relative-to=. "$B")" all tests demo-programs >"$work/make.log" 2>&1 || {
 		cat "$work/make.log" >&2
 		fail "the programs do not build"
 	}
