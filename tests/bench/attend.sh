@@ -8,6 +8,8 @@
 # Environment: TYPES, TOKENS (32768), ROUNDS (5), MIB (512), KVTIER_ISA, B (build folder).
 set -eu
 cd "$(dirname "$0")/../.."
+# shellcheck source=tests/bench/figures.sh
+. tests/bench/figures.sh
 
 B=${B:-build}
 TYPES=${TYPES:-f16 int8 q8_0 q4_0 bf16 f32 e4m3 e5m2 int4}
@@ -37,15 +39,11 @@ measure()
 [[ -x $B/bench-attend ]] || fail "$B/bench-attend is missing; run: make bench-attend"
 engine=$(scripts/engine.sh)
 samples=$(mktemp "$B/attend.XXXXXX") || fail "cannot write to $B"
-trap 'rm -f "$samples" "$samples.json" "$samples.all"' EXIT
+trap 'rm -f "$samples" "$samples.json"' EXIT
 trap 'exit 130' INT TERM HUP
 for type in $TYPES; do
 	measure "$type"
 done
-sort -s -k1,1 "$samples" | jq -Rn -f tests/bench/medians.jq >"$samples.json"
-[[ -s $B/bench.json ]] || echo '[]' >"$B/bench.json"
-# What this run did not measure stays.
-jq -s '(.[1] | map(.name)) as $new | (.[0] | map(select(.name | IN($new[]) | not))) + .[1]
-	| sort_by(.name)' "$B/bench.json" "$samples.json" >"$samples.all"
-mv "$samples.all" "$B/bench.json"
+figures_of "$samples" >"$samples.json"
+figures_put "$samples.json" "$B/bench.json"
 jq -r -f tests/bench/table.jq "$samples.json"

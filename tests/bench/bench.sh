@@ -14,6 +14,8 @@
 # a plain io_uring O_DIRECT reader gets from the disk.
 set -eu
 cd "$(dirname "$0")/../.."
+# shellcheck source=tests/bench/figures.sh
+. tests/bench/figures.sh
 # shellcheck source=demo/cgroup.sh
 . demo/cgroup.sh
 
@@ -283,7 +285,7 @@ for part in $PARTS; do
 	"part_$part"
 done
 [[ ! -s $work/all.json ]] || sample engine.hash_equal $all_equal
-sort -s -k1,1 "$samples" | jq -Rn -f tests/bench/medians.jq >"$work/bench.json"
+figures_of "$samples" >"$work/bench.json"
 mv "$work/bench.json" "$B/bench.json"
 machine
 jq -r -f tests/bench/table.jq "$B/bench.json"

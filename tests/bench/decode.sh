@@ -12,6 +12,8 @@
 # shellcheck disable=SC2016 # $s and the like are jq's
 set -eu
 cd "$(dirname "$0")/../.."
+# shellcheck source=tests/bench/figures.sh
+. tests/bench/figures.sh
 # shellcheck source=demo/cgroup.sh
 . demo/cgroup.sh
 
@@ -214,11 +216,8 @@ for ((round = 1; round <= ROUNDS; round++)); do
 	say "round $round of $ROUNDS"
 done
 sample decode.equal "$all_equal"
-sort -s -k1,1 "$samples" | jq -Rn -f tests/bench/medians.jq >"$work/new.json"
-[[ -s $B/bench.json ]] || echo '[]' >"$B/bench.json"
-jq -s '(.[1] | map(.name)) as $new | (.[0] | map(select(.name | IN($new[]) | not))) + .[1]
-	| sort_by(.name)' "$B/bench.json" "$work/new.json" >"$work/bench.json"
-mv "$work/bench.json" "$B/bench.json"
+figures_of "$samples" >"$work/new.json"
+figures_put "$work/new.json" "$B/bench.json"
 jq -r -f tests/bench/table.jq "$work/new.json"
 [[ ! $swap_missing ]] || echo "swap was not measured: $swap_missing"
 [[ ! $cgroup_missing ]] || echo "a mapped file was not measured: $cgroup_missing"

@@ -11,6 +11,8 @@
 # ($B/bench.json).
 set -eu
 cd "$(dirname "$0")/../.."
+# shellcheck source=tests/bench/figures.sh
+. tests/bench/figures.sh
 
 B=${B:-build}
 JSON=${JSON:-$B/bench.json}
@@ -112,11 +114,8 @@ for ((round = 0; round < ROUNDS; round++)); do
 	rm -rf "$work/state" "$work/manifest"
 done
 
-sort -s -k1,1 "$work/samples" | jq -Rn -f tests/bench/medians.jq >"$work/restart.json"
-[[ -s $JSON ]] || echo "[]" >"$JSON"
-jq -s '(.[0] | map(select(.name | startswith("restart.") | not))) + .[1]' "$JSON" \
-	"$work/restart.json" >"$work/bench.json"
-mv "$work/bench.json" "$JSON"
+figures_of "$work/samples" >"$work/restart.json"
+figures_put "$work/restart.json" "$JSON" restart.
 echo "$(jq -r .bytes "$work/compute") bytes of keys and values, a prompt of $TOKENS tokens"
 jq -r -f tests/bench/table.jq "$work/restart.json"
 ! grep -q '^restart.equal 0' "$work/samples" || fail "logits differ"

@@ -12,6 +12,8 @@
 # with blocks of 2048 KiB).
 set -eu
 cd "$(dirname "$0")/../.."
+# shellcheck source=tests/bench/figures.sh
+. tests/bench/figures.sh
 
 B=${B:-build}
 ROUNDS=${ROUNDS:-2}
@@ -99,10 +101,7 @@ for ((round = 0; round < ROUNDS; round++)); do
 	say "round $((round + 1)) of $ROUNDS"
 done
 
-sort -s -k1,1 "$work/samples" | jq -Rn -f tests/bench/medians.jq >"$work/share.json"
-[[ -s $B/bench.json ]] || echo "[]" >"$B/bench.json"
-jq -s '(.[0] | map(select(.name | startswith("share.") | not))) + .[1]' "$B/bench.json" \
-	"$work/share.json" >"$work/bench.json"
-mv "$work/bench.json" "$B/bench.json"
+figures_of "$work/samples" >"$work/share.json"
+figures_put "$work/share.json" "$B/bench.json" share.
 echo "$cpus CPUs, $THREADS threads an engine, $MIB MiB for all, blocks of $BLOCK_KIB KiB"
 jq -r -f tests/bench/table.jq "$work/share.json"

@@ -9,6 +9,8 @@
 # a coding session's client tells of its next turn; 0.5).
 set -eu
 cd "$(dirname "$0")/../.."
+# shellcheck source=tests/bench/figures.sh
+. tests/bench/figures.sh
 
 B=${B:-build}
 TRACES=${TRACES:-../shared/data/traces}
@@ -57,10 +59,7 @@ jq -n --slurpfile m "$work/mooncake.json" --slurpfile a "$work/agentic.json" \
 	 figure("trace.agentic.alone.pct_belady"; [$a[].alone_pct_belady]; null),
 	 each("trace.mooncake.pct_belady"; $m), each("trace.agentic.pct_belady"; $a)]' \
 	>"$work/figures.json"
-[[ -s $B/bench.json ]] || echo "[]" >"$B/bench.json"
-jq -s '(.[0] | map(select(.name | startswith("trace.") | not))) + .[1]' "$B/bench.json" \
-	"$work/figures.json" >"$work/bench.json"
-mv "$work/bench.json" "$B/bench.json"
+figures_put "$work/figures.json" "$B/bench.json" trace.
 jq -r '.[] | select(.name | test("^trace.*pct_belady$")) |
 	"\(.name): \(.value * 10 | round / 10) % at the worst size (to \(.max * 10 | round / 10))"' \
 	"$B/bench.json"
