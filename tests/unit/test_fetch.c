@@ -9,6 +9,7 @@
 
 #include "fetch.h"
 #include "pool.h"
+#include "pool_bed.h"
 #include "unit.h"
 
 #define BLOCKS 64
@@ -21,7 +22,7 @@
 struct bed {
 	struct kvt_pool *pool;
 	struct kvt_fetch *fetch;
-	char dir[32];
+	char dir[BED_DIR];
 };
 
 static uint64_t word(uint64_t at)
@@ -40,23 +41,12 @@ static void fill(struct kvt_pool *pool)
 static int make_bed(void **state, uint32_t deadline_ms)
 {
 	struct bed *t = calloc(1, sizeof(*t));
-	struct kvt_config config = KVT_CONFIG_INIT;
+	struct kvt_config config;
 
 	*state = t;
-	if (!t)
+	if (!t || !bed_folder(t->dir, "fetch"))
 		return -1;
-	strcpy(t->dir, "build/fetch-XXXXXX");
-	if (!mkdtemp(t->dir)) {
-		strcpy(t->dir, "fetch-XXXXXX");
-		if (!mkdtemp(t->dir))
-			return -1;
-	}
-	config.pager = KVT_PAGER_USER;
-	config.bytes = (uint64_t)BLOCKS * BLOCK_BYTES;
-	config.block_bytes = BLOCK_BYTES;
-	config.dram_bytes = (uint64_t)FRAMES * BLOCK_BYTES;
-	config.nvme_path = t->dir;
-	config.flags = KVT_NO_STATS_FILE;
+	config = bed_config(t->dir, BLOCKS, FRAMES, BLOCK_BYTES);
 	config.io_deadline_ms = deadline_ms;
 	if (kvt_pool_create(&config, &t->pool))
 		return 0; /* the tests skip */

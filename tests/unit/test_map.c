@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "pool.h"
+#include "pool_bed.h"
 #include "unit.h"
 
 #define BLOCKS 16
@@ -74,7 +75,7 @@ int ioctl(int fd, unsigned long request, ...)
 
 struct bed {
 	struct kvt_pool *pool;
-	char dir[32];
+	char dir[BED_DIR];
 };
 
 static uint64_t word(uint64_t at)
@@ -106,24 +107,14 @@ static void check(struct bed *t, uint32_t b)
 static int set_up(void **state)
 {
 	struct bed *t = calloc(1, sizeof(*t));
-	struct kvt_config config = KVT_CONFIG_INIT;
+	struct kvt_config config;
 	uint32_t b;
 
 	*state = t;
-	if (!t)
+	if (!t || !bed_folder(t->dir, "map"))
 		return -1;
-	strcpy(t->dir, "build/map-XXXXXX");
-	if (!mkdtemp(t->dir)) {
-		strcpy(t->dir, "map-XXXXXX");
-		if (!mkdtemp(t->dir))
-			return -1;
-	}
-	config.pager = KVT_PAGER_USER;
-	config.bytes = (uint64_t)BLOCKS * BLOCK_BYTES;
-	config.block_bytes = BLOCK_BYTES;
-	config.dram_bytes = (uint64_t)FRAMES * BLOCK_BYTES;
-	config.nvme_path = t->dir;
-	config.flags = KVT_NO_STATS_FILE | KVT_NO_PREDICT;
+	config = bed_config(t->dir, BLOCKS, FRAMES, BLOCK_BYTES);
+	config.flags |= KVT_NO_PREDICT;
 	if (kvt_pool_create(&config, &t->pool))
 		return 0; /* the tests skip */
 	for (b = 0; b < BLOCKS; b++)

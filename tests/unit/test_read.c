@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "pool.h"
+#include "pool_bed.h"
 #include "unit.h"
 
 #define BLOCKS 16
@@ -72,7 +73,7 @@ static void fail_next(int nr, int error)
 
 struct bed {
 	struct kvt_pool *pool;
-	char dir[32], file[48];
+	char dir[BED_DIR], file[48];
 };
 
 static uint64_t word(uint64_t at)
@@ -83,25 +84,17 @@ static uint64_t word(uint64_t at)
 static int make_bed(void **state, uint32_t flags)
 {
 	struct bed *t = calloc(1, sizeof(*t));
-	struct kvt_config config = KVT_CONFIG_INIT;
+	struct kvt_config config;
 	uint64_t *words, i;
 
 	*state = t;
-	if (!t)
+	if (!t || !bed_folder(t->dir, "read"))
 		return -1;
-	strcpy(t->dir, "build/read-XXXXXX");
-	if (!mkdtemp(t->dir)) {
-		strcpy(t->dir, "read-XXXXXX");
-		if (!mkdtemp(t->dir))
-			return -1;
-	}
-	config.pager = KVT_PAGER_USER;
-	config.bytes = (uint64_t)BLOCKS * BLOCK_BYTES;
-	config.block_bytes = BLOCK_BYTES;
-	config.dram_bytes = (uint64_t)FRAMES * BLOCK_BYTES;
+	config = bed_config(t->dir, BLOCKS, FRAMES, BLOCK_BYTES);
 	snprintf(t->file, sizeof(t->file), "%s/slots", t->dir);
-	config.nvme_path = flags & KVT_KEEP_FILE ? t->file : t->dir;
-	config.flags = KVT_NO_STATS_FILE | KVT_NO_PREDICT | flags;
+	if (flags & KVT_KEEP_FILE)
+		config.nvme_path = t->file;
+	config.flags |= KVT_NO_PREDICT | flags;
 	if (kvt_pool_create(&config, &t->pool))
 		return 0; /* the tests skip */
 	words = kvt_pool_addr(t->pool);
