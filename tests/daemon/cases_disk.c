@@ -195,72 +195,76 @@ static void touch_in_vain(const char *name)
 	CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGBUS, "expected SIGBUS, got %#x", status);
 }
 
-static void stalls_reads(void)
-{
-	struct kvt_pool *p, *other;
-	struct kvt_client *c;
-	struct disk d;
-	int error;
+/* Two pools of a daemon whose disk can be stalled. */
+struct bed {
+	struct disk disk;
+	struct kvt_client *client;
+	struct kvt_pool *stalled, *other;
+};
 
+static void set_up(struct bed *t)
+{
 	if (want_module)
 		skip("the module's own store: see selftests/stall.c");
-	mount_disk(&d);
+	mount_disk(&t->disk);
 	daemon_start(NULL);
-	join_group(&d);
-	c = client();
-	p = strict_pool(c, "stalled");
-	other = strict_pool(c, "other");
-	OK(kvt_demote(p, 0, 32 * BLOCK));
-	CHECK(set_rate(&d, "read", BLOCK / 4), "cannot throttle"); /* four seconds a block */
+	join_group(&t->disk);
+	t->client = client();
+	t->stalled = strict_pool(t->client, "stalled");
+	t->other = strict_pool(t->client, "other");
+}
+
+static void tear_down(struct bed *t)
+{
+	kvt_pool_destroy(t->stalled);
+	kvt_pool_destroy(t->other);
+	kvt_client_close(t->client);
+	leave_group(&t->disk);
+}
+
+static void stalls_reads(void)
+{
+	struct bed t;
+	int error;
+
+	set_up(&t);
+	OK(kvt_demote(t.stalled, 0, 32 * BLOCK));
+	CHECK(set_rate(&t.disk, "read", BLOCK / 4), "cannot throttle"); /* four seconds a block */
 	touch_in_vain("stalled");
-	goes_on(other);
-	error = kvt_promote(p, 10 * BLOCK, BLOCK);
+	goes_on(t.other);
+	error = kvt_promote(t.stalled, 10 * BLOCK, BLOCK);
 	CHECK(error == -ETIMEDOUT, "expected -ETIMEDOUT, got %d", error);
 	CHECK(daemon_metric("kvtier_io_errors_total ") >= 1, "expected it to be counted");
-	goes_on(other);
-	CHECK(set_rate(&d, "read", 0), "cannot stop throttling");
+	goes_on(t.other);
+	CHECK(set_rate(&t.disk, "read", 0), "cannot stop throttling");
 	/* What came late is seen now, and is right. */
-	EVENTUALLY(state_of(p, 9) != KVTIER_BLOCK_BAD && state_of(p, 10) != KVTIER_BLOCK_BAD,
+	EVENTUALLY(state_of(t.stalled, 9) != KVTIER_BLOCK_BAD &&
+			   state_of(t.stalled, 10) != KVTIER_BLOCK_BAD,
 		   "expected late blocks to be had again");
-	check_whole(p, 0);
-	kvt_pool_destroy(p);
-	kvt_pool_destroy(other);
-	kvt_client_close(c);
-	leave_group(&d);
+	check_whole(t.stalled, 0);
+	tear_down(&t);
 }
 
 static void stalls_writes(void)
 {
-	struct kvt_pool *p, *other;
-	struct kvt_client *c;
-	struct disk d;
+	struct bed t;
 	int error;
 
-	if (want_module)
-		skip("the module's own store: see selftests/stall.c");
-	mount_disk(&d);
-	daemon_start(NULL);
-	join_group(&d);
-	c = client();
-	p = strict_pool(c, "stalled");
-	other = strict_pool(c, "other");
-	CHECK(set_rate(&d, "write", BLOCK / 4), "cannot throttle");
-	error = kvt_demote(p, 0, BLOCK);
+	set_up(&t);
+	CHECK(set_rate(&t.disk, "write", BLOCK / 4), "cannot throttle");
+	error = kvt_demote(t.stalled, 0, BLOCK);
 	CHECK(error == -ETIMEDOUT, "expected -ETIMEDOUT, got %d", error);
-	goes_on(other);
-	check_whole(p, 0);
-	fill_block(p, 0, 1);
-	error = kvt_shared_checkpoint(p, NULL, 0);
+	goes_on(t.other);
+	check_whole(t.stalled, 0);
+	fill_block(t.stalled, 0, 1);
+	error = kvt_shared_checkpoint(t.stalled, NULL, 0);
 	CHECK(error < 0, "expected no checkpoint of a stalled disk");
-	goes_on(other);
-	CHECK(set_rate(&d, "write", 0), "cannot stop throttling");
-	check_whole(p, 0);
-	EVENTUALLY(!kvt_demote(p, 0, 32 * BLOCK), "expected the disk to be had again");
-	check_whole(p, 0);
-	kvt_pool_destroy(p);
-	kvt_pool_destroy(other);
-	kvt_client_close(c);
-	leave_group(&d);
+	goes_on(t.other);
+	CHECK(set_rate(&t.disk, "write", 0), "cannot stop throttling");
+	check_whole(t.stalled, 0);
+	EVENTUALLY(!kvt_demote(t.stalled, 0, 32 * BLOCK), "expected the disk to be had again");
+	check_whole(t.stalled, 0);
+	tear_down(&t);
 }
 
 const struct test_case disk_cases[] = {
