@@ -600,19 +600,3 @@ int kvt_wait_for_room(struct kvt_pool *pool, int state, unsigned long until)
 	finish_wait(&pool->room, &wait);
 	return ret;
 }
-
-struct kvt_frame *kvt_frame_get(struct kvt_pool *pool, enum kvtier_tier tier, int state,
-				unsigned long until)
-{
-	struct kvt_frame *frame;
-	int ret;
-
-	if (tier != KVTIER_TIER_NONE && !READ_ONCE(pool->share[tier].budget))
-		return ERR_PTR(-ENODEV);
-	while (!(frame = kvt_frame_soon(pool, tier))) {
-		ret = kvt_wait_for_room(pool, state, until);
-		if (ret)
-			return ERR_PTR(ret);
-	}
-	return frame;
-}

@@ -12,8 +12,7 @@
  * A block has at most one owner at a time: who holds its bit KVT_BLOCK_BUSY
  * (block.c).  The owner may sleep and do I/O.  All fields of a block are read and
  * changed by its owner alone, but for what its comment says.  Who owns a block waits
- * for no other, but takes it with kvt_block_try(); who owns a block that has a frame
- * waits for no frame either.
+ * for no other, but takes it with kvt_block_try(); nor does it wait for room.
  *
  * Order, outermost first:
  *
@@ -252,6 +251,8 @@ int kvt_block_lock_killable(struct kvt_block *block); /* -EINTR on a fatal signa
 int kvt_block_lock_interruptible(struct kvt_block *block);
 bool kvt_block_try(struct kvt_block *block);
 void kvt_block_unlock(struct kvt_pool *pool, struct kvt_block *block);
+/* The same of one that there was no room for: or all who wait for room would wake each other. */
+void kvt_block_unlock_vain(struct kvt_block *block);
 enum kvtier_block_state kvt_block_state(const struct kvt_block *block);
 bool kvt_block_unsaved(const struct kvt_block *block); /* its slot does not hold it */
 void kvt_block_info(struct kvt_pool *pool, u64 nr, struct kvtier_block_info *info);
@@ -302,13 +303,9 @@ struct kvt_frame *kvt_frame_try(struct kvt_pool *pool, enum kvtier_tier tier);
 struct kvt_frame *kvt_frame_soon(struct kvt_pool *pool, enum kvtier_tier tier);
 /*
  * Wait until there may be room.  -ENOSPC: it is after @until (jiffies); -EINTR: a signal, of
- * the kind that @state says (TASK_KILLABLE, TASK_INTERRUPTIBLE, TASK_UNINTERRUPTIBLE);
- * -ECANCELED.  Owner of no block that has a frame.
+ * the kind that @state says (TASK_KILLABLE, TASK_INTERRUPTIBLE); -ECANCELED.  Owner of none.
  */
 int kvt_wait_for_room(struct kvt_pool *pool, int state, unsigned long until);
-/* Both, until there is a frame.  ERR_PTR: also -ENODEV.  Owner as above. */
-struct kvt_frame *kvt_frame_get(struct kvt_pool *pool, enum kvtier_tier tier, int state,
-				unsigned long until);
 void kvt_frame_put(struct kvt_pool *pool, struct kvt_frame *frame); /* one in no block */
 void kvt_frame_forget(struct kvt_pool *pool, struct kvt_frame *frame); /* never reuse it */
 void kvt_frame_zero(struct kvt_pool *pool, struct kvt_frame *frame);
@@ -403,9 +400,8 @@ void kvt_set_bad(struct kvt_pool *pool, u64 nr, struct kvt_block *block, int err
 /* Start and finish bringing an EMPTY, COLD or COLD_OPEN block into its move's frame. */
 int kvt_fetch_start(struct kvt_pool *pool, struct kvt_move *move);
 int kvt_fetch_finish(struct kvt_pool *pool, struct kvt_move *move);
-/* Both, for one block; makes room; @state and @until as in kvt_frame_get(). */
-int kvt_fetch(struct kvt_pool *pool, u64 nr, struct kvt_block *block, enum kvtier_tier tier,
-	      int state, unsigned long until);
+/* Both, for one block; makes room.  -EAGAIN: there is no frame now; -ENODEV. */
+int kvt_fetch(struct kvt_pool *pool, u64 nr, struct kvt_block *block, enum kvtier_tier tier);
 /* Start and finish writing a resident block to its slot, if it is not saved. */
 int kvt_save_start(struct kvt_pool *pool, struct kvt_move *move, bool background);
 int kvt_save_finish(struct kvt_pool *pool, struct kvt_move *move);
