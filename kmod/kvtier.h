@@ -30,6 +30,7 @@
 #define KVTIER_KMOD_H
 
 #include <linux/bio.h>
+#include <linux/bitmap.h>
 #include <linux/device.h>
 #include <linux/fs.h>
 #include <linux/kref.h>
@@ -165,6 +166,19 @@ struct kvt_tier_counters {
 	struct kvt_span read, write;
 };
 
+#define KVT_SCAN_WINDOW 4096 /* blocks */
+
+/* How far a look at accessed bits has come: of these blocks, in which of the mappings (scan.c). */
+struct kvt_scan {
+	u64 first; /* of the window */
+	u32 mapping; /* the next, in the order of the pool's */
+	u64 block; /* and where it goes on there */
+	DECLARE_BITMAP(used, KVT_SCAN_WINDOW);
+};
+
+/* Operations that may wait for room, and the others, which may make it and do not wait behind. */
+enum kvt_queue_nr { KVT_QUEUE_BRING, KVT_QUEUE_OTHER, KVT_NR_QUEUES };
+
 struct kvt_pool {
 	struct kref ref; /* the file, I/O and commands that are under way */
 	u32 id;
@@ -194,9 +208,7 @@ struct kvt_pool {
 	struct workqueue_struct *wq; /* NOWAIT operations and commands */
 	atomic_t nr_later; /* NOWAIT operations that are not done */
 	bool dying; /* is being released: keep nothing, begin nothing, wait for nothing */
-
-	struct mutex vma_lock; /* vmas */
-	struct list_head vmas; /* struct kvt_vma, map.c */
+	bool gone; /* was released: what it gives back now is the tier's; lru_lock */
 
 	spinlock_t event_lock; /* ring */
 	struct kvt_event_ring *events;
@@ -209,7 +221,7 @@ struct kvt_pool {
 	atomic_t nr_sealed_dirty; /* a hint for write-back; may lag */
 	unsigned long pressed; /* jiffies of the last event of pressure; racy */
 	unsigned long crowded; /* jiffies when its memory cgroup was found full; racy */
-	u32 scan_hand; /* scan.c */
+	struct kvt_scan scan; /* the worker's alone */
 	u32 scrub_hand;
 
 	struct list_head link; /* kvt_pools; kvt_pools_lock */
@@ -364,10 +376,6 @@ bool kvt_is_our_vma(const struct vm_area_struct *vma, const struct kvt_pool *poo
 bool kvt_inserts_blocks(struct kvt_pool *pool);
 vm_fault_t kvt_insert_block(struct kvt_pool *pool, struct vm_fault *vmf, struct folio *folio);
 #endif
-struct kvt_vma {
-	struct list_head link;
-	struct vm_area_struct *vma;
-};
 
 /* ---- fault.c -------------------------------------------------------------------- */
 

@@ -25,6 +25,7 @@ static void pool_free(struct kref *ref)
 {
 	struct kvt_pool *pool = container_of(ref, struct kvt_pool, ref);
 
+	kvt_unmap_pool(pool); /* only now: the worker looks for its mappings */
 	kvt_tab_close(pool->tab);
 	kvt_event_exit(pool);
 	kvt_block_table_exit(pool);
@@ -146,8 +147,6 @@ static struct kvt_pool *pool_alloc(const struct kvtier_pool_create *arg)
 	spin_lock_init(&pool->lru_lock);
 	init_waitqueue_head(&pool->room);
 	mutex_init(&pool->budget_lock);
-	mutex_init(&pool->vma_lock);
-	INIT_LIST_HEAD(&pool->vmas);
 	INIT_LIST_HEAD(&pool->link);
 	spin_lock_init(&pool->event_lock);
 	init_waitqueue_head(&pool->event_wait);
@@ -235,7 +234,7 @@ static int build(struct kvt_pool *pool, const struct kvtier_pool_create *arg)
 		goto give_back;
 	ret = ida_alloc(&ids, GFP_KERNEL);
 	if (ret < 0)
-		goto unmap;
+		goto give_back;
 	pool->id = ret;
 	ret = -ENOMEM;
 	pool->wq = alloc_workqueue("kvtier-%u", WQ_UNBOUND | WQ_FREEZABLE, 0, pool->id);
@@ -250,8 +249,6 @@ free_wq:
 	destroy_workqueue(pool->wq);
 free_id:
 	ida_free(&ids, pool->id);
-unmap:
-	kvt_unmap_pool(pool);
 give_back:
 	give_back(pool);
 	return ret;
@@ -326,7 +323,6 @@ void kvt_pool_release(struct kvt_pool *pool)
 	destroy_workqueue(pool->wq); /* NOWAIT operations stop at their next block */
 	clear_blocks(pool);
 	kvt_frames_drop_spare(pool, U64_MAX);
-	kvt_unmap_pool(pool);
 	give_back(pool);
 	ida_free(&ids, pool->id);
 	kvt_pool_put(pool);
