@@ -205,7 +205,7 @@ struct kvt_pool {
 	struct kvt_tab *tab; /* slots that are reserved (tab.c); NULL without KVTIER_POOL_KEEP */
 	struct mem_cgroup *memcg; /* charged for frames; NULL without memcg */
 	struct mutex budget_lock; /* changes of budgets */
-	struct workqueue_struct *wq; /* NOWAIT operations and commands */
+	struct workqueue_struct *wq[KVT_NR_QUEUES]; /* NOWAIT operations and commands */
 	atomic_t nr_later; /* NOWAIT operations that are not done */
 	bool dying; /* is being released: keep nothing, begin nothing, wait for nothing */
 	bool gone; /* was released: what it gives back now is the tier's; lru_lock */

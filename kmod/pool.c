@@ -11,6 +11,12 @@
 
 #include "kvtier.h"
 
+/*
+ * Of operations that a pool does at the same time, on each of its queues (per node before
+ * 6.9).  Each is a thread that may sleep for long, and is in no limit of the creator's.
+ */
+#define ACTIVE_MAX 32
+
 LIST_HEAD(kvt_pools);
 DEFINE_MUTEX(kvt_pools_lock);
 
@@ -172,6 +178,29 @@ static struct kvt_pool *pool_alloc(const struct kvtier_pool_create *arg)
 	return pool;
 }
 
+static void delete_queues(struct kvt_pool *pool)
+{
+	int i;
+
+	for (i = 0; i < KVT_NR_QUEUES && pool->wq[i]; i++)
+		destroy_workqueue(pool->wq[i]);
+}
+
+static int make_queues(struct kvt_pool *pool)
+{
+	int i;
+
+	for (i = 0; i < KVT_NR_QUEUES; i++) {
+		pool->wq[i] = alloc_workqueue("kvtier-%u%s", WQ_UNBOUND | WQ_FREEZABLE, ACTIVE_MAX,
+					      pool->id, i == KVT_QUEUE_BRING ? "b" : "");
+		if (!pool->wq[i]) {
+			delete_queues(pool);
+			return -ENOMEM;
+		}
+	}
+	return 0;
+}
+
 /* What it claims of the host: given back in reverse by give_back(). */
 static int claim(struct kvt_pool *pool, const struct kvtier_pool_create *arg)
 {
@@ -236,17 +265,16 @@ static int build(struct kvt_pool *pool, const struct kvtier_pool_create *arg)
 	if (ret < 0)
 		goto give_back;
 	pool->id = ret;
-	ret = -ENOMEM;
-	pool->wq = alloc_workqueue("kvtier-%u", WQ_UNBOUND | WQ_FREEZABLE, 0, pool->id);
-	if (!pool->wq)
+	ret = make_queues(pool);
+	if (ret)
 		goto free_id;
 	ret = kvt_sysfs_add_pool(pool);
 	if (ret)
-		goto free_wq;
+		goto delete_queues;
 	return 0;
 
-free_wq:
-	destroy_workqueue(pool->wq);
+delete_queues:
+	delete_queues(pool);
 free_id:
 	ida_free(&ids, pool->id);
 give_back:
@@ -320,7 +348,7 @@ void kvt_pool_release(struct kvt_pool *pool)
 	list_del(&pool->link);
 	mutex_unlock(&kvt_pools_lock);
 	WRITE_ONCE(pool->dying, true);
-	destroy_workqueue(pool->wq); /* NOWAIT operations stop at their next block */
+	delete_queues(pool); /* NOWAIT operations stop at their next block */
 	clear_blocks(pool);
 	kvt_frames_drop_spare(pool, U64_MAX);
 	give_back(pool);
