@@ -463,6 +463,7 @@ int kvt_evict_node(struct kvt_pool *pool, enum kvtier_tier tier, int node)
 	smp_mb(); /* the node is out of its tier, see kvt_frame_try() */
 	for (;;) {
 		kvt_frames_drop_spare(pool, U64_MAX);
+		kvt_linger_reap(pool, tier);
 		leaving = leave(pool, tier, node);
 		if (leaving.in_vain)
 			return -EBUSY;

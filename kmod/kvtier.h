@@ -139,7 +139,9 @@ struct kvt_share {
 	struct list_head cold; /* in the order of the hints */
 	struct list_head held; /* those whose pages somebody holds */
 	struct list_head spare; /* allocated and charged, in no block */
+	struct list_head lingering; /* the same, and somebody holds their pages */
 	u32 nr_active, nr_cold, nr_spare; /* active: with those that are held or pinned */
+	u32 nr_lingering;
 	u32 placements; /* frames that were given to blocks so far; wraps */
 };
 
@@ -195,7 +197,7 @@ struct kvt_pool {
 	struct kvt_block **chunks; /* set once each, with cmpxchg */
 	struct kvt_share share[KVTIER_NR_TIERS];
 	spinlock_t lru_lock;
-	atomic_t *in_hand; /* per node: frames on the way to a block, or from one */
+	atomic_t *in_hand; /* per node: frames on the way to a block, or from one; lingering */
 	u64 nr_saved; /* blocks with a frame and a slot; lru_lock */
 	u64 slot_hand; /* where the search for one of them begins; racy */
 	atomic64_t nr_pinned; /* blocks with pins */
@@ -280,7 +282,8 @@ struct kvt_tier {
 	const char *name; /* "dram", "cxl" */
 	nodemask_t nodes; /* usable now */
 	u64 limit; /* bytes that pools may claim in all; 0: the default */
-	u64 claimed; /* by the budgets of pools */
+	u64 claimed; /* by the budgets of pools, and what those have left that are gone */
+	s64 orphaned; /* the latter */
 	u32 watermark_low, watermark_high; /* percent of a budget kept free; 0: off */
 	u64 bandwidth; /* bytes a second, measured by copies; racy */
 	struct device *dev;
@@ -293,6 +296,9 @@ int kvt_tier_init(void);
 void kvt_tier_exit(void);
 int kvt_tier_claim(enum kvtier_tier tier, u64 bytes); /* -ENOSPC over the limit */
 void kvt_tier_unclaim(enum kvtier_tier tier, u64 bytes);
+/* A pool goes that claims @bytes, of which it has yet to give back @left (kvt_tier_disown). */
+void kvt_tier_orphan(enum kvtier_tier tier, u64 bytes, u64 left);
+void kvt_tier_disown(enum kvtier_tier tier, u64 bytes);
 int kvt_tier_check_nodes(enum kvtier_tier tier, u64 nodes); /* -ENODEV */
 u64 kvt_tier_node_bits(enum kvtier_tier tier);
 u64 kvt_tier_free(enum kvtier_tier tier);
@@ -344,10 +350,24 @@ void kvt_count_saved(struct kvt_pool *pool, const struct kvt_block *block, int s
 /* -EBUSY if the frame has other than @sharers blocks. */
 int kvt_frame_swap(struct kvt_pool *pool, struct kvt_frame *frame, struct kvt_frame *to,
 		   u32 sharers);
-bool kvt_frame_poisoned(struct kvt_pool *pool, struct kvt_frame *frame);
 u64 kvt_frames_drop_spare(struct kvt_pool *pool, u64 max); /* how many were freed */
+void kvt_frames_make_way(struct kvt_pool *pool); /* drop them if others need their memory */
+void kvt_frame_delete(struct kvt_frame *frame); /* the struct alone */
 int kvt_frame_init(void);
 void kvt_frame_exit(void);
+
+/* ---- linger.c: frames that no block has and somebody holds ---------------------- */
+
+bool kvt_frame_held(const struct kvt_frame *frame); /* of one that is in no page table */
+bool kvt_frame_poisoned(const struct kvt_frame *frame);
+/* Give back memory and charge, at once or when nobody holds its pages any more. */
+void kvt_frame_free(struct kvt_pool *pool, struct kvt_frame *frame);
+/* Give back what nobody holds any more; how many frames that were. */
+u32 kvt_linger_reap(struct kvt_pool *pool, enum kvtier_tier tier);
+void kvt_linger_reap_orphans(void); /* of pools that are gone */
+/* The pool goes: how many blocks it has yet to give back. */
+void kvt_linger_leave(struct kvt_pool *pool, u64 left[KVTIER_NR_TIERS]);
+void kvt_linger_exit(void);
 
 /* ---- map.c: page tables ------------------------------------------------------- */
 

@@ -274,7 +274,7 @@ static int write_start(struct kvt_pool *pool, struct kvt_move *move, bool backgr
 {
 	int ret;
 
-	if (kvt_frame_poisoned(pool, move->block->frame))
+	if (kvt_frame_poisoned(move->block->frame))
 		return -EIO; /* to read it would stop the machine */
 	ret = take_unit(pool, move);
 	if (ret)

@@ -135,6 +135,7 @@ static void init_share(struct kvt_share *share, const struct kvtier_tier_budget 
 	INIT_LIST_HEAD(&share->cold);
 	INIT_LIST_HEAD(&share->held);
 	INIT_LIST_HEAD(&share->spare);
+	INIT_LIST_HEAD(&share->lingering);
 }
 
 static struct kvt_pool *pool_alloc(const struct kvtier_pool_create *arg)
@@ -231,14 +232,18 @@ unclaim_dram:
 	return ret;
 }
 
+/* But for frames that somebody still holds. */
 static void give_back(struct kvt_pool *pool)
 {
 	u32 shift = pool->block_shift;
+	u64 left[KVTIER_NR_TIERS];
+	enum kvtier_tier tier;
 
+	kvt_linger_leave(pool, left);
 	if (pool->store)
 		kvt_store_put(pool->store, pool->share[KVTIER_TIER_NVME].budget << shift);
-	kvt_tier_unclaim(KVTIER_TIER_CXL, pool->share[KVTIER_TIER_CXL].budget << shift);
-	kvt_tier_unclaim(KVTIER_TIER_DRAM, pool->share[KVTIER_TIER_DRAM].budget << shift);
+	for (tier = KVTIER_TIER_CXL; tier >= KVTIER_TIER_DRAM; tier--)
+		kvt_tier_orphan(tier, pool->share[tier].budget << shift, left[tier] << shift);
 }
 
 static int build(struct kvt_pool *pool, const struct kvtier_pool_create *arg)
@@ -388,8 +393,9 @@ static bool less_slots(struct kvt_pool *pool)
 
 static bool less_frames(struct kvt_pool *pool, enum kvtier_tier tier, u64 want)
 {
-	bool any = kvt_evict(pool, tier, min_t(u64, want, KVT_BATCH));
+	bool any = kvt_linger_reap(pool, tier);
 
+	any |= kvt_evict(pool, tier, min_t(u64, want, KVT_BATCH)) > 0;
 	return kvt_frames_drop_spare(pool, U64_MAX) || any;
 }
 

@@ -105,6 +105,7 @@ int kvt_tier_claim(enum kvtier_tier tier, u64 bytes)
 	u64 limit;
 	int ret = 0;
 
+	kvt_linger_reap_orphans();
 	mutex_lock(&kvt_tier_lock);
 	limit = kvt_tier_limit(tier);
 	if (bytes && (t->claimed > limit || bytes > limit - t->claimed))
@@ -119,6 +120,22 @@ void kvt_tier_unclaim(enum kvtier_tier tier, u64 bytes)
 {
 	mutex_lock(&kvt_tier_lock);
 	kvt_tiers[tier].claimed -= bytes;
+	mutex_unlock(&kvt_tier_lock);
+}
+
+void kvt_tier_orphan(enum kvtier_tier tier, u64 bytes, u64 left)
+{
+	mutex_lock(&kvt_tier_lock);
+	kvt_tiers[tier].claimed -= bytes - left;
+	kvt_tiers[tier].orphaned += left;
+	mutex_unlock(&kvt_tier_lock);
+}
+
+void kvt_tier_disown(enum kvtier_tier tier, u64 bytes)
+{
+	mutex_lock(&kvt_tier_lock);
+	kvt_tiers[tier].claimed -= bytes;
+	kvt_tiers[tier].orphaned -= bytes;
 	mutex_unlock(&kvt_tier_lock);
 }
 

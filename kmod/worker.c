@@ -106,6 +106,9 @@ static void keep_rooms(struct kvt_pool *pool)
 	if (cxl)
 		keep_room(pool, KVTIER_TIER_CXL, dram + cxl);
 	keep_room(pool, KVTIER_TIER_DRAM, dram);
+	kvt_linger_reap(pool, KVTIER_TIER_DRAM);
+	kvt_linger_reap(pool, KVTIER_TIER_CXL);
+	kvt_frames_make_way(pool);
 }
 
 /* ---- pool after pool -------------------------------------------------------------------- */
@@ -191,6 +194,7 @@ static void work(struct work_struct *work)
 	u32 period = READ_ONCE(kvt_policy.scan_period_ms);
 	bool more = look_at_pools();
 
+	kvt_linger_reap_orphans();
 	kvt_dma_trim();
 	queue_delayed_work(queue, to_delayed_work(work),
 			   msecs_to_jiffies(more ? BUSY_MS : min(period ?: IDLE_MS, IDLE_MS)));

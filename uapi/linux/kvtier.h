@@ -97,7 +97,9 @@
  * limit for a tier (set by its administrator) does not cover is refused when the
  * pool is created.  A thread for which no frame can be freed waits up to the
  * pool's deadline; then its touch ends in SIGBUS and KVTIER_EVENT_PRESSURE, and
- * the block keeps its content.  Nothing is killed.
+ * the block keeps its content.  Nothing is killed.  Memory whose pages somebody still
+ * holds (a pipe, a device) when no block has it any more counts until they let go: to
+ * the pool's budget, and when the pool is gone to the host's limit.
  *
  * Waits are bounded.  An I/O that takes longer than the pool's deadline fails the
  * blocks it concerns; everything else goes on.
