@@ -253,6 +253,8 @@ static inline void kvt_count(struct kvt_pool *pool, enum kvt_counter which)
 int kvt_pool_create(struct file *file, struct kvtier_pool_create *arg);
 void kvt_pool_release(struct kvt_pool *pool); /* last close: gives everything back */
 void kvt_pool_put(struct kvt_pool *pool);
+/* That with the lowest number above @id, and a reference; NULL: none.  kvt_pools_lock. */
+struct kvt_pool *kvt_pool_after(s64 id);
 struct kvt_pool *kvt_pool_of(struct file *file); /* NULL if the file is no pool (yet) */
 int kvt_pool_set_budget(struct kvt_pool *pool, enum kvtier_tier tier, u64 bytes);
 

@@ -45,6 +45,20 @@ void kvt_pool_put(struct kvt_pool *pool)
 	kref_put(&pool->ref, pool_free);
 }
 
+struct kvt_pool *kvt_pool_after(s64 id)
+{
+	struct kvt_pool *pool, *after = NULL;
+
+	lockdep_assert_held(&kvt_pools_lock);
+	list_for_each_entry(pool, &kvt_pools, link) {
+		if (pool->id > id && (!after || pool->id < after->id))
+			after = pool;
+	}
+	if (after)
+		kref_get(&after->ref);
+	return after;
+}
+
 /* ---- is the request sound? --------------------------------------------------- */
 
 static int check_name(const char *name)

@@ -126,20 +126,10 @@ static struct allowance *allowance_of(struct kvt_pool *pool)
 /* The pool after @id in the order of ids, or the first; they come and go meanwhile. */
 static bool next_turn(s64 id, struct turn *turn)
 {
-	struct kvt_pool *pool, *after = NULL, *first = NULL;
-
 	mutex_lock(&kvt_pools_lock);
-	list_for_each_entry(pool, &kvt_pools, link) {
-		if (pool->id > id && (!after || pool->id < after->id))
-			after = pool;
-		if (!first || pool->id < first->id)
-			first = pool;
-	}
-	turn->pool = after ? after : first;
-	if (turn->pool) {
-		kref_get(&turn->pool->ref);
+	turn->pool = kvt_pool_after(id) ?: kvt_pool_after(-1);
+	if (turn->pool)
 		turn->allowance = allowance_of(turn->pool);
-	}
 	mutex_unlock(&kvt_pools_lock);
 	return turn->pool;
 }
