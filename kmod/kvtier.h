@@ -184,6 +184,7 @@ enum kvt_queue_nr { KVT_QUEUE_BRING, KVT_QUEUE_OTHER, KVT_NR_QUEUES };
 struct kvt_pool {
 	struct kref ref; /* the file, I/O and commands that are under way */
 	u32 id;
+	kuid_t owner; /* who made it: policy/max_pools */
 	u32 flags; /* KVTIER_POOL_* */
 	u32 tiers; /* bit per tier that it was made with */
 	char name[KVTIER_NAME_BYTES];
@@ -685,6 +686,7 @@ struct kvt_policy {
 	u64 writeback_rate; /* bytes a second and store; 0: no background write-back */
 	u32 writeback_depth; /* writes at a time */
 	u32 max_deadline_ms; /* pools may not ask for more */
+	u32 max_pools; /* of one user */
 };
 extern struct kvt_policy kvt_policy;
 

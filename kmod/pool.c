@@ -3,6 +3,7 @@
  * A pool's life: made by an ioctl on a fresh file, given back at the file's last
  * close, which the last mapping holds off.
  */
+#include <linux/cred.h>
 #include <linux/idr.h>
 #include <linux/log2.h>
 #include <linux/pagemap.h>
@@ -181,6 +182,7 @@ static struct kvt_pool *pool_alloc(const struct kvtier_pool_create *arg)
 		if (arg->budget[tier].bytes)
 			pool->tiers |= BIT(tier);
 	}
+	pool->owner = current_uid();
 	pool->flags = arg->flags;
 	pool->bytes = arg->bytes;
 	pool->block_shift = arg->block_shift;
@@ -301,32 +303,6 @@ give_back:
 	return ret;
 }
 
-int kvt_pool_create(struct file *file, struct kvtier_pool_create *arg)
-{
-	struct kvt_pool *pool;
-	int ret;
-
-	ret = check_request(arg);
-	if (ret)
-		return ret;
-	pool = pool_alloc(arg);
-	if (!pool)
-		return -ENOMEM;
-	mutex_lock(&kvt_pools_lock);
-	ret = kvt_pool_of(file) ? -EEXIST : build(pool, arg);
-	if (!ret) {
-		list_add_tail(&pool->link, &kvt_pools);
-		file->f_mapping = pool->mapping;
-		smp_store_release(&file->private_data, pool); /* complete: kvt_pool_of() */
-	}
-	mutex_unlock(&kvt_pools_lock);
-	if (ret)
-		kvt_pool_put(pool);
-	else
-		arg->id = pool->id;
-	return ret;
-}
-
 /* ---- give it back ----------------------------------------------------------------- */
 
 /* Whatever state a block is in; nothing can map it any more. */
@@ -360,19 +336,93 @@ static void clear_blocks(struct kvt_pool *pool)
 	}
 }
 
-void kvt_pool_release(struct kvt_pool *pool)
+/* The reverse of build(). */
+static void dismantle(struct kvt_pool *pool)
 {
-	kvt_sysfs_remove_pool(pool);
-	mutex_lock(&kvt_pools_lock);
-	list_del(&pool->link);
-	mutex_unlock(&kvt_pools_lock);
 	WRITE_ONCE(pool->dying, true);
 	delete_queues(pool); /* NOWAIT operations stop at their next block */
 	clear_blocks(pool);
 	kvt_frames_drop_spare(pool, U64_MAX);
 	give_back(pool);
 	ida_free(&ids, pool->id);
+}
+
+void kvt_pool_release(struct kvt_pool *pool)
+{
+	kvt_sysfs_remove_pool(pool);
+	mutex_lock(&kvt_pools_lock);
+	list_del(&pool->link);
+	mutex_unlock(&kvt_pools_lock);
+	dismantle(pool);
 	kvt_pool_put(pool);
+}
+
+/* ---- let it be known ----------------------------------------------------------------- */
+
+/* May this file become a pool?  Each costs the host more than its budgets say. */
+static int may_add(struct file *file)
+{
+	const struct kvt_pool *pool;
+	u32 nr = 0;
+
+	lockdep_assert_held(&kvt_pools_lock);
+	if (kvt_pool_of(file))
+		return -EEXIST;
+	list_for_each_entry(pool, &kvt_pools, link)
+		nr += uid_eq(pool->owner, current_uid());
+	return nr < READ_ONCE(kvt_policy.max_pools) ? 0 : -EMFILE;
+}
+
+/* With a pool that is complete: @file is that from now on; without: could it be? */
+static int add(struct file *file, struct kvt_pool *pool)
+{
+	int ret;
+
+	mutex_lock(&kvt_pools_lock);
+	ret = may_add(file);
+	if (!ret && pool) {
+		list_add_tail(&pool->link, &kvt_pools);
+		file->f_mapping = pool->mapping;
+		smp_store_release(&file->private_data, pool); /* kvt_pool_of() */
+	}
+	mutex_unlock(&kvt_pools_lock);
+	return ret;
+}
+
+static int build_and_add(struct file *file, struct kvt_pool *pool,
+			 const struct kvtier_pool_create *arg)
+{
+	int ret = build(pool, arg);
+
+	if (ret)
+		return ret;
+	ret = add(file, pool);
+	if (ret) { /* another thread was faster */
+		kvt_sysfs_remove_pool(pool);
+		dismantle(pool);
+	}
+	return ret;
+}
+
+int kvt_pool_create(struct file *file, struct kvtier_pool_create *arg)
+{
+	struct kvt_pool *pool;
+	int ret;
+
+	ret = check_request(arg);
+	if (!ret)
+		ret = add(file, NULL);
+	if (ret)
+		return ret;
+	pool = pool_alloc(arg);
+	if (!pool)
+		return -ENOMEM;
+	ret = build_and_add(file, pool, arg);
+	if (ret)
+		kvt_pool_put(pool);
+	else
+		arg->id = pool->id;
+	return ret;
 }
 
 /* ---- change a budget ----------------------------------------------------------------- */

@@ -175,6 +175,7 @@ struct kvt_policy kvt_policy = {
 	.writeback_rate = 256 << 20,
 	.writeback_depth = 4,
 	.max_deadline_ms = 600000,
+	.max_pools = 256,
 };
 
 static struct device *policy;
@@ -220,6 +221,7 @@ POLICY_U32(scan_period_ms, 0, 3600000);
 POLICY(writeback_rate, u64, ullong, kstrtou64, "%llu", 0, U64_MAX);
 POLICY_U32(writeback_depth, 1, KVT_BATCH);
 POLICY_U32(max_deadline_ms, 1, 3600000);
+POLICY_U32(max_pools, 1, U32_MAX);
 
 /* Files cannot be set out of their range; parameters can. */
 static const struct {
@@ -232,6 +234,7 @@ static const struct {
 	{ "writeback_rate", writeback_rate_fits },
 	{ "writeback_depth", writeback_depth_fits },
 	{ "max_deadline_ms", max_deadline_ms_fits },
+	{ "max_pools", max_pools_fits },
 };
 
 static int check_parameters(void)
@@ -262,6 +265,7 @@ static struct attribute *policy_attrs[] = {
 	&dev_attr_writeback_rate.attr,
 	&dev_attr_writeback_depth.attr,
 	&dev_attr_max_deadline_ms.attr,
+	&dev_attr_max_pools.attr,
 	NULL
 };
 ATTRIBUTE_GROUPS(policy);

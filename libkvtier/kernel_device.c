@@ -132,6 +132,9 @@ static int explain(int fd, const struct kvtier_pool_create *arg, int error)
 	case -EINVAL:
 		return kvt_fail(error, "the module refuses the configuration: io_deadline_ms must "
 				       "not be above /sys/class/kvtier/policy/max_deadline_ms");
+	case -EMFILE:
+		return kvt_fail(error, "this user has as many pools as one may have: close some, or "
+				       "raise /sys/class/kvtier/policy/max_pools");
 	default:
 		return kvt_fail(error, "the module cannot make the pool: %s", strerror(-error));
 	}

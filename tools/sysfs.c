@@ -38,6 +38,7 @@ static const struct setting {
 	{ "policy", "writeback_rate", SIZE, NULL },
 	{ "policy", "writeback_depth", NUMBER, NULL },
 	{ "policy", "max_deadline_ms", NUMBER, NULL },
+	{ "policy", "max_pools", NUMBER, NULL },
 };
 
 static const char *const looks[] = {
