@@ -188,6 +188,9 @@ static struct kvt_frame *spare_or_new(struct kvt_pool *pool, enum kvtier_tier ti
 			return NULL;
 	}
 	frame = frame_new(pool, tier);
+	/* Its memory cgroup may have no room for one because of what is spare of the other tier. */
+	if (!frame && kvt_frames_drop_spare(pool, U64_MAX))
+		frame = frame_new(pool, tier);
 	if (!frame)
 		kvt_uncharge(share);
 	return frame;
