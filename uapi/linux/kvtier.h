@@ -212,8 +212,7 @@
  * others it has no name.  sysfs shows every user of the host its counters, and the
  * administrator how many blocks are in which state; nothing more.  The descriptor may
  * be passed over a UNIX socket, and is best opened with O_CLOEXEC.  One open for
- * reading alone allows PROT_READ, INFO, QUERY and STATS.  The rest is EACCES; so are
- * events, since who reads them takes them from others.
+ * reading alone allows INFO and cannot become a pool: the rest is EACCES.
  *
  * No frame or slot ever shows what another pool, or an earlier life of a block,
  * left in it: a first touch finds zeroes.
