@@ -286,7 +286,7 @@ struct kvt_tier {
 	nodemask_t nodes; /* usable now */
 	u64 limit; /* bytes that pools may claim in all; 0: the default */
 	u64 claimed; /* by the budgets of pools, and what those have left that are gone */
-	s64 orphaned; /* the latter */
+	s64 orphaned; /* the latter; below 0 while a pool goes */
 	u32 watermark_low, watermark_high; /* percent of a budget kept free; 0: off */
 	u64 bandwidth; /* bytes a second, measured by copies; racy */
 	struct device *dev;

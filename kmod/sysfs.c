@@ -101,7 +101,7 @@ static ssize_t used_bytes_show(struct device *dev, struct device_attribute *attr
 	list_for_each_entry(pool, &kvt_pools, link)
 		used += (u64)atomic64_read(&pool->share[tier].used) << pool->block_shift;
 	mutex_unlock(&kvt_pools_lock);
-	return sysfs_emit(buf, "%llu\n", used + READ_ONCE(tier_of(dev)->orphaned));
+	return sysfs_emit(buf, "%llu\n", used + max_t(s64, 0, READ_ONCE(tier_of(dev)->orphaned)));
 }
 static DEVICE_ATTR_RO(used_bytes);
 
