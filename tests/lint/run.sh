@@ -267,6 +267,7 @@ ktap_case executables "scripts are executable" executables
 ktap_case documents "the documents are there, README in at most 150 lines" documents
 ktap_case links "links lead somewhere" links
 ktap_case make_help "make help and the documents name the Makefile's targets" make_help
+ktap_case names "what the documents name is there, and their C compiles" tests/lint/names.sh
 ktap_case dependencies "dependencies.md, setup.sh and the Makefile agree" dependencies
 ktap_case exports "header, version script and shared object agree" exports
 ktap_case manuals "man pages name the functions of sequences" manuals
