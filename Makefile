@@ -230,7 +230,7 @@ uninstall-module: ## remove what install-module and dkms put there
 	$(if $(DESTDIR),,if command -v dkms >/dev/null; then \
 		dkms remove kvtier/$(VERSION) --all || true; fi)
 	rm -rf $(DESTDIR)$(DKMS_SOURCE)
-	$(if $(DESTDIR),,depmod -a)
+	$(if $(DESTDIR),,packaging/activate.sh removed)
 
 dkms: ## install the module's sources for DKMS, which builds them for each kernel
 	@$(if $(DESTDIR),:,command -v dkms >/dev/null) || { \

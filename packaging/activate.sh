@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 #
-# activate.sh programs|module GROUP-FILE; activate.sh removed: what was installed, or
+# activate.sh programs|module GROUP-FILE, activate.sh removed: what was installed, or
 # removed, takes effect without a reboot: the cache of shared libraries, the group, the
 # service; for the module its list and its rule.  Where there is no systemd, says what is
 # left to do.  Does nothing for who may not: a PREFIX in one's own folder needs none of it.
@@ -17,9 +17,11 @@ make_group()
 	fi
 }
 
-programs_changed()
+changed()
 {
 	ldconfig
+	# Not there in a container, or for a kernel that came with it.
+	[ ! -d "/lib/modules/$(uname -r)" ] || depmod -a
 	[ ! -d /run/systemd/system ] || systemctl daemon-reload
 }
 
@@ -27,13 +29,13 @@ programs_changed()
 case $1 in
 programs)
 	make_group "$2"
-	programs_changed
+	changed
 	;;
 removed)
-	programs_changed
+	changed
 	;;
 module)
-	depmod -a
+	changed
 	make_group "$2"
 	if udevadm control --reload 2>/dev/null; then
 		udevadm trigger --subsystem-match=misc --sysname-match=kvtier
