@@ -74,7 +74,8 @@ int main(int argc, char **argv)
 
 	/* A hint of what comes next, which does not wait for it; the loads go anywhere. */
 	must(kvt_range_op(pool, KVTIER_OP_PROMOTE, KVTIER_TIER_NONE, KVTIER_OP_NOWAIT,
-			  &(struct kvtier_range){ .offset = half * BLOCK, .length = 8 * BLOCK }, 1));
+			  &(struct kvtier_range){ .offset = half * BLOCK, .length = 8 * BLOCK },
+			  1));
 	for (i = 0; i < BLOCKS; i++)
 		if (block(pool, i)[i] != (unsigned char)(i % half))
 			errx(1, "block %zu has another's content", i);

@@ -64,7 +64,8 @@ static void fill(struct kvt_pool *pool, unsigned int layer, unsigned int i)
 	for (j = 0; j < sizeof(rows) / sizeof(rows[0]); j++)
 		rows[j] = (float)rand() / (float)RAND_MAX - 0.5f;
 	must(kvt_quantize(KVT_F16, DIM, KV_HEADS, TOKENS, rows, at + b->offset, stride));
-	must(kvt_quantize(KVT_F16, DIM, KV_HEADS, TOKENS, rows, at + b->offset + BLOCK / 2, stride));
+	must(kvt_quantize(KVT_F16, DIM, KV_HEADS, TOKENS, rows, at + b->offset + BLOCK / 2,
+			  stride));
 }
 
 static struct kvt_attend_seq query(unsigned int layer, float *to)
