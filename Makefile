@@ -132,6 +132,7 @@ TEST_BIN = $(B)/conformance $(BENCH_BIN) $(B)/bench-restart $(UNIT_BIN) $(SEQ_BI
 tests: all examples $(TEST_BIN) ## build the test and benchmark programs
 
 demo: ## set up and show an unmodified llama.cpp with a quarter of the memory; MODEL= CTX=
+	@MODEL='$(MODEL)' CTX='$(CTX)' demo/demo.sh check
 	scripts/setup.sh build demo
 	$(MAKE) $(ALL_CPUS) all demo-programs
 	MODEL='$(MODEL)' CTX='$(CTX)' demo/demo.sh
