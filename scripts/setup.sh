@@ -92,8 +92,8 @@ install_packages()
 {
 	command -v apt-get >/dev/null || fail "install these packages by hand (no apt-get here): $*"
 	[[ $EUID -eq 0 ]] || command -v sudo >/dev/null ||
-		fail "not root, and no sudo here; run this as root first: scripts/setup.sh ${groups[*]}" \
-			"(it installs $*)"
+		fail "not root, and no sudo here; run this as root first:" \
+			"scripts/setup.sh ${groups[*]} (it installs $*)"
 	echo "installing $*" >&2
 	apt update
 	apt install -y --no-install-recommends "$@"
