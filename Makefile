@@ -42,6 +42,7 @@ KDIR ?= /lib/modules/$(KRUNNING)/build
 MODULE = $(abspath $(B))/module
 RULE := /usr/lib/udev/rules.d/60-kvtier.rules
 SYSUSERS := /usr/lib/sysusers.d/kvtier.conf
+GROUPDIR ?= $(PREFIX)/lib/sysusers.d
 DKMS_SOURCE = /usr/src/kvtier-$(VERSION)
 
 LIB_PACKAGES := liburing libisal numa
@@ -59,6 +60,8 @@ TOOL_LIBS = $(call once,TOOL_LIBS,$(PKG_CONFIG) --libs $(TOOL_PACKAGES))
 ENGINE = $(call once,ENGINE,scripts/engine.sh)
 ENGINE_CFLAGS = -isystem $(or $(ENGINE),$(error no engine))/include
 TEST_LIBS = $(call once,TEST_LIBS,$(PKG_CONFIG) --libs $(TEST_PACKAGES))
+# What "set up and ..." builds, it builds with every CPU, unless -j said otherwise.
+ALL_CPUS = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(call once,NPROC,nproc))
 
 WARNINGS := -Wall -Wextra -Werror
 INCLUDES := -Iuapi -Ilibkvtier/include
@@ -129,8 +132,9 @@ TEST_BIN = $(B)/conformance $(BENCH_BIN) $(B)/bench-restart $(UNIT_BIN) $(SEQ_BI
 tests: all examples $(TEST_BIN) ## build the test and benchmark programs
 
 demo: ## set up and show an unmodified llama.cpp with a quarter of the memory; MODEL= CTX=
+	@MODEL='$(MODEL)' CTX='$(CTX)' demo/demo.sh check
 	scripts/setup.sh build demo
-	$(MAKE) all demo-programs
+	$(MAKE) $(ALL_CPUS) all demo-programs
 	MODEL='$(MODEL)' CTX='$(CTX)' demo/demo.sh
 
 test: ## set up, build every variant and run all tests; SUITES="unit engine" runs some
@@ -147,32 +151,32 @@ vm-demo: ## set up and run an unmodified llama.cpp on the module in that machine
 
 bench: ## set up and measure; prints a table and writes build/bench.json
 	scripts/setup.sh build demo bench
-	$(MAKE) all demo-programs $(BENCH_BIN)
+	$(MAKE) $(ALL_CPUS) all demo-programs $(BENCH_BIN)
 	tests/bench/bench.sh
 
 bench-attend: ## set up and measure attention against ggml's and a plain read
 	scripts/setup.sh build demo bench
-	$(MAKE) all $(B)/bench-attend
+	$(MAKE) $(ALL_CPUS) all $(B)/bench-attend
 	tests/bench/attend.sh
 
 bench-decode: ## set up and measure decode steps of a cache larger than its memory
 	scripts/setup.sh build demo bench
-	$(MAKE) all demo-programs $(B)/bench-decode
+	$(MAKE) $(ALL_CPUS) all demo-programs $(B)/bench-decode
 	tests/bench/decode.sh
 
 bench-share: ## set up and measure two engines and eight sessions that share kvtierd's memory
 	scripts/setup.sh build bench
-	$(MAKE) all $(B)/bench-share
+	$(MAKE) $(ALL_CPUS) all $(B)/bench-share
 	tests/bench/share.sh
 
 bench-restart: ## set up and measure a killed engine's next token against its prompt; MODEL=
 	scripts/setup.sh build demo bench
-	$(MAKE) all demo-programs $(B)/bench-restart
+	$(MAKE) $(ALL_CPUS) all demo-programs $(B)/bench-restart
 	MODEL='$(MODEL)' tests/bench/restart.sh
 
 bench-trace: ## replay the traces of peers against LRU and Belady; TRACES=
 	scripts/setup.sh build bench
-	$(MAKE) all
+	$(MAKE) $(ALL_CPUS) all
 	tests/bench/trace.sh
 
 install: lib tools daemon ## install under PREFIX (default /usr/local); DESTDIR= for packages
@@ -191,6 +195,7 @@ install: lib tools daemon ## install under PREFIX (default /usr/local); DESTDIR=
 	$(INSTALL) -m 644 uapi/linux/kvtier.h $(DESTDIR)$(INCLUDEDIR)/linux/
 	$(foreach f,$(EXTRA_FILES),$(INSTALL) -D -m 644 $(call source_of,$f) \
 		$(DESTDIR)$(call target_of,$f)$(newline))
+	$(if $(DESTDIR),,packaging/activate.sh programs $(GROUPDIR)/kvtier.conf)
 
 uninstall: ## remove what install put there
 	rm -f $(DESTDIR)$(BINDIR)/kvtier $(DESTDIR)$(BINDIR)/kvtierd \
@@ -200,9 +205,12 @@ uninstall: ## remove what install put there
 		$(patsubst libkvtier/include/%,$(DESTDIR)$(INCLUDEDIR)/%,$(HEADERS)) \
 		$(DESTDIR)$(INCLUDEDIR)/linux/kvtier.h $(DESTDIR)$(LIBDIR)/kvtier/libkvtier-preload.so \
 		$(foreach f,$(EXTRA_FILES),$(DESTDIR)$(call target_of,$f))
-	-rmdir $(DESTDIR)$(LIBDIR)/kvtier $(DESTDIR)$(DATADIR)/kvtier
+	rmdir $(DESTDIR)$(LIBDIR)/kvtier $(DESTDIR)$(DATADIR)/kvtier 2>/dev/null || true
+	$(if $(DESTDIR),,packaging/activate.sh removed)
 
 modules: ## build the kernel module for KDIR= (default: the running kernel)
+	@case '$(MODULE)' in *[[:space:]:]*) echo "kvtier: the kernel's build takes no path with" \
+		"spaces or colons: $(MODULE)" >&2; exit 1 ;; esac
 	@test -e $(KDIR)/Makefile || { echo "kvtier: no kernel headers in $(KDIR);" \
 		"install linux-headers-$(KRUNNING), or name a folder: make modules KDIR=" >&2; exit 1; }
 	mkdir -p $(MODULE)/kmod
@@ -215,7 +223,7 @@ install-module: modules ## install the module, the group kvtier and its udev rul
 	$(MAKE) -C $(KDIR) M=$(MODULE) INSTALL_MOD_PATH=$(DESTDIR) modules_install
 	$(INSTALL) -D -m 644 packaging/udev/60-kvtier.rules $(DESTDIR)$(RULE)
 	$(INSTALL) -D -m 644 packaging/sysusers.d/kvtier.conf $(DESTDIR)$(SYSUSERS)
-	$(if $(DESTDIR),,packaging/activate.sh)
+	$(if $(DESTDIR),,packaging/activate.sh module $(SYSUSERS))
 
 uninstall-module: ## remove what install-module and dkms put there
 	rm -f $(DESTDIR)$(RULE) $(DESTDIR)$(SYSUSERS)
@@ -223,16 +231,18 @@ uninstall-module: ## remove what install-module and dkms put there
 	$(if $(DESTDIR),,if command -v dkms >/dev/null; then \
 		dkms remove kvtier/$(VERSION) --all || true; fi)
 	rm -rf $(DESTDIR)$(DKMS_SOURCE)
-	$(if $(DESTDIR),,depmod -a)
+	$(if $(DESTDIR),,packaging/activate.sh removed)
 
 dkms: ## install the module's sources for DKMS, which builds them for each kernel
+	@$(if $(DESTDIR),:,command -v dkms >/dev/null) || { \
+		echo "kvtier: dkms is missing; install it, or use: make install-module" >&2; exit 1; }
 	rm -rf $(DESTDIR)$(DKMS_SOURCE)
 	$(INSTALL) -d $(DESTDIR)$(DKMS_SOURCE)
 	cp -R Kbuild kmod uapi $(DESTDIR)$(DKMS_SOURCE)/
 	sed 's/@VERSION@/$(VERSION)/' packaging/dkms/dkms.conf >$(DESTDIR)$(DKMS_SOURCE)/dkms.conf
 	$(INSTALL) -D -m 644 packaging/udev/60-kvtier.rules $(DESTDIR)$(RULE)
 	$(INSTALL) -D -m 644 packaging/sysusers.d/kvtier.conf $(DESTDIR)$(SYSUSERS)
-	$(if $(DESTDIR),,dkms install --force kvtier/$(VERSION) && packaging/activate.sh)
+	$(if $(DESTDIR),,dkms install --force kvtier/$(VERSION) && packaging/activate.sh module $(SYSUSERS))
 
 clean: ## remove the build folder
 	rm -rf $(B)
@@ -246,6 +256,7 @@ EXTRA_FILES := \
 		$f:$(DATADIR)/man/man$(subst .,,$(suffix $f))/$(notdir $f)) \
 	$(foreach f,$(wildcard tools/completion/kvtier.bash),\
 		$f:$(DATADIR)/bash-completion/completions/kvtier) \
+	packaging/sysusers.d/kvtier.conf:$(GROUPDIR)/kvtier.conf \
 	packaging/kvtierd.conf:$(DATADIR)/kvtier/kvtierd.conf.example \
 	packaging/grafana/kvtier.json:$(DATADIR)/kvtier/grafana.json
 source_of = $(firstword $(subst :, ,$(1)))
@@ -265,6 +276,10 @@ deps: ## say which packages are missing and what installs them
 	done; \
 	[ -z "$$missing" ] || { \
 		echo "kvtier: missing:$$missing; install with: scripts/setup.sh build" >&2; \
+		exit 1; \
+	}
+	@$(CC) $(CFLAGS) -dM -E -x c /dev/null | grep -q __LP64__ || { \
+		echo "kvtier: $(CC) $(CFLAGS) compiles for 32 bits; kvtier needs 64" >&2; \
 		exit 1; \
 	}
 

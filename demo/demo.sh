@@ -9,6 +9,7 @@
 #
 # and a table of what that costs.  Fails when the logits differ.  Memory and
 # limits are the kernel's figures (cgroup and smaps), not kvtier's.
+# "demo.sh check" looks at what it is given, and runs nothing.
 #
 # Environment: MODEL (a GGUF file; default: random weights made on the spot), CTX
 # (tokens of context), GEN (tokens to generate), THREADS (1), DISK (folder for the
@@ -78,6 +79,10 @@ check_input()
 	[[ ! ${MODEL:-} || -r $MODEL ]] || fail "cannot read MODEL=$MODEL"
 	CTX=${CTX:-$default_ctx}
 	[[ $CTX -gt $((GEN + 1)) ]] || fail "CTX=$CTX leaves no room for a prompt before GEN=$GEN"
+}
+
+check_programs()
+{
 	for program in generate mkmodel probe kvtier; do
 		[[ -x $B/$program ]] || fail "$B/$program is missing; run: make demo"
 	done
@@ -248,6 +253,8 @@ check_hashes()
 }
 
 check_input
+[[ ${1:-} != check ]] || exit 0
+check_programs
 trap cleanup EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP

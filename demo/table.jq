@@ -21,7 +21,8 @@ def table:
 		(if .step_s > 0 then .step_s * 1000 | round1 else "-" end),
 		(if .pct_bound then .pct_bound | round1 else "-" end),
 		(.kv_resident | mib), (if .peak > 0 then .peak | mib else "-" end), (.limit | mib),
-		(.logits_fnv // "-") + (if .same then "" else " DIFFERENT" end)
+		(if .same | not then "DIFFERENT" elif .complete then .logits_fnv
+		elif .gen_tokens > 0 then "equal so far" else "-" end)
 	] | row);
 
 def against_swap:

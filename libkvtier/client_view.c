@@ -22,8 +22,9 @@ static int ask_fixed_of(struct kvt_client *c, struct kvt_shared *pool, uint16_t 
 	ret = kvt_client_ask(c, &ask);
 	if (ret < 0)
 		return ret;
-	return (size_t)ret == room ? 0 : kvt_fail(-EPROTO, "the daemon's answer has %d bytes, not %zu",
-						  ret, room);
+	if ((size_t)ret != room)
+		return kvt_fail(-EPROTO, "the daemon's answer has %d bytes, not %zu", ret, room);
+	return 0;
 }
 
 static int ask_fixed(struct kvt_client *c, uint16_t type, const void *body, size_t bytes,

@@ -31,8 +31,10 @@ static int named(const char *name, const struct kvt_isa **isa)
 		if (strcmp(isas[i]->name, name))
 			continue;
 		if (!isas[i]->usable())
-			return kvt_fail(-EOPNOTSUPP, "this CPU lacks the instructions of %s; choose "
-					"another KVTIER_ISA, or none for the best", name);
+			return kvt_fail(-EOPNOTSUPP,
+					"this CPU lacks the instructions of %s; choose "
+					"another KVTIER_ISA, or none for the best",
+					name);
 		*isa = isas[i];
 		return 0;
 	}

@@ -62,8 +62,8 @@ int kvt_kernel_range_op(struct kvt_pool *pool, uint32_t op, uint32_t tier, uint3
 int kvt_kernel_clone(struct kvt_pool *dst, uint64_t dst_offset, struct kvt_pool *src,
 		     uint64_t src_offset, uint64_t length);
 /* From a pool of which there is a descriptor alone. */
-int kvt_kernel_clone_from(struct kvt_pool *dst, uint64_t dst_offset, int src_fd, uint64_t src_offset,
-			  uint64_t length);
+int kvt_kernel_clone_from(struct kvt_pool *dst, uint64_t dst_offset, int src_fd,
+			  uint64_t src_offset, uint64_t length);
 int kvt_kernel_query(struct kvt_pool *pool, uint64_t first, uint32_t nr,
 		     struct kvtier_block_info *infos);
 

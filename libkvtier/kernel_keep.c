@@ -74,15 +74,17 @@ static int explain_adopt(int error)
 {
 	switch (error) {
 	case -EINVAL:
-		return kvt_fail(error, "a slot or block is not there or named twice, or the pool was "
-				       "not made with KVT_KEEP_FILE");
+		return kvt_fail(error,
+				"a slot or block is not there or named twice, or the pool was "
+				"not made with KVT_KEEP_FILE");
 	case -EEXIST:
 		return kvt_fail(error, "a block to adopt into is not empty: discard it first");
 	case -ENODEV:
 		return kvt_fail(error, "the slots are in another store than the pool's");
 	case -ENOENT:
-		return kvt_fail(error, "the slots are not reserved by the pool's key: give it theirs "
-				       "with kvt_pool_set_key()");
+		return kvt_fail(error,
+				"the slots are not reserved by the pool's key: give it theirs "
+				"with kvt_pool_set_key()");
 	default:
 		return kvt_fail(error, "the module cannot adopt: %s", kvt_strerror(error));
 	}

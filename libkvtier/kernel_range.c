@@ -16,8 +16,9 @@ int kvt_kernel_resize(struct kvt_pool *pool, uint64_t dram_bytes)
 	int ret = kvt_kernel_call(kvt_kernel_of(pool)->fd, KVTIER_IOC_POOL_BUDGET, &arg);
 
 	if (ret == -ENOSPC)
-		return kvt_fail(ret, "the other tiers cannot take what has to leave DRAM, or the host "
-				     "has no more to give: the old budget stays");
+		return kvt_fail(ret,
+				"the other tiers cannot take what has to leave DRAM, or the host "
+				"has no more to give: the old budget stays");
 	return ret ? kvt_fail(ret, "the budget of DRAM stays as it was: %s", strerror(-ret)) : 0;
 }
 
@@ -54,7 +55,8 @@ static void fail_ranges(struct kvtier_range *ranges, uint32_t nr, int error)
 int kvt_kernel_range_op(struct kvt_pool *pool, uint32_t op, uint32_t tier, uint32_t flags,
 			struct kvtier_range *ranges, uint32_t nr)
 {
-	struct kvtier_range_op arg = { .size = sizeof(arg), .op = op, .flags = flags, .tier = tier };
+	struct kvtier_range_op arg = { .size = sizeof(arg), .op = op, .flags = flags,
+				       .tier = tier };
 	uint32_t at, now;
 	int ret, done = 0;
 
@@ -73,8 +75,8 @@ int kvt_kernel_range_op(struct kvt_pool *pool, uint32_t op, uint32_t tier, uint3
 	return done;
 }
 
-int kvt_kernel_clone_from(struct kvt_pool *dst, uint64_t dst_offset, int src_fd, uint64_t src_offset,
-			  uint64_t length)
+int kvt_kernel_clone_from(struct kvt_pool *dst, uint64_t dst_offset, int src_fd,
+			  uint64_t src_offset, uint64_t length)
 {
 	struct kvtier_clone arg = {
 		.size = sizeof(arg),

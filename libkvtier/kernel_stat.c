@@ -53,7 +53,8 @@ static void publish(struct kvt_kernel *k)
 
 void kvt_kernel_stat_open(struct kvt_kernel *k, const struct kvt_config *config)
 {
-	if (config->flags & KVT_NO_STATS_FILE || kvt_stat_create(&k->stat, config->name, "kernel", 0))
+	if (config->flags & KVT_NO_STATS_FILE ||
+	    kvt_stat_create(&k->stat, config->name, "kernel", 0))
 		return;
 	k->stat.file->kernel_id = (int32_t)k->id;
 	k->stat.file->addr = (uintptr_t)k->pool.addr;

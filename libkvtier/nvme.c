@@ -25,7 +25,8 @@ static int open_failed(const char *path)
 		return kvt_fail(-EINVAL, "%s: its filesystem has no O_DIRECT; "
 					 "name a directory on a disk (ext4, xfs, btrfs)", path);
 	if (error == EBUSY)
-		return kvt_fail(-EBUSY, "%s: the device is mounted or in use; name a free one", path);
+		return kvt_fail(-EBUSY, "%s: the device is mounted or in use; name a free one",
+				path);
 	if (error == EEXIST)
 		return kvt_fail(-EEXIST, "%s: the file has data that would be overwritten; "
 					 "name a directory or a new file", path);
@@ -53,10 +54,12 @@ static int check_device(int fd, const char *path, uint64_t bytes)
 	uint64_t have;
 
 	if (ioctl(fd, BLKGETSIZE64, &have))
-		return kvt_fail(-errno, "%s: cannot read the device's size: %s", path, strerror(errno));
+		return kvt_fail(-errno, "%s: cannot read the device's size: %s", path,
+				strerror(errno));
 	if (have < bytes)
-		return kvt_fail(-ENOSPC, "%s: the device has %llu MiB, the pool needs %llu MiB there",
-				path, (unsigned long long)have >> 20, (unsigned long long)bytes >> 20);
+		return kvt_fail(-ENOSPC,
+				"%s: the device has %llu MiB, the pool needs %llu MiB there", path,
+				(unsigned long long)have >> 20, (unsigned long long)bytes >> 20);
 	return 0;
 }
 
@@ -163,7 +166,8 @@ static int reserve(int fd, const char *path, mode_t mode, uint64_t bytes, bool k
 	case S_IFBLK:
 		return check_device(fd, path, bytes);
 	default:
-		return kvt_fail(-EINVAL, "%s: neither a directory, a file nor a block device", path);
+		return kvt_fail(-EINVAL, "%s: neither a directory, a file nor a block device",
+				path);
 	}
 }
 

@@ -198,9 +198,11 @@ int kvt_requantize(struct kvt_requantize *r)
 	if (!(r->flags & KVT_LOSSY)) {
 		convert(r, &from, &to, NULL, &loss);
 		if (loss.changed)
-			return kvt_fail(-EDOM, "%s does not hold these %s numbers exactly (off by up "
-					"to %g); allow it with KVT_LOSSY", kvt_types[r->to].name,
-					kvt_types[r->from].name, (double)r->max_error);
+			return kvt_fail(-EDOM,
+					"%s does not hold these %s numbers exactly (off by up "
+					"to %g); allow it with KVT_LOSSY",
+					kvt_types[r->to].name, kvt_types[r->from].name,
+					(double)r->max_error);
 	}
 	convert(r, &from, &to, r->dst, &loss);
 	return 0;

@@ -13,4 +13,10 @@
 int kvt_vma_map(size_t bytes, size_t block_bytes, const char *name, void **mapping,
 		size_t *mapping_bytes, void **base);
 
+/*
+ * Address space alone, for a pool to be mapped into: aligned to 2 MiB and nothing beyond
+ * it, so that munmap() takes the address and @bytes.  NULL: none, with errno.
+ */
+void *kvt_vma_reserve(size_t bytes);
+
 #endif

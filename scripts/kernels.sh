@@ -86,7 +86,8 @@ update()
 	write_sites
 	all=${suites[*]}
 	apt_in "${all// /+}" apt-get update >"$apt/log" 2>&1 || {
-		[[ -e $apt/updated ]] || fail "cannot reach Debian's mirror: $(tail -n 1 "$apt/log")"
+		[[ -e $apt/updated ]] ||
+			fail "cannot reach Debian's mirror: $(tail -n 1 "$apt/log")"
 		echo "kernels.sh: Debian's mirror did not answer; using what it had before" >&2
 	}
 	touch "$apt/updated"
@@ -112,7 +113,11 @@ unpack()
 	local from=$1 to=$2 deb
 
 	shift 2
-	echo "fetching $*" >&2
+	if [[ $# -le 8 ]]; then
+		echo "fetching $*" >&2
+	else # with all that it depends on, which come before it
+		echo "fetching ${*: -1} and $(($# - 1)) packages more" >&2
+	fi
 	rm -rf "$work/debs"
 	mkdir -p "$work/debs" "$to"
 	(cd "$work/debs" && apt_in "$from" apt-get download "$@" >"$work/log" 2>&1) ||
@@ -346,7 +351,8 @@ write_qemu_wrapper()
 
 [[ $# -eq 1 ]] || fail "expected one of: 6.1 6.12 latest debug source qemu"
 need apt-get apt-cache dpkg-deb xz depmod
-[[ $(uname -sm) == "Linux x86_64" ]] || fail "the kernels are for Linux x86_64, this is $(uname -sm)"
+[[ $(uname -sm) == "Linux x86_64" ]] ||
+	fail "the kernels are for Linux x86_64, this is $(uname -sm)"
 apt=$cache/apt
 mkdir -p "$apt"
 work=$(mktemp -d "$cache/.work.XXXXXX")

@@ -92,15 +92,17 @@ install_packages()
 {
 	command -v apt-get >/dev/null || fail "install these packages by hand (no apt-get here): $*"
 	[[ $EUID -eq 0 ]] || command -v sudo >/dev/null ||
-		fail "run as root, or install sudo, to install: $*"
+		fail "not root, and no sudo here; run this as root first:" \
+			"scripts/setup.sh ${groups[*]} (it installs $*)"
 	echo "installing $*" >&2
 	apt update
 	apt install -y --no-install-recommends "$@"
 }
 
-[[ $# -gt 0 ]] || set -- build demo test bench vm
+groups=("$@")
+[[ $# -gt 0 ]] || groups=(build demo test bench vm)
 packages=()
-for group; do
+for group in "${groups[@]}"; do
 	case $group in
 	build) packages+=("${build[@]}") ;;
 	demo) packages+=("${demo[@]}") ;;

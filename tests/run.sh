@@ -138,6 +138,7 @@ mkdir -p "$logs" || exit 1
 suite build 900 "$0" build
 suite uapi 120 tests/uapi/run.sh
 suite lint 1200 tests/lint/run.sh
+suite install 120 tests/install/run.sh
 suite unit 120 "$0" unit "$B"
 suite unit-clang 120 "$0" unit "$B/clang"
 suite unit-asan 120 "${sanitized[@]}" "$0" unit "$B/asan"

@@ -124,14 +124,17 @@ static int find_shim(struct run *r)
 	if (n > 0) {
 		r->shim[n] = '\0';
 		memcpy(strrchr(r->shim, '/') + 1, SHIM, sizeof(SHIM));
-		if (!access(r->shim, R_OK))
-			return 0;
 	}
-	snprintf(r->shim, sizeof(r->shim), "%s/%s", KVTIER_LIBDIR, SHIM);
-	if (!access(r->shim, R_OK))
-		return 0;
-	return fail(EXIT_OWN, "%s is neither beside kvtier nor in %s: run `make install`", SHIM,
-		    KVTIER_LIBDIR);
+	if (n <= 0 || access(r->shim, R_OK))
+		snprintf(r->shim, sizeof(r->shim), "%s/%s", KVTIER_LIBDIR, SHIM);
+	if (access(r->shim, R_OK))
+		return fail(EXIT_OWN, "%s is neither beside kvtier nor in %s: run `make install`",
+			    SHIM, KVTIER_LIBDIR);
+	if (strpbrk(r->shim, " :"))
+		return fail(EXIT_OWN,
+			    "%s: the dynamic loader preloads from no path with a space or a colon: "
+			    "move it", r->shim);
+	return 0;
 }
 
 static int set_number(const char *name, uint64_t value)

@@ -60,14 +60,14 @@ static void vnni_prepare(const float *q, uint32_t dim, void *to)
 				 uint32_t query_bytes, uint32_t nr, float *s,                      \
 				 struct kvt_scratch *scratch)                                      \
 	{                                                                                          \
-		vnni_score(type, keys, queries, query_bytes, nr, s, scratch);                      \
+		kvt_vnni_score(type, keys, queries, query_bytes, nr, s, scratch);                  \
 	}                                                                                          \
 												   \
 	static void add_##name(const struct kvt_rows *values, const float *p,                      \
 			       const float *shrink, uint32_t nr, float *o, uint32_t o_pad,         \
 			       struct kvt_scratch *scratch)                                        \
 	{                                                                                          \
-		vnni_add(type, values, p, shrink, nr, o, o_pad, scratch);                          \
+		kvt_vnni_add(type, values, p, shrink, nr, o, o_pad, scratch);                      \
 	}
 
 INTEGER(int8, KVT_INT8)

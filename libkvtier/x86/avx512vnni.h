@@ -71,13 +71,14 @@ static inline int vnni_most(uint32_t dim)
 }
 
 /* avx512vnni_open.c: rows of a type as a tile. */
-struct vnni_tile vnni_open(uint32_t type, const struct kvt_rows *rows, struct kvt_scratch *scratch);
+struct vnni_tile kvt_vnni_open(uint32_t type, const struct kvt_rows *rows,
+			       struct kvt_scratch *scratch);
 
 /* avx512vnni_score.c, avx512vnni_add.c: struct kvt_isa's score and add of a type. */
-void vnni_score(uint32_t type, const struct kvt_rows *keys, const char *queries,
-		uint32_t query_bytes, uint32_t nr, float *s, struct kvt_scratch *scratch);
-void vnni_add(uint32_t type, const struct kvt_rows *values, const float *p, const float *shrink,
-	      uint32_t nr, float *o, uint32_t o_pad, struct kvt_scratch *scratch);
+void kvt_vnni_score(uint32_t type, const struct kvt_rows *keys, const char *queries,
+		    uint32_t query_bytes, uint32_t nr, float *s, struct kvt_scratch *scratch);
+void kvt_vnni_add(uint32_t type, const struct kvt_rows *values, const float *p, const float *shrink,
+		  uint32_t nr, float *o, uint32_t o_pad, struct kvt_scratch *scratch);
 
 #define VNNI_INLINE static inline __attribute__((always_inline))
 

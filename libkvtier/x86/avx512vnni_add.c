@@ -303,10 +303,10 @@ VNNI_INLINE void add_rows(const struct vnni_tile *t, const float *largest, int n
 	}
 }
 
-void vnni_add(uint32_t type, const struct kvt_rows *values, const float *p, const float *shrink,
-	      uint32_t nr, float *o, uint32_t o_pad, struct kvt_scratch *scratch)
+void kvt_vnni_add(uint32_t type, const struct kvt_rows *values, const float *p, const float *shrink,
+		  uint32_t nr, float *o, uint32_t o_pad, struct kvt_scratch *scratch)
 {
-	struct vnni_tile t = vnni_open(type, values, scratch);
+	struct vnni_tile t = kvt_vnni_open(type, values, scratch);
 	uint32_t steps = (t.nr + 3) / 4 * ((t.dim + COLUMN - 1) / COLUMN), r, g = 0;
 	struct kvt_ahead *ahead = &scratch->ahead_values;
 	struct vnni_fetch fetch = { .pace = kvt_ahead_pace(ahead, 2 * steps),

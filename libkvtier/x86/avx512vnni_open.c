@@ -79,7 +79,8 @@ static void fill_up(struct vnni_tile *t, size_t bytes, uint8_t *to)
 	t->stride = bytes;
 }
 
-struct vnni_tile vnni_open(uint32_t type, const struct kvt_rows *rows, struct kvt_scratch *scratch)
+struct vnni_tile kvt_vnni_open(uint32_t type, const struct kvt_rows *rows,
+			       struct kvt_scratch *scratch)
 {
 	struct vnni_tile t = { .base = rows->base, .stride = rows->stride, .nr = rows->nr,
 			       .dim = rows->dim, .group = KVT_GROUP,

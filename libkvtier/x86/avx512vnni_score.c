@@ -149,10 +149,10 @@ score_rows(const struct vnni_tile *t, int nr, const char *queries, uint32_t quer
 		score_block(t, nr, q, packed, token, s, fetch);
 }
 
-void vnni_score(uint32_t type, const struct kvt_rows *keys, const char *queries,
-		uint32_t query_bytes, uint32_t nr, float *s, struct kvt_scratch *scratch)
+void kvt_vnni_score(uint32_t type, const struct kvt_rows *keys, const char *queries,
+		    uint32_t query_bytes, uint32_t nr, float *s, struct kvt_scratch *scratch)
 {
-	struct vnni_tile t = vnni_open(type, keys, scratch);
+	struct vnni_tile t = kvt_vnni_open(type, keys, scratch);
 	struct kvt_ahead ahead = { scratch->ahead_keys.at, scratch->ahead_keys.bytes / 4 * 3 };
 	uint32_t steps = (t.nr + 31) / 32 * (t.dim / 4), r;
 	struct vnni_fetch fetch = { .pace = kvt_ahead_pace(&ahead, 2 * steps),

@@ -425,7 +425,8 @@ static int attend_less(struct bed *t, bool plain, struct kvt_skipped *skipped)
 	uint32_t b;
 
 	for (b = 0; b < t->nr; b++) {
-		CONF_RET(kvt_key_bounds(KV_HEADS, DIM, &t->plain_tables[b], &bounds[b][0][0][0]), 0);
+		CONF_RET(kvt_key_bounds(KV_HEADS, DIM, &t->plain_tables[b], &bounds[b][0][0][0]),
+			 0);
 		of_block[b] = &bounds[b][0][0][0];
 	}
 	sequences(t, plain ? t->plain_tables : t->tables, 0, plain ? t->want : t->out, seqs);

@@ -206,8 +206,9 @@ const struct conf_case conf_seal_cases[] = {
 	CONF_CASE(seal_survives_demotion, "a sealed block is sealed wherever it goes"),
 	CONF_CASE(seal_cold, "a block on NVMe can be sealed without bringing it in"),
 	CONF_CASE(seal_empty, "a block without content cannot be sealed"),
-	CONF_CASE(seal_keeps_last_store,
-		  "a store in the moment of promotion is in what is sealed, cloned and demoted after"),
+	CONF_CASE(
+		seal_keeps_last_store,
+		"a store in the moment of promotion is in what is sealed, cloned and demoted after"),
 	CONF_CASE(seal_then_free_demote, "a sealed and written block leaves memory for free"),
 	{ .name = NULL },
 };

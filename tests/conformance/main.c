@@ -23,11 +23,11 @@
 #define TIMED_OUT 1000
 
 static const struct conf_case *const tables[] = {
-	conf_content_cases, conf_residency_cases, conf_dirty_cases,	 conf_seal_cases,
-	conf_discard_cases, conf_clone_cases,	  conf_budget_cases,	 conf_concurrent_cases,
-	conf_damage_cases,  conf_device_cases,  conf_space_cases,	 conf_checkpoint_cases, conf_event_cases,
-	conf_process_cases, conf_syscall_cases,	  conf_cxl_cases,	 conf_argument_cases,
-	conf_attend_cases,
+	conf_content_cases,  conf_residency_cases, conf_dirty_cases,   conf_seal_cases,
+	conf_discard_cases,  conf_clone_cases,	   conf_budget_cases,  conf_concurrent_cases,
+	conf_damage_cases,   conf_device_cases,	   conf_space_cases,   conf_checkpoint_cases,
+	conf_event_cases,    conf_process_cases,   conf_syscall_cases, conf_cxl_cases,
+	conf_argument_cases, conf_attend_cases,
 };
 
 struct run {

@@ -241,16 +241,20 @@ exports()
 		awk '$2 == "T" { sub(/@.*/, "", $3); print $3 }' | sort -u)" "$header"
 }
 
-# Every function of kvtier_seq.h is introduced in one of the pages about it, once.
+# Functions that a page introduces: in its list, or in its heading.
+introduced()
+{
+	sed -nE '/^\.It Fn/p; /^\.Nm kvt_/p' "$@" | grep -oE '\bkvt_[a-z_]+' | sort
+}
+
+# Every function of the public headers is introduced in one page of section 3, once.
 manuals()
 {
-	local pages=(Documentation/man/kvtier_{sequence,prefix,policy,transfer}.3)
+	local pages=(Documentation/man/*.3)
 
-	expect "functions in ${pages[*]}" "$(grep -h '^\.It Fn' "${pages[@]}" |
-		grep -oE '\bkvt_[a-z_]+' | sort)" \
-		"$(grep -oE '\bkvt_(batch|cache|draft|manifest|prefix|seq)_[a-z_]+\(' \
-			libkvtier/include/kvtier_seq.h | tr -d '(' | sort -u)" ||
-		return 1
+	expect "functions in ${pages[*]}" "$(introduced "${pages[@]}")" \
+		"$(grep -ohE '^[a-z].*\bkvt_[a-z_]+\(' libkvtier/include/*.h |
+			grep -oE '\bkvt_[a-z_]+\(' | tr -d '(' | sort)" || return 1
 	command -v mandoc >/dev/null || { skip "mandoc is not installed" || return; }
 	mandoc -T lint -W warning "${pages[@]}"
 }
@@ -267,9 +271,10 @@ ktap_case executables "scripts are executable" executables
 ktap_case documents "the documents are there, README in at most 150 lines" documents
 ktap_case links "links lead somewhere" links
 ktap_case make_help "make help and the documents name the Makefile's targets" make_help
+ktap_case names "what the documents name is there, and their C compiles" tests/lint/names.sh
 ktap_case dependencies "dependencies.md, setup.sh and the Makefile agree" dependencies
 ktap_case exports "header, version script and shared object agree" exports
-ktap_case manuals "man pages name the functions of sequences" manuals
+ktap_case manuals "man pages introduce every function once" manuals
 ktap_case sysfs "Documentation/ABI and the module's sources agree" tests/lint/sysfs.sh
 ktap_case module "the module's messages, ioctls and trace events are explained" tests/lint/module.sh
 [[ ! -x tests/tools/docs.sh ]] ||

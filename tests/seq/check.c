@@ -13,14 +13,8 @@
 #define CASE_SECONDS 240
 #define SKIP 4
 
-static const char *data_dir = "../shared/data";
 static bool failed;
 static enum kvt_pager pager = KVT_PAGER_USER;
-
-const char *check_data(void)
-{
-	return data_dir;
-}
 
 void check_fail(const char *file, int line, const char *fmt, ...)
 {
@@ -84,7 +78,6 @@ int check_main(int argc, char **argv, const struct check_case *cases, unsigned i
 {
 	static const struct option options[] = {
 		{ "dir", required_argument, NULL, 'd' },
-		{ "data", required_argument, NULL, 'D' },
 		{ "pager", required_argument, NULL, 'p' },
 		{ 0 },
 	};
@@ -96,13 +89,10 @@ int check_main(int argc, char **argv, const struct check_case *cases, unsigned i
 	while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		if (opt == 'd')
 			dir = optarg;
-		else if (opt == 'D')
-			data_dir = optarg;
 		else if (opt == 'p')
 			pager = strcmp(optarg, "kernel") != 0 ? KVT_PAGER_USER : KVT_PAGER_KERNEL;
 		else
-			errx(2, "usage: %s [--dir DIR] [--data DIR] [--pager user|kernel] "
-				"[CASE...]", argv[0]);
+			errx(2, "usage: %s [--dir DIR] [--pager user|kernel] [CASE...]", argv[0]);
 	}
 	printf("KTAP version 1\n");
 	for (i = 0; i < nr; i++) {

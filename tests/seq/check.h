@@ -19,11 +19,8 @@ struct check_case {
 	void (*run)(const char *dir);
 };
 
-/* main() of a program of cases: [--dir DIR] [--data DIR] [--pager user|kernel] [NAME...] */
+/* main() of a program of cases: [--dir DIR] [--pager user|kernel] [NAME...] */
 int check_main(int argc, char **argv, const struct check_case *cases, unsigned int nr);
-
-/* ../shared/data or what --data says. */
-const char *check_data(void);
 
 void check_fail(const char *file, int line, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));

@@ -160,6 +160,37 @@ prefix_twice()
 	expect "prompts found whole" "$(grep -c ' 256 of 256 tokens are there' "$work/second")" 3
 }
 
+# In and after a daemon: made by the first run, found by the others.
+shared()
+{
+	local daemon run
+
+	printf '[daemon]\nsocket = %s\nstate-dir = %s\nmodule = no\n' "$work/socket" "$work/state" \
+		>"$work/conf"
+	for run in "made the pool" "found the pool"; do
+		"$B/kvtierd" --config "$work/conf" 2>"$work/daemon.log" &
+		daemon=$!
+		for _ in $(seq 100); do
+			[[ ! -S $work/socket ]] || break
+			sleep 0.1
+		done
+		[[ -S $work/socket ]] || break
+		"$B/examples/shared" "$work/socket" >"$work/shared" 2>&1
+		kill "$daemon"
+		wait "$daemon"
+		grep -q "^$run" "$work/shared" || break
+		grep -q "^read all 64" "$work/shared" || break
+		run=
+	done
+	[[ $run ]] || return 0
+	! grep -q "Linux 6.4 or newer" "$work/daemon.log" || { skip "needs Linux 6.4" || return; }
+	cat "$work/daemon.log" "$work/shared"
+	return 1
+}
+
+ktap_case pool "a pool written, sealed, cloned, read back" example pool
+ktap_case stream "attention streamed from NVMe" example stream
+ktap_case shared "a pool that outlives the daemon" shared
 ktap_case sequence "a sequence, a fork, a rollback, attention" example sequence
 ktap_case prefix "prefixes that outlive the program" prefix_twice
 ktap_case policy "what policies keep" example policy

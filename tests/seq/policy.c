@@ -753,6 +753,7 @@ static void drafts(const char *dir)
 	for (at = 0; at < 160; at += 3) {
 		state = kvt_draft_balance(pair);
 		CHECK(state >= 0);
+		CHECK_EQ(kvt_draft_state(pair), state);
 		seen[state > 0 ? state : 0]++;
 		if (state != KVT_DRAFT_OUT) {
 			uint32_t from = (uint32_t)kvt_seq_tokens(draft);

@@ -40,7 +40,7 @@ run()
 	case $1 in
 	property) "$build/tests/seq/property" --ops "${OPS:-20000}" --dir "$scratch" ;;
 	agentic) agentic ;;
-	*) "$build/tests/seq/$1" --dir "$scratch" --data "$data" ;;
+	*) "$build/tests/seq/$1" --dir "$scratch" ;;
 	esac
 }
 

@@ -177,6 +177,20 @@ watched()
 		expect_text "$(<"$work/table")" "hits " && expect_clean
 }
 
+# LD_PRELOAD is a list whose separators no name can have.
+space()
+{
+	local kvtier=$kvtier where="$work/a folder" status
+
+	mkdir "$where" && cp "$kvtier" "${kvtier%/*}/libkvtier-preload.so" "$where/" || return
+	kvtier=$where/kvtier
+	says 125 "preloads from no path with a space" run --dram 16M --nvme "$work/nvme" -- true
+	status=$?
+	rm -r "$where"
+	return $status
+}
+
+ktap_case space "a path that cannot be preloaded from" space
 ktap_case one "a cache that does not fit" tiered one 1
 ktap_case blocks_64k "small blocks" tiered one 1 --block 64K
 ktap_case blocks_1m "large blocks" tiered one 1 --block 1M

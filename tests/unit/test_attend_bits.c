@@ -203,7 +203,8 @@ static void walls_check(const struct problem *p, struct kvt_attend *attend, cons
 	struct walled k = wall(p->blocks[0].k, all, behind), v = wall(p->blocks[0].v, all, behind);
 	struct kvt_seq_block block = p->blocks[0];
 	size_t rows = problem_rows(p);
-	float *again = need(rows * p->shape.v_dim * sizeof(float)), *lse = need(rows * sizeof(float));
+	float *again = need(rows * p->shape.v_dim * sizeof(float)),
+	      *lse = need(rows * sizeof(float));
 	struct problem moved = *p;
 
 	block.k = k.at;

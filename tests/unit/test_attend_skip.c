@@ -67,8 +67,8 @@ static void make_bounds(struct bed *t)
 	uint32_t b;
 
 	for (b = 0; b < BLOCKS; b++) {
-		assert_int_equal(kvt_key_bounds(KV_HEADS, DIM, &t->blocks[b], &t->bounds[b][0][0][0]),
-				 0);
+		assert_int_equal(
+			kvt_key_bounds(KV_HEADS, DIM, &t->blocks[b], &t->bounds[b][0][0][0]), 0);
 		t->of_block[b] = &t->bounds[b][0][0][0];
 	}
 }
@@ -159,7 +159,8 @@ static double reference(const struct bed *t, uint32_t token, uint32_t head, doub
 				most = score(t, token, head, b, i);
 	for (b = 0; b < BLOCKS; b++)
 		for (i = 0; i < TOKENS; i++) {
-			double p = sees(t, token, b, i) ? exp(score(t, token, head, b, i) - most) : 0;
+			double p =
+				sees(t, token, b, i) ? exp(score(t, token, head, b, i) - most) : 0;
 
 			sum += p;
 			for (d = 0; d < DIM; d++)
@@ -365,10 +366,10 @@ static void bounds_of_types(void **arg)
 		struct kvt_seq_block b = { .k = rows, .tokens = TOKENS, .k_type = type,
 					   .k_stride = (uint32_t)row };
 
-		assert_int_equal(kvt_quantize(type, DIM, KV_HEADS, TOKENS, &t->k[0][0][0][0], rows, 0),
-				 0);
-		assert_int_equal(kvt_dequantize(type, DIM, KV_HEADS, TOKENS, rows, 0, &back[0][0][0]),
-				 0);
+		assert_int_equal(
+			kvt_quantize(type, DIM, KV_HEADS, TOKENS, &t->k[0][0][0][0], rows, 0), 0);
+		assert_int_equal(
+			kvt_dequantize(type, DIM, KV_HEADS, TOKENS, rows, 0, &back[0][0][0]), 0);
 		assert_int_equal(kvt_key_bounds(KV_HEADS, DIM, &b, &bounds[0][0][0]), 0);
 		for (h = 0; h < KV_HEADS; h++)
 			for (d = 0; d < DIM; d++) {

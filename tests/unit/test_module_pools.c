@@ -61,7 +61,9 @@ static int remove_class(void **state)
 /* The one that a process shows keeps its process and gets live figures; the other is new. */
 static void merged(void **state)
 {
-	struct kvt_stat_file ours = { .pid = 77, .kernel_id = 3, .name = "mine", .pager = "kernel" };
+	struct kvt_stat_file ours = {
+		.pid = 77, .kernel_id = 3, .name = "mine", .pager = "kernel"
+	};
 	struct kvt_stat_file user = { .pid = 78, .kernel_id = -1, .name = "user", .pager = "user" };
 	struct pools pools = { 0 };
 

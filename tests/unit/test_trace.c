@@ -80,7 +80,8 @@ static uint64_t best_of_all(const struct trace *t, uint32_t room)
 				continue;
 			if (hits > next[set])
 				next[set] = hits; /* it may stay out */
-			if (__builtin_popcount((unsigned int)full) <= (int)room && hits > next[full])
+			if (__builtin_popcount((unsigned int)full) <= (int)room &&
+			    hits > next[full])
 				next[full] = hits;
 			for (b = 0; b < BLOCKS; b++) {
 				int without = full & ~(1 << b);
