@@ -341,7 +341,7 @@ static void crowded_block(void)
 					  .k_type = KVT_F16, .k_stride = BLOCK };
 	ring_for(&r, 1);
 	EVENTUALLY(__atomic_load_n(&r.ring->done, __ATOMIC_ACQUIRE) == 2, "expected an answer");
-	CHECK(r.ring->error == -ETIMEDOUT, "expected -ETIMEDOUT, got %d", r.ring->error);
+	CHECK(r.ring->error == -ENOSPC, "expected -ENOSPC, got %d", r.ring->error);
 	drop_remote(&r);
 	close(sock);
 }
