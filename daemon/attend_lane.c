@@ -56,15 +56,6 @@ static void on_sigbus(int signal, siginfo_t *info, void *context)
 	sigaction(signal, &(struct sigaction){ .sa_handler = SIG_DFL }, NULL);
 }
 
-static struct guard *guard_of(const struct lane *l)
-{
-	uint32_t i = 0;
-
-	while (l->node->lanes[i] != l)
-		i++;
-	return &guards[(size_t)(l->node - l->s->nodes) * ATTEND_LANES + i];
-}
-
 static void guard_begin(struct guard *g, const struct reader *r)
 {
 	if (!r->pool->module)
@@ -108,7 +99,7 @@ static int ready(struct lane *l, struct attend_ring *r)
 static int compute(struct lane *l, struct query *q)
 {
 	struct attend_ring *r = q->ring;
-	struct guard *g = guard_of(l);
+	struct guard *g = l->guard;
 	int ret = ready(l, r);
 
 	if (ret)
@@ -193,6 +184,7 @@ static struct lane *new_lane(struct attend_service *s, struct attend_node *n)
 		return NULL;
 	l->s = s;
 	l->node = n;
+	l->guard = &guards[(size_t)(n - s->nodes) * ATTEND_LANES + n->nr_lanes];
 	pthread_cond_init(&l->more, NULL);
 	n->lanes[n->nr_lanes] = l;
 	ret = start_thread(l);

@@ -109,6 +109,7 @@ struct lane {
 	struct query *query; /* s->lock */
 	bool stop; /* s->lock */
 	struct kvt_attend *attend; /* the lane's */
+	struct guard *guard;
 };
 
 /* CPUs that are next to some memory. */

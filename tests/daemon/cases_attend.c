@@ -213,16 +213,22 @@ static int remote(struct rows *r, const struct variant *v, struct outputs *o)
 	return kvt_shared_attend(r->p, &p, &s, 1);
 }
 
+/* To the bit. */
+static bool same(const void *a, const void *b, size_t bytes)
+{
+	return !memcmp(a, b, bytes);
+}
+
 static void expect_equal(struct rows *r, const struct variant *v, const struct outputs *here)
 {
 	struct outputs *there = malloc(sizeof(*there));
 
 	CHECK(there, "malloc");
 	OK(remote(r, v, there));
-	CHECK(!memcmp(here->out, there->out, sizeof(here->out)), "%s: other output", v->name);
-	CHECK(!memcmp(here->lse, there->lse, sizeof(here->lse)), "%s: other log-sum-exp", v->name);
-	CHECK(!memcmp(here->mass, there->mass, sizeof(here->mass)), "%s: other mass", v->name);
-	CHECK(!memcmp(&here->skipped, &there->skipped, sizeof(here->skipped)),
+	CHECK(same(here->out, there->out, sizeof(here->out)), "%s: other output", v->name);
+	CHECK(same(here->lse, there->lse, sizeof(here->lse)), "%s: other log-sum-exp", v->name);
+	CHECK(same(here->mass, there->mass, sizeof(here->mass)), "%s: other mass", v->name);
+	CHECK(same(&here->skipped, &there->skipped, sizeof(here->skipped)),
 	      "%s: %u of %u blocks skipped, share %g, not %g", v->name, there->skipped.blocks,
 	      here->skipped.blocks, there->skipped.share, here->skipped.share);
 	if (v->epsilon > 0 || v->top_k)
