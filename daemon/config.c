@@ -50,6 +50,7 @@ static const struct key keys[] = {
 	{ "scrub", "rate", BYTES, AT(scrub_rate), 0, 0, 0 },
 	{ "scrub", "every-s", NUMBER, AT(scrub_every_s), 0, 0, UINT32_MAX },
 	{ "attend", "threads", NUMBER, AT(attend_threads), 0, 0, 1024 },
+	{ "attend", "queries", NUMBER, AT(attend_queries), 0, 1, 64 },
 	{ "tenant", "dram", BYTES, IN(quota[KVTIER_TIER_DRAM]), 0, 0, 0 },
 	{ "tenant", "cxl", BYTES, IN(quota[KVTIER_TIER_CXL]), 0, 0, 0 },
 	{ "tenant", "nvme", BYTES, IN(quota[KVTIER_TIER_NVME]), 0, 0, 0 },
@@ -76,6 +77,7 @@ void config_defaults(struct config *c)
 		.max_clients = 4096,
 		.max_pools = 8192,
 		.attend_threads = 0,
+		.attend_queries = 4,
 		.log_level = LOG_INFO,
 		.default_tenant = { .weight = 1, .uid_first = 1 },
 	};

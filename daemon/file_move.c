@@ -500,6 +500,8 @@ void file_progress(struct pool *p)
 		file_run_commands(p);
 	if (p->checkpoint)
 		checkpoint_run(p);
+	if (p->attending)
+		attend_progress(p);
 	if (!p->removed)
 		trim(p);
 	else if (!p->clients && !p->ios && !p->checkpoint)

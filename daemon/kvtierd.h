@@ -22,7 +22,7 @@
  *	writeback.c	write sealed blocks early; drain idle pools
  *	scrub.c		verify cold blocks
  *	checkpoint.c	make a pool durable, and take it back (manifest.c: the file)
- *	attend.c	attention for processes that have not the memory
+ *	attend*.c	attention for processes that have not the memory: attention.h
  *	metrics.c	counters as OpenMetrics text (http.c: over sockets)
  *	job.c		what may block (fsync, rename) in a second thread
  *	config.c log.c sdnotify.c main.c
@@ -87,7 +87,8 @@ struct config {
 	uint32_t linger_ms; /* a pool without clients and KEEP, after a restart */
 	uint32_t max_clients;
 	uint32_t max_pools;
-	uint32_t attend_threads;
+	uint32_t attend_threads; /* that compute a query; 0: one for each CPU of a node */
+	uint32_t attend_queries; /* that a node computes at once */
 	enum log_level log_level;
 	struct tenant_config default_tenant; /* quotas of who is in no section */
 	struct tenant_config tenants[MAX_TENANTS];
@@ -177,6 +178,7 @@ struct tenant {
 	uint64_t promoted_bytes;
 	uint64_t waits;
 	uint64_t virtual_time; /* bytes by weight: who has had least is next */
+	uint64_t attend_time; /* ns of its queries in lanes, by weight */
 };
 
 struct tenant *tenant_named(struct kvtierd *d, const char *name);
@@ -375,6 +377,7 @@ struct pool {
 	uint32_t queue_first, queue_nr;
 	struct kvtier_slot *kept; /* slots that the durable manifest names */
 	uint32_t nr_kept;
+	uint32_t attending; /* queries in lanes */
 	struct doubts *doubts; /* slots that a killed predecessor may still be writing to */
 	uint64_t full_until_ns; /* do not write before: the disk was full */
 	uint32_t scrub_at;
@@ -584,10 +587,11 @@ int manifest_write(const char *path, struct manifest *m);
 int manifest_read(const char *path, struct manifest *m);
 void manifest_free(struct manifest *m);
 
-/* ---- attend.c: attention for clients that have not the memory ---------------------------- */
+/* ---- attend*.c: attention for clients that have not the memory ---------------------------- */
 int attend_ring_make(struct attachment *a, uint64_t bytes, int fds[3]);
 void attend_ring_free(struct attachment *a);
 void attend_run(struct kvtierd *d);
+void attend_progress(struct pool *p);
 void attend_stop(struct kvtierd *d);
 
 /* ---- metrics.c and http.c ---------------------------------------------------------------- */

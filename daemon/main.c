@@ -90,6 +90,8 @@ static void reload(struct kvtierd *d)
 		memcpy(d->config.metrics_socket, old->metrics_socket, sizeof(old->metrics_socket));
 		d->config.http_port = old->http_port;
 		d->config.use_module = old->use_module;
+		d->config.attend_threads = old->attend_threads;
+		d->config.attend_queries = old->attend_queries;
 		log_most = d->config.log_level;
 		tenants_reconfigure(d);
 		d->count.reloads++;

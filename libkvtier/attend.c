@@ -220,6 +220,17 @@ void kvt_attend_destroy(struct kvt_attend *a)
 	free(a);
 }
 
+void kvt_attend_trim(struct kvt_attend *a, size_t bytes)
+{
+	pthread_mutex_lock(&a->lock);
+	if (a->memory_bytes > bytes) {
+		free(a->memory);
+		a->memory = NULL;
+		a->memory_bytes = 0;
+	}
+	pthread_mutex_unlock(&a->lock);
+}
+
 const char *kvt_attend_isa(const struct kvt_attend *attend)
 {
 	return attend->isa->name;

@@ -273,7 +273,9 @@ struct kvt_attend {
 	size_t memory_bytes;
 };
 
-/* attend.c: run all passes of a planned call; the caller holds attend->lock. */
+/* attend.c: give back memory for plans that is more than @bytes; no call is under way. */
+void kvt_attend_trim(struct kvt_attend *attend, size_t bytes);
+/* ... and run all passes of a planned call; the caller holds attend->lock. */
 int kvt_work_run(struct kvt_attend *attend, struct kvt_work *w, struct kvt_source *source);
 
 #endif

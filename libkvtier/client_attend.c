@@ -2,13 +2,13 @@
 /* Attention that the daemon computes: a query into a ring, the answer out of it. */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <math.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "attend.h"
 #include "client.h"
 #include "error.h"
 
@@ -79,39 +79,42 @@ static int make_ring(struct kvt_shared *s, uint64_t bytes)
 	return 0;
 }
 
-static int check(const struct kvt_attend_params *p, const struct kvt_attend_seq *s)
+/* What kvt_attend() checks, and that all rows are in the pool. */
+static int check(const struct kvt_pool *pool, const struct kvt_attend_params *p,
+		 const struct kvt_attend_seq *s, uint32_t number)
 {
-	if (p->size != sizeof(*p) || s->size != sizeof(*s))
-		return kvt_fail(-EINVAL, "size is not that of the struct: start from the INIT macros");
-	if (p->epsilon != 0 || p->top_k || p->sink_logits || p->flags & ~KVT_CAUSAL ||
-	    (s->mask && s->mask_stride) || s->mass)
-		return kvt_fail(-EOPNOTSUPP, "the daemon serves neither epsilon, top_k, sink_logits, bf16 "
-					     "output, masks of single heads nor mass: use kvt_attend()");
-	if (!s->q_tokens || s->q_tokens > KVT_QUERY_MAX || !p->q_heads || p->q_heads > KVT_HEADS_MAX ||
-	    p->k_dim > KVT_DIM_MAX || p->v_dim > KVT_DIM_MAX)
-		return kvt_fail(-EINVAL, "a query has 1 to %d tokens, 1 to %d heads and at most %d "
-					 "elements a head", KVT_QUERY_MAX, KVT_HEADS_MAX, KVT_DIM_MAX);
+	uint32_t i;
+
+	for (i = 0; i < s->nr_blocks; i++) {
+		const struct kvt_seq_block *b = &s->blocks[i];
+		uint64_t k = (uintptr_t)b->k - (uintptr_t)pool->addr, k_bytes, v_bytes;
+		uint64_t v = (uintptr_t)b->v - (uintptr_t)pool->addr;
+
+		k_bytes = kvt_remote_rows(b->k_type, b->k_stride, b->tokens, p->kv_heads, p->k_dim);
+		v_bytes = kvt_remote_rows(b->v_type, b->v_stride, b->tokens, p->kv_heads, p->v_dim);
+		if (k >= pool->bytes || k_bytes > pool->bytes - k ||
+		    (b->v && (v >= pool->bytes || v_bytes > pool->bytes - v)))
+			return kvt_fail(-EINVAL, "sequence %u, block %u is not in the pool: the daemon "
+						 "attends to nothing else", number, i);
+	}
 	return 0;
 }
 
-/* What a mask leaves out is not sent: all heads share it. */
-static bool is_wanted(const struct kvt_attend_seq *s, uint32_t block)
-{
-	return !s->mask || s->mask[block / 8] >> block % 8 & 1;
-}
-
-static uint32_t wanted_blocks(const struct kvt_attend_seq *s)
+static uint32_t count_bounds(const struct kvt_attend_seq *s)
 {
 	uint32_t i, nr = 0;
 
-	for (i = 0; i < s->nr_blocks; i++)
-		nr += is_wanted(s, i);
+	for (i = 0; s->bounds && i < s->nr_blocks; i++)
+		nr += s->bounds[i] != NULL;
 	return nr;
 }
 
 static void fill_query(struct kvt_attend_query *q, const struct kvt_attend_params *p,
 		       const struct kvt_attend_seq *s)
 {
+	bool skips = kvt_attend_skips(p);
+	uint32_t nr_bounds = skips ? count_bounds(s) : 0;
+
 	*q = (struct kvt_attend_query){
 		.q_position = s->q_position,
 		.flags = p->flags,
@@ -123,40 +126,50 @@ static void fill_query(struct kvt_attend_query *q, const struct kvt_attend_param
 		.softcap = p->softcap,
 		.window = p->window,
 		.sinks = p->sinks,
+		.epsilon = p->epsilon,
+		.top_k = p->top_k,
 		.q_tokens = s->q_tokens,
-		.nr_blocks = wanted_blocks(s),
+		.nr_blocks = s->nr_blocks,
+		.nr_bounds = nr_bounds,
+		.mask_heads = s->mask && s->mask_stride ? p->kv_heads : 0,
+		.asks = (s->mask ? KVT_ASKS_MASK : 0) | (p->sink_logits ? KVT_ASKS_SINKS : 0) |
+			(nr_bounds ? KVT_ASKS_BOUNDS : 0) | (s->mass ? KVT_ASKS_MASS : 0) |
+			(skips && s->skipped ? KVT_ASKS_SKIPPED : 0),
 	};
 }
 
-static int put_blocks(struct kvt_pool *pool, const struct kvt_attend_seq *s,
-		      struct kvt_remote_block *to)
+static void put_blocks(const struct kvt_pool *pool, const struct kvt_attend_seq *s,
+		       struct kvt_remote_block *to)
 {
 	uint32_t i;
 
 	for (i = 0; i < s->nr_blocks; i++) {
 		const struct kvt_seq_block *b = &s->blocks[i];
-		uint64_t k = (uintptr_t)b->k - (uintptr_t)pool->addr;
-		uint64_t v = b->v ? (uintptr_t)b->v - (uintptr_t)pool->addr : UINT64_MAX;
 
-		if (!is_wanted(s, i))
-			continue;
-		if (k >= pool->bytes || (b->v && v >= pool->bytes))
-			return kvt_fail(-EINVAL, "block %u is not in the pool", i);
-		*to++ = (struct kvt_remote_block){ k, v, b->position, b->tokens, b->span, b->k_type,
-						   b->v_type, b->k_stride, b->v_stride };
+		to[i] = (struct kvt_remote_block){
+			.k_offset = (uintptr_t)b->k - (uintptr_t)pool->addr,
+			.v_offset = b->v ? (uintptr_t)b->v - (uintptr_t)pool->addr : UINT64_MAX,
+			.position = b->position, .tokens = b->tokens, .span = b->span,
+			.k_type = b->k_type, .v_type = b->v_type,
+			.k_stride = b->k_stride, .v_stride = b->v_stride,
+		};
 	}
-	return 0;
 }
 
-/* Nothing is attended to. */
-static void fill_empty(const struct kvt_attend_params *p, const struct kvt_attend_seq *s)
+/* Which blocks have bounds, and those. */
+static void put_bounds(const struct kvt_attend_query *q, const struct kvt_attend_seq *s, char *bits,
+		       char *to)
 {
-	size_t row = (size_t)p->q_heads * p->v_dim * sizeof(float), i;
+	uint32_t i;
 
-	for (i = 0; i < s->q_tokens; i++)
-		memset((char *)s->out + i * (s->out_stride ? s->out_stride : row), 0, row);
-	for (i = 0; s->lse && i < (size_t)s->q_tokens * p->q_heads; i++)
-		s->lse[i] = -INFINITY;
+	memset(bits, 0, (q->nr_blocks + 7) / 8);
+	for (i = 0; i < q->nr_blocks; i++) {
+		if (!s->bounds[i])
+			continue;
+		bits[i / 8] |= (char)(1 << i % 8);
+		memcpy(to, s->bounds[i], kvt_bounds_bytes(q));
+		to += kvt_bounds_bytes(q);
+	}
 }
 
 static void copy_rows(char *to, size_t to_stride, const char *from, size_t from_stride, size_t row,
@@ -169,6 +182,19 @@ static void copy_rows(char *to, size_t to_stride, const char *from, size_t from_
 		       row);
 }
 
+static int explain(int error)
+{
+	if (!error)
+		return 0;
+	if (error == -E2BIG)
+		return kvt_fail(error, "the daemon refuses a query of which it would have to remember so "
+				       "much: fewer query tokens or blocks, or rows that overlap less");
+	if (error == -ENOSPC)
+		return kvt_fail(error, "rows of one block of the table are more than the pool's memory "
+				       "holds at once: give it more, or cut the table's blocks");
+	return kvt_fail(error, "the daemon could not compute: %s", kvt_strerror(error));
+}
+
 /* Until the daemon has answered, or went away (-EAGAIN: ask the next one). */
 static int wait_for_answer(struct kvt_shared *s, uint64_t number)
 {
@@ -179,11 +205,43 @@ static int wait_for_answer(struct kvt_shared *s, uint64_t number)
 	while (__atomic_load_n(&asked->ring->done, __ATOMIC_ACQUIRE) != number) {
 		if (poll(&p, 1, LOOK_MS) > 0 && read(asked->answer, ignored, sizeof(ignored)) < 0 &&
 		    errno != EAGAIN)
-			return -errno;
+			return kvt_fail(-errno, "the daemon's bell: %s", strerror(errno));
 		if (asked->comings != comings(s->client))
 			return -EAGAIN;
 	}
-	return asked->ring->error;
+	return explain(asked->ring->error);
+}
+
+static void put_query(char *data, const struct kvt_attend_query *q, const struct kvt_pool *pool,
+		      const struct kvt_attend_params *p, const struct kvt_attend_seq *s)
+{
+	struct kvt_attend_places at = kvt_attend_places(q);
+
+	put_blocks(pool, s, (void *)data);
+	copy_rows(data + at.q, 0, (const char *)s->q, s->q_stride,
+		  (size_t)q->q_heads * q->k_dim * sizeof(float), q->q_tokens);
+	if (q->asks & KVT_ASKS_MASK)
+		copy_rows(data + at.mask, 0, (const char *)s->mask, s->mask_stride,
+			  ((size_t)q->nr_blocks + 7) / 8, q->mask_heads ? q->mask_heads : 1);
+	if (q->asks & KVT_ASKS_SINKS)
+		memcpy(data + at.sinks, p->sink_logits, q->q_heads * sizeof(float));
+	if (q->asks & KVT_ASKS_BOUNDS)
+		put_bounds(q, s, data + at.has_bounds, data + at.bounds);
+}
+
+static void take_answer(const char *data, const struct kvt_attend_query *q,
+			const struct kvt_attend_seq *s)
+{
+	struct kvt_attend_places at = kvt_attend_places(q);
+	size_t row = (size_t)q->q_heads * q->v_dim * (q->flags & KVT_OUT_BF16 ? 2 : 4);
+
+	copy_rows(s->out, s->out_stride, data + at.out, 0, row, q->q_tokens);
+	if (s->lse)
+		memcpy(s->lse, data + at.lse, (size_t)q->q_tokens * q->q_heads * sizeof(float));
+	if (s->mass)
+		memcpy(s->mass, data + at.mass, q->nr_blocks * sizeof(float));
+	if (q->asks & KVT_ASKS_SKIPPED)
+		memcpy(s->skipped, data + at.skipped, sizeof(*s->skipped));
 }
 
 static int ask_once(struct kvt_shared *s, const struct kvt_attend_params *p,
@@ -191,38 +249,28 @@ static int ask_once(struct kvt_shared *s, const struct kvt_attend_params *p,
 {
 	struct kvt_asked *asked = &s->asked;
 	struct kvt_attend_query q;
-	struct kvt_attend_places at;
-	uint64_t number;
+	uint64_t bytes;
 	int ret = 0;
 
 	fill_query(&q, p, seq);
-	if (!q.nr_blocks) {
-		fill_empty(p, seq);
-		return 0;
-	}
-	at = kvt_attend_places(&q);
-	if (!asked->ring || asked->bytes < sizeof(*asked->ring) + at.bytes ||
+	bytes = kvt_attend_places(&q).bytes;
+	if (bytes > KVT_ATTEND_RING_MAX - sizeof(*asked->ring))
+		return kvt_fail(-E2BIG, "a query of %llu MiB: the daemon takes %llu; give bounds to "
+					"fewer blocks, or fewer query tokens",
+				(unsigned long long)bytes >> 20, KVT_ATTEND_RING_MAX >> 20);
+	if (!asked->ring || asked->bytes < sizeof(*asked->ring) + bytes ||
 	    asked->comings != comings(s->client))
-		ret = make_ring(s, at.bytes < 65536 ? 65536 : at.bytes);
-	if (!ret)
-		ret = put_blocks(&s->kernel.pool, seq, (void *)asked->ring->data);
+		ret = make_ring(s, bytes < 65536 ? 65536 : bytes);
 	if (ret)
 		return ret;
-	copy_rows(asked->ring->data + at.q, 0, (const char *)seq->q, seq->q_stride,
-		  (size_t)p->q_heads * p->k_dim * sizeof(float), seq->q_tokens);
-	number = asked->ring->query.number + 1;
-	q.number = number;
+	put_query(asked->ring->data, &q, &s->kernel.pool, p, seq);
+	q.number = asked->ring->query.number + 1;
 	asked->ring->query = q;
 	eventfd_write(asked->bell, 1);
-	ret = wait_for_answer(s, number);
-	if (ret)
-		return ret;
-	copy_rows(seq->out, seq->out_stride, asked->ring->data + at.out, 0,
-		  (size_t)p->q_heads * p->v_dim * sizeof(float), seq->q_tokens);
-	if (seq->lse)
-		memcpy(seq->lse, asked->ring->data + at.lse,
-		       (size_t)seq->q_tokens * p->q_heads * sizeof(float));
-	return 0;
+	ret = wait_for_answer(s, q.number);
+	if (!ret)
+		take_answer(asked->ring->data, &q, seq);
+	return ret;
 }
 
 int kvt_shared_attend(struct kvt_pool *pool, const struct kvt_attend_params *params,
@@ -230,19 +278,21 @@ int kvt_shared_attend(struct kvt_pool *pool, const struct kvt_attend_params *par
 {
 	struct kvt_shared *s = kvt_shared_of(pool);
 	uint32_t i;
-	int ret = 0;
+	int ret;
 
 	if (!kvt_is_shared(pool))
 		return kvt_fail(-EOPNOTSUPP, "the pool is this process's own: use kvt_attend()");
+	ret = kvt_attend_check(params, seqs, nr);
+	if (!ret && params->epsilon > 0 && params->top_k)
+		ret = kvt_fail(-EINVAL, "epsilon and top_k: choose one");
 	for (i = 0; i < nr && !ret; i++)
-		ret = check(params, &seqs[i]);
+		ret = check(pool, params, &seqs[i], i);
 	pthread_mutex_lock(&s->asked.lock);
 	for (i = 0; i < nr && !ret; i++) {
 		do
-			ret = s->dead ? -ECONNRESET : ask_once(s, params, &seqs[i]);
+			ret = s->dead ? kvt_fail(-ECONNRESET, "pool %s was lost with its daemon", s->name) :
+					ask_once(s, params, &seqs[i]);
 		while (ret == -EAGAIN);
-		if (ret && !kvt_error_detail()[0])
-			kvt_fail(ret, "the daemon could not compute: %s", strerror(-ret));
 	}
 	pthread_mutex_unlock(&s->asked.lock);
 	return ret;

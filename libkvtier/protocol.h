@@ -179,8 +179,8 @@ enum kvt_plan_mark {
 /*
  * A ring of the attention service: a memory file that the daemon makes.  The client
  * writes a query from data[] on, its lengths into the head, and rings; the daemon copies
- * what it has to check, writes output and log-sum-exp behind the query, then done, and
- * rings the other bell, a pipe.  One query at a time; many rings work at once.
+ * what it has to check, writes the output behind the query, then done, and rings the other
+ * bell, a pipe.  One query at a time; many rings work at once.
  */
 struct kvt_remote_block {
 	uint64_t k_offset; /* in the pool, of the first row */
@@ -193,6 +193,13 @@ struct kvt_remote_block {
 	uint32_t k_stride;
 	uint32_t v_stride;
 };
+
+/* What is in data[] besides blocks, query rows, output and log-sum-exp. */
+#define KVT_ASKS_MASK (1u << 0)
+#define KVT_ASKS_SINKS (1u << 1)
+#define KVT_ASKS_BOUNDS (1u << 2)
+#define KVT_ASKS_MASS (1u << 3)
+#define KVT_ASKS_SKIPPED (1u << 4)
 
 struct kvt_attend_query {
 	uint64_t number; /* the client counts; done follows */
@@ -208,7 +215,13 @@ struct kvt_attend_query {
 	uint32_t sinks;
 	uint32_t q_tokens;
 	uint32_t nr_blocks;
+	float epsilon;
+	uint32_t top_k;
+	uint32_t asks; /* KVT_ASKS_* */
+	uint32_t mask_heads; /* masks: one for each of kv_heads; 0: one for all */
+	uint32_t nr_bounds; /* blocks that have bounds */
 	uint32_t zero;
+	uint32_t zero2;
 };
 
 struct kvt_attend_ring {
@@ -216,27 +229,70 @@ struct kvt_attend_ring {
 	uint64_t done __attribute__((aligned(64))); /* the daemon's */
 	int32_t error;
 	uint32_t zero;
-	/* blocks, then queries, output and log-sum-exp as floats, each aligned to 64 bytes */
+	/* The parts in the order of struct kvt_attend_places, each aligned to 64 bytes. */
 	char data[] __attribute__((aligned(64)));
 };
 
 #define KVT_ATTEND_RING_MAX (256ull << 20)
 
-/* Where the parts of a query lie in data[]. */
+/* Where the parts of a query lie in data[], after its blocks. */
 struct kvt_attend_places {
-	uint64_t q, out, lse, bytes;
+	uint64_t q; /* floats */
+	uint64_t mask; /* (nr_blocks + 7) / 8 bytes a mask */
+	uint64_t sinks; /* a float a query head */
+	uint64_t has_bounds; /* a bit a block */
+	uint64_t bounds; /* of those that have, in their order */
+	uint64_t out; /* floats, or bf16 */
+	uint64_t lse; /* floats */
+	uint64_t mass; /* a float a block */
+	uint64_t skipped; /* struct kvt_skipped */
+	uint64_t bytes;
 };
+
+static inline uint64_t kvt_mask_bytes(const struct kvt_attend_query *q)
+{
+	return (q->mask_heads ? q->mask_heads : 1) * (((uint64_t)q->nr_blocks + 7) / 8);
+}
+
+static inline uint64_t kvt_bounds_bytes(const struct kvt_attend_query *q)
+{
+	return 2ull * q->kv_heads * q->k_dim * sizeof(float);
+}
+
+static inline uint64_t kvt_place(uint64_t *at, uint64_t bytes)
+{
+	uint64_t here = *at;
+
+	*at += (bytes + 63) & ~63ull;
+	return here;
+}
 
 static inline struct kvt_attend_places kvt_attend_places(const struct kvt_attend_query *q)
 {
+	uint64_t rows = (uint64_t)q->q_tokens * q->q_heads, at = 0;
 	struct kvt_attend_places p;
-	uint64_t rows = (uint64_t)q->q_tokens * q->q_heads;
 
-	p.q = ((uint64_t)q->nr_blocks * sizeof(struct kvt_remote_block) + 63) & ~63ull;
-	p.out = (p.q + rows * q->k_dim * sizeof(float) + 63) & ~63ull;
-	p.lse = (p.out + rows * q->v_dim * sizeof(float) + 63) & ~63ull;
-	p.bytes = p.lse + rows * sizeof(float);
+	kvt_place(&at, (uint64_t)q->nr_blocks * sizeof(struct kvt_remote_block));
+	p.q = kvt_place(&at, rows * q->k_dim * sizeof(float));
+	p.mask = kvt_place(&at, q->asks & KVT_ASKS_MASK ? kvt_mask_bytes(q) : 0);
+	p.sinks = kvt_place(&at, q->asks & KVT_ASKS_SINKS ? q->q_heads * sizeof(float) : 0);
+	p.has_bounds = kvt_place(&at, q->asks & KVT_ASKS_BOUNDS ? (q->nr_blocks + 7) / 8 : 0);
+	p.bounds = kvt_place(&at, q->nr_bounds * kvt_bounds_bytes(q));
+	p.out = kvt_place(&at, rows * q->v_dim * (q->flags & KVT_OUT_BF16 ? 2 : 4));
+	p.lse = kvt_place(&at, rows * sizeof(float));
+	p.mass = kvt_place(&at, q->asks & KVT_ASKS_MASS ? q->nr_blocks * sizeof(float) : 0);
+	p.skipped = kvt_place(&at, q->asks & KVT_ASKS_SKIPPED ? sizeof(struct kvt_skipped) : 0);
+	p.bytes = at;
 	return p;
+}
+
+/* Bytes from a block's first row to the end of its last. */
+static inline uint64_t kvt_remote_rows(uint32_t type, uint32_t stride, uint32_t tokens,
+				       uint32_t heads, uint32_t dim)
+{
+	uint64_t row = (uint64_t)heads * kvt_row_bytes(type, dim);
+
+	return tokens ? (uint64_t)(tokens - 1) * (stride ? stride : row) + row : 0;
 }
 
 #endif

@@ -83,6 +83,13 @@ void kvt_stream_destroy(struct kvt_stream *s)
 	free_stream(s);
 }
 
+void kvt_stream_move(struct kvt_stream *s, struct kvt_attend *attend)
+{
+	pthread_mutex_lock(&s->lock);
+	s->attend = attend;
+	pthread_mutex_unlock(&s->lock);
+}
+
 /* ---- attend -------------------------------------------------------------- */
 
 /* Both the plan and the run use memory of the threads. */

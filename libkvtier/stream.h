@@ -92,6 +92,9 @@ struct kvt_stream {
 
 uint64_t kvt_stream_now(void);
 
+/* Other threads compute from now on; no call is under way. */
+void kvt_stream_move(struct kvt_stream *s, struct kvt_attend *attend);
+
 /* stream_call.c */
 int kvt_call_init(struct kvt_stream_call *c, struct kvt_stream *s,
 		  const struct kvt_attend_params *params, const struct kvt_attend_seq *seqs,

@@ -61,19 +61,16 @@ static uint32_t item_for(struct kvt_stream_call *c, uint32_t block)
 	return *item;
 }
 
-/* Once each, though keys and values may share blocks. */
-static void add_span(struct kvt_stream_call *c, struct kvt_entry *e, struct span s)
+/* Without those of @but: keys and values may share blocks, and each is named once. */
+static void add_span(struct kvt_stream_call *c, struct kvt_entry *e, struct span s, struct span but)
 {
-	uint32_t b, i;
+	uint32_t b;
 
 	for (b = s.first; b < s.end; b++) {
 		uint32_t item = item_for(c, b);
 
 		c->items[item].mapped |= s.end - s.first > 1;
-		for (i = 0; i < e->nr_items; i++)
-			if (c->entry_items[e->first_item + i] == item)
-				break;
-		if (i < e->nr_items)
+		if (b >= but.first && b < but.end)
 			continue;
 		c->entry_items[e->first_item + e->nr_items++] = item;
 		c->items[item].nr_entries++;
@@ -93,8 +90,8 @@ static void add_entries(struct kvt_stream_call *c, const struct kvt_work *w)
 			if (!kvt_work_wants(w, s, b))
 				continue;
 			spans(c->stream->pool, &w->params, &c->seqs[s].blocks[b], &k, &v);
-			add_span(c, e, k);
-			add_span(c, e, v);
+			add_span(c, e, k, (struct span){ 0, 0 });
+			add_span(c, e, v, k);
 			at += e->nr_items;
 		}
 	}

@@ -265,8 +265,10 @@ static void start(struct kvt_source *source, const struct kvt_work *w)
 	for (i = 0; i < KVT_NODES; i++)
 		c->ready[i].first = c->ready[i].nr = 0;
 	reset_entries(c);
-	for (i = 0; i < c->nr_items; i++)
+	for (i = 0; i < c->nr_items; i++) {
 		atomic_store(&c->items[i].left, c->items[i].nr_entries);
+		c->items[i].arrival.addr = NULL;
+	}
 	c->nr_missing = c->nr_items;
 	kvt_share_begin(c);
 	pthread_mutex_unlock(&c->lock);
@@ -288,16 +290,25 @@ int kvt_call_start(struct kvt_stream_call *c, const struct kvt_work *w)
 	return 0;
 }
 
-/* No worker is at work. */
+static void give_back(struct kvt_stream_call *c, struct kvt_item *item)
+{
+	struct kvt_fetch *f = c->stream->fetch;
+
+	if (item->arrival.addr && atomic_exchange(&item->left, 0) && !item->arrival.error)
+		f->ops->done(f, &item->arrival, !item->arrival.streamed);
+}
+
+/* No worker is at work.  What came makes room for what is still to come. */
 void kvt_call_drain(struct kvt_stream_call *c)
 {
 	struct kvt_fetch *f = c->stream->fetch;
 	struct kvt_arrival arrival;
 	uint32_t i;
 
-	while (c->nr_missing && f->ops->take(f, &arrival, true))
-		arrived(c, &arrival);
 	for (i = 0; i < c->nr_items; i++)
-		if (atomic_exchange(&c->items[i].left, 0) && !c->items[i].arrival.error)
-			f->ops->done(f, &c->items[i].arrival, !c->items[i].arrival.streamed);
+		give_back(c, &c->items[i]);
+	while (c->nr_missing && f->ops->take(f, &arrival, true)) {
+		arrived(c, &arrival);
+		give_back(c, &c->items[c->stream->item_of[arrival.block]]);
+	}
 }

@@ -153,12 +153,19 @@ int kvt_plan_idle(struct kvt_pool *pool);
 /*
  * kvt_shared_attend() - kvt_attend(), computed by the daemon, next to the memory
  *
- * The blocks' rows must be in the pool, as this process maps it; it does not touch them.
- * Of @params, epsilon, top_k, sink_logits and KVT_OUT_BF16, and of a sequence mass and a
- * mask that is not of all heads, are not served (-EOPNOTSUPP).  A sequence of more than a quarter of the pool's
- * DRAM is computed in parts that are merged, in the table's order.  Other errors: as
- * kvt_attend(); -EBADMSG the daemon refuses the query; -E2BIG its rows overlap too much;
- * -ETIMEDOUT its memory was not there within the pool's I/O deadline; -ECONNRESET.
+ * For who does not map the rows, or is not on their node: blocks that are not in memory are
+ * brought in, and the daemon's threads on the node next to most of them compute.  All of
+ * @params and @seqs is as for kvt_attend(), and so is each bit of the outputs, whatever is in
+ * memory.  Only the rows must be in the pool, as this process maps it; it does not touch
+ * them.  Sequences are computed one after the other: if one fails, those before it have
+ * their outputs.  A thread that calls while another one's call for the pool is under way
+ * waits for that.
+ *
+ * Errors: those of kvt_attend(); -EINVAL also for rows outside the pool; -E2BIG the query
+ * (with bounds, say) has more than 256 MiB, or the daemon would have to remember too much of
+ * it; -EIO a block is bad, which is an error of this query alone; -ENOSPC the rows of one
+ * block of a table do not fit into the pool's memory at once; -ETIMEDOUT no memory was free
+ * within the pool's I/O deadline; -ECONNRESET.
  */
 int kvt_shared_attend(struct kvt_pool *pool, const struct kvt_attend_params *params,
 		      const struct kvt_attend_seq *seqs, uint32_t nr);

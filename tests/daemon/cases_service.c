@@ -2,7 +2,6 @@
 /* Write-back, metrics, the service manager, and machines under load. */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <math.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -136,137 +135,14 @@ static void views(void)
 	kvt_client_close(c);
 }
 
-/* ---- attention --------------------------------------------------------------------------- */
-
 #define HEADS 8
 #define KV_HEADS 2
 #define DIM 64
-#define RUN 64 /* tokens of a table's entry */
 
 static float chance(uint64_t *x)
 {
 	*x = *x * 6364136223846793005ull + 1442695040888963407ull;
 	return (float)((double)(*x >> 33) / (double)(1u << 31) * 2 - 1);
-}
-
-/* A table over a pool whose rows are of chance; a copy of them in @mirror. */
-static struct kvt_seq_block *make_table(struct kvt_pool *p, char *mirror, uint32_t nr, bool mirrored)
-{
-	struct kvt_seq_block *table = calloc(nr + 1ul, sizeof(*table));
-	size_t row = KV_HEADS * DIM * sizeof(float);
-	uint32_t i;
-
-	CHECK(table, "calloc");
-	for (i = 0; i < nr; i++) {
-		char *base = mirrored ? mirror : kvt_pool_addr(p);
-
-		table[i].k = base + 2ull * i * RUN * row;
-		table[i].v = base + (2ull * i + 1) * RUN * row;
-		table[i].position = (uint64_t)i * RUN;
-		table[i].tokens = RUN;
-		table[i].k_stride = table[i].v_stride = (uint32_t)row;
-		table[i].k_type = table[i].v_type = KVT_F32;
-	}
-	return table;
-}
-
-/* Every third block, then none, by a mask of all heads. */
-static void masked(struct kvt_attend *attend, struct kvt_pool *p,
-		   const struct kvt_attend_params *params, const struct kvt_attend_seq *whole,
-		   float *mirror)
-{
-	static float here[HEADS * DIM], there[HEADS * DIM], lse[HEADS];
-	struct kvt_attend_seq seq = *whole;
-	uint8_t mask[128] = { 0 };
-	uint32_t i;
-
-	for (i = 0; i < seq.nr_blocks; i += 3)
-		mask[i / 8] |= (uint8_t)(1u << i % 8);
-	seq.mask = mask;
-	seq.lse = lse;
-	seq.out = there;
-	OK(kvt_shared_attend(p, params, &seq, 1));
-	seq.out = here;
-	seq.blocks = make_table(p, (char *)mirror, seq.nr_blocks, true);
-	OK(kvt_attend(attend, params, &seq, 1));
-	for (i = 0; i < HEADS * DIM; i++)
-		CHECK(here[i] - there[i] < 1e-5f && there[i] - here[i] < 1e-5f,
-		      "element %u behind a mask: %g here, %g by the daemon", i, (double)here[i],
-		      (double)there[i]);
-	free((void *)(uintptr_t)seq.blocks);
-	seq.blocks = whole->blocks;
-	memset(mask, 0, sizeof(mask));
-	seq.out = there;
-	OK(kvt_shared_attend(p, params, &seq, 1));
-	CHECK(there[5] == 0 && isinf(lse[0]), "expected nothing behind an empty mask");
-}
-
-static void attend_over(uint32_t nr, uint64_t frames, bool exact)
-{
-	struct kvt_attend_params params = KVT_ATTEND_PARAMS_INIT;
-	struct kvt_attend_seq seq = KVT_ATTEND_SEQ_INIT;
-	size_t bytes = 2ull * nr * RUN * KV_HEADS * DIM * sizeof(float), i;
-	static float q[HEADS * DIM], here[HEADS * DIM], there[HEADS * DIM], lse[2][HEADS];
-	float *mirror = malloc(bytes);
-	struct kvt_seq_block *table;
-	struct kvt_attend *attend;
-	struct kvt_client *c;
-	struct kvt_pool *p;
-	uint64_t x = 5;
-
-	CHECK(mirror, "malloc");
-	c = client();
-	p = pool(c, "attended", bytes, frames * BLOCK, 0);
-	for (i = 0; i < bytes / sizeof(float); i++)
-		mirror[i] = chance(&x);
-	memcpy(kvt_pool_addr(p), mirror, bytes);
-	for (i = 0; i < HEADS * DIM; i++)
-		q[i] = chance(&x);
-	params.q_heads = HEADS;
-	params.kv_heads = KV_HEADS;
-	params.k_dim = params.v_dim = DIM;
-	seq.q_tokens = 1;
-	seq.q_position = (uint64_t)nr * RUN;
-	seq.q = q;
-	seq.nr_blocks = nr;
-	OK(kvt_attend_create(NULL, &attend));
-	seq.blocks = table = make_table(p, (char *)mirror, nr, true);
-	seq.out = here;
-	seq.lse = lse[0];
-	OK(kvt_attend(attend, &params, &seq, 1));
-	free(table);
-	OK(kvt_demote(p, 0, bytes));
-	seq.blocks = table = make_table(p, NULL, nr, false);
-	seq.out = there;
-	seq.lse = lse[1];
-	OK(kvt_shared_attend(p, &params, &seq, 1));
-	for (i = 0; i < HEADS * DIM; i++)
-		CHECK(exact ? here[i] == there[i] :
-			      here[i] - there[i] < 1e-5f && there[i] - here[i] < 1e-5f,
-		      "element %zu: %g computed here, %g by the daemon", i, (double)here[i],
-		      (double)there[i]);
-	for (i = 0; i < HEADS; i++)
-		CHECK(lse[0][i] - lse[1][i] < 1e-4f && lse[1][i] - lse[0][i] < 1e-4f, "log-sum-exp %zu", i);
-	masked(attend, p, &params, &seq, (float *)mirror);
-	/* What is wrong is refused, and the next is served. */
-	table[0].k_stride = 1u << 30;
-	ERROR(kvt_shared_attend(p, &params, &seq, 1), -EBADMSG);
-	table[0].k_stride = table[0].v_stride;
-	table[0].k_type = 77;
-	ERROR(kvt_shared_attend(p, &params, &seq, 1), -EBADMSG);
-	table[0].k_type = KVT_F32;
-	params.top_k = 3;
-	ERROR(kvt_shared_attend(p, &params, &seq, 1), -EOPNOTSUPP);
-	params.top_k = 0;
-	daemon_kill(SIGKILL);
-	daemon_spawn();
-	OK(kvt_shared_attend(p, &params, &seq, 1));
-	CHECK(here[3] - there[3] < 1e-5f && there[3] - here[3] < 1e-5f, "after a restart");
-	free(table);
-	free(mirror);
-	kvt_attend_destroy(attend);
-	kvt_pool_destroy(p);
-	kvt_client_close(c);
 }
 
 /* ---- two engines and eight sessions ------------------------------------------------------ */
@@ -504,18 +380,7 @@ static void planned_sequence(void)
 	kvt_client_close(c);
 }
 
-static void attended(void)
-{
-	if (want_module)
-		skip("the attention service has not the module's pools");
-	daemon_start("[attend]\nthreads = 2\n");
-	attend_over(8, 16, true);
-	attend_over(64, 24, false);
-}
-
 const struct test_case service_cases[] = {
-	{ "attended", "the daemon computes attention over blocks that are not in memory", attended,
-	  false },
 	{ "planned_sequence", "appends and attention publish their plans by themselves", planned_sequence,
 	  false },
 	{ "engines", "two engines and eight idle sessions over a quarter of their memory", engines,

@@ -27,7 +27,7 @@ struct test_case {
 };
 
 extern const struct test_case pool_cases[], quota_cases[], plan_cases[], bad_cases[], disk_cases[],
-	restart_cases[], checkpoint_cases[], service_cases[], hostile_cases[];
+	restart_cases[], checkpoint_cases[], service_cases[], attend_cases[], hostile_cases[];
 
 /* End the case: it failed, or cannot be run here. */
 __attribute__((noreturn, format(printf, 3, 4))) void fail_at(const char *file, int line,

@@ -30,7 +30,7 @@ static char base[200] = "build/test";
 
 static const struct test_case *const lists[] = { pool_cases, quota_cases, plan_cases, bad_cases,
 						 disk_cases, restart_cases, checkpoint_cases, service_cases,
-						 hostile_cases };
+						 attend_cases, hostile_cases };
 
 /* The last lines of the daemon's log: its folder may be gone with the machine. */
 static void show_log(void)
