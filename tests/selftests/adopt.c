@@ -9,12 +9,6 @@
 #define DRAM 8
 #define KEPT 12
 
-struct manifest {
-	struct kvtier_slot slots[KEPT];
-	uint8_t key[KVTIER_KEY_BYTES];
-	uint8_t store[KVTIER_UUID_BYTES];
-};
-
 FIXTURE(adopt)
 {
 	char disk[KVT_TEXT];
@@ -47,74 +41,11 @@ static int keeping_pool(struct pool *pool, const char *store)
 /* Twelve sealed blocks from block 4 on. */
 static int make_manifest(struct pool *pool, struct manifest *m)
 {
-	struct kvtier_checkpoint arg = {
-		.size = sizeof(arg),
-		.offset = 4 * pool->block,
-		.length = KEPT * pool->block,
-		.slots = (uintptr_t)m->slots,
-		.nr = KEPT,
-	};
 	int ret;
 
 	fill(pool, 0, BLOCKS, 1);
 	ret = op(pool, KVTIER_OP_SEAL, 4, KEPT);
-	if (!ret)
-		ret = call(pool->fd, KVTIER_IOC_CHECKPOINT, &arg);
-	memcpy(m->key, arg.key, sizeof(m->key));
-	memcpy(m->store, arg.store, sizeof(m->store));
-	return ret;
-}
-
-static int adopt_all(struct pool *pool, struct manifest *m)
-{
-	struct kvtier_adopt arg = {
-		.size = sizeof(arg),
-		.slots = (uintptr_t)m->slots,
-		.nr = KEPT,
-	};
-
-	memcpy(arg.key, m->key, sizeof(arg.key));
-	memcpy(arg.store, m->store, sizeof(arg.store));
-	return call(pool->fd, KVTIER_IOC_ADOPT, &arg);
-}
-
-static int release(struct pool *pool, const struct manifest *m)
-{
-	struct kvtier_release arg = { .size = sizeof(arg) };
-
-	memcpy(arg.key, m->key, sizeof(arg.key));
-	return call(pool->fd, KVTIER_IOC_RELEASE, &arg);
-}
-
-static long long store_attr(const char *store, const char *name)
-{
-	char path[2 * KVT_TEXT];
-
-	snprintf(path, sizeof(path), "%s/%s", store, name);
-	return attr_number(path);
-}
-
-static int lift_hold(const char *store)
-{
-	char path[2 * KVT_TEXT];
-
-	snprintf(path, sizeof(path), "%s/hold", store);
-	return attr_write(path, "0");
-}
-
-static int detach(const char *store)
-{
-	char path[2 * KVT_TEXT];
-
-	snprintf(path, sizeof(path), "%s/detach", store);
-	return attr_write(path, "1");
-}
-
-static int attach(const char *disk, char store[KVT_TEXT])
-{
-	int ret = attr_write(KVT_CLASS "attach_store", disk);
-
-	return ret ? ret : store_of(strrchr(disk, '/') + 1, store) ? 0 : -ENOENT;
+	return ret ? ret : checkpoint_blocks(pool, m, 4, KEPT);
 }
 
 static void expect_adopted(struct __test_metadata *_metadata, struct pool *pool,
@@ -146,14 +77,14 @@ TEST_F(adopt, after_the_pool)
 	EXPECT_EQ(1, store_attr(self->store, "reservations"));
 	EXPECT_EQ(KEPT << SHIFT, store_attr(self->store, "used_bytes"));
 	ASSERT_EQ(0, keeping_pool(&pool, self->store));
-	ASSERT_EQ(0, adopt_all(&pool, m));
+	ASSERT_EQ(0, adopt_blocks(&pool, m));
 	ASSERT_EQ(0, keeping_pool(&other, self->store));
-	ASSERT_EQ(0, adopt_all(&other, m)); /* several pools may have one slot */
+	ASSERT_EQ(0, adopt_blocks(&other, m)); /* several pools may have one slot */
 	fill(&other, 16, 16, 2);
 	ASSERT_EQ(0, op(&other, KVTIER_OP_DEMOTE, 0, BLOCKS));
 	expect_adopted(_metadata, &pool, m);
-	EXPECT_EQ(0, release(&pool, m));
-	EXPECT_EQ(-ENOENT, release(&pool, m));
+	EXPECT_EQ(0, release_key(&pool, m));
+	EXPECT_EQ(-ENOENT, release_key(&pool, m));
 	pool_close(&pool);
 	EXPECT_EQ(0, check(&other, 4, KEPT, 1)); /* adopted blocks keep theirs */
 	EXPECT_EQ(0, check(&other, 16, 16, 2));
@@ -179,9 +110,9 @@ TEST_F(adopt, reserved_slots_are_not_reused)
 	}
 	EXPECT_EQ(0, check(&pool, 0, BLOCKS, 5));
 	ASSERT_EQ(0, op(&pool, KVTIER_OP_DISCARD, 0, BLOCKS));
-	ASSERT_EQ(0, adopt_all(&pool, m));
+	ASSERT_EQ(0, adopt_blocks(&pool, m));
 	expect_adopted(_metadata, &pool, m);
-	EXPECT_EQ(0, release(&pool, m));
+	EXPECT_EQ(0, release_key(&pool, m));
 	pool_close(&pool);
 }
 
@@ -193,31 +124,31 @@ TEST_F(adopt, after_a_detach)
 
 	ASSERT_EQ(0, keeping_pool(&pool, self->store));
 	ASSERT_EQ(0, make_manifest(&pool, m));
-	EXPECT_EQ(-EBUSY, detach(self->store));
+	EXPECT_EQ(-EBUSY, store_detach(self->store));
 	pool_close(&pool);
-	ASSERT_EQ(0, detach(self->store));
-	ASSERT_EQ(0, attach(self->disk, self->store));
+	ASSERT_EQ(0, store_detach(self->store));
+	ASSERT_EQ(0, store_attach(self->disk, self->store));
 	EXPECT_EQ(1, store_attr(self->store, "hold"));
 	EXPECT_EQ(0, store_attr(self->store, "used_bytes")); /* it has forgotten them */
 	ASSERT_EQ(0, keeping_pool(&pool, self->store));
 	wrong = *m;
 	wrong.store[0] ^= 1;
-	EXPECT_EQ(-ENODEV, adopt_all(&pool, &wrong));
-	ASSERT_EQ(0, adopt_all(&pool, m));
+	EXPECT_EQ(-ENODEV, adopt_blocks(&pool, &wrong));
+	ASSERT_EQ(0, adopt_blocks(&pool, m));
 	expect_adopted(_metadata, &pool, m);
 	EXPECT_EQ(1, store_attr(self->store, "reservations"));
 	fill(&pool, 20, 2, 3);
 	EXPECT_GT(0, op(&pool, KVTIER_OP_DEMOTE, 20, 2)); /* nothing is written yet */
 	EXPECT_EQ(0, check(&pool, 20, 2, 3));
-	ASSERT_EQ(0, lift_hold(self->store));
+	ASSERT_EQ(0, store_write(self->store, "hold", "0"));
 	EXPECT_EQ(0, op(&pool, KVTIER_OP_DEMOTE, 0, BLOCKS));
 	EXPECT_EQ(0, check(&pool, 4, KEPT, 1));
 	EXPECT_EQ(0, check(&pool, 20, 2, 3));
 	/* The reservation is there again, under the old key. */
 	ASSERT_EQ(0, keeping_pool(&other, self->store));
-	EXPECT_EQ(0, adopt_all(&other, m));
+	EXPECT_EQ(0, adopt_blocks(&other, m));
 	pool_close(&other);
-	EXPECT_EQ(0, release(&pool, m));
+	EXPECT_EQ(0, release_key(&pool, m));
 	pool_close(&pool);
 }
 
@@ -233,8 +164,8 @@ TEST_F(adopt, held_store_is_the_last_choice)
 	ASSERT_EQ(0, keeping_pool(&pool, self->store));
 	ASSERT_EQ(0, make_manifest(&pool, m));
 	pool_close(&pool);
-	ASSERT_EQ(0, detach(self->store));
-	ASSERT_EQ(0, attach(self->disk, self->store));
+	ASSERT_EQ(0, store_detach(self->store));
+	ASSERT_EQ(0, store_attach(self->disk, self->store));
 	ASSERT_EQ(1, store_attr(self->store, "hold"));
 	/* Leave the others less room than the held one has. */
 	held = 1ULL << store_number(self->store);
@@ -252,7 +183,7 @@ TEST_F(adopt, held_store_is_the_last_choice)
 	EXPECT_EQ(0, check(&pool, 0, BLOCKS, 1));
 	pool_close(&pool);
 	pool_close(&large);
-	ASSERT_EQ(0, lift_hold(self->store));
+	ASSERT_EQ(0, store_write(self->store, "hold", "0"));
 }
 
 /* Lifted without an adoption the slots are free, and the key is unknown. */
@@ -264,12 +195,12 @@ TEST_F(adopt, forgotten)
 	ASSERT_EQ(0, keeping_pool(&pool, self->store));
 	ASSERT_EQ(0, make_manifest(&pool, m));
 	pool_close(&pool);
-	ASSERT_EQ(0, detach(self->store));
-	ASSERT_EQ(0, attach(self->disk, self->store));
-	ASSERT_EQ(0, lift_hold(self->store));
+	ASSERT_EQ(0, store_detach(self->store));
+	ASSERT_EQ(0, store_attach(self->disk, self->store));
+	ASSERT_EQ(0, store_write(self->store, "hold", "0"));
 	ASSERT_EQ(0, keeping_pool(&pool, self->store));
-	EXPECT_EQ(-ENOENT, adopt_all(&pool, m));
-	EXPECT_EQ(-ENOENT, release(&pool, m));
+	EXPECT_EQ(-ENOENT, adopt_blocks(&pool, m));
+	EXPECT_EQ(-ENOENT, release_key(&pool, m));
 	fill(&pool, 0, BLOCKS, 2);
 	ASSERT_EQ(0, op(&pool, KVTIER_OP_DEMOTE, 0, BLOCKS));
 	EXPECT_EQ(0, check(&pool, 0, BLOCKS, 2));
@@ -287,17 +218,17 @@ TEST_F(adopt, again_needs_an_administrator)
 	ASSERT_EQ(0, keeping_pool(&pool, self->store));
 	ASSERT_EQ(0, make_manifest(&pool, m));
 	pool_close(&pool);
-	ASSERT_EQ(0, detach(self->store));
-	ASSERT_EQ(0, attach(self->disk, self->store));
+	ASSERT_EQ(0, store_detach(self->store));
+	ASSERT_EQ(0, store_attach(self->disk, self->store));
 	ASSERT_EQ(0, keeping_pool(&pool, self->store));
 	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid)
-		_exit(setresuid(65534, 65534, 65534) || adopt_all(&pool, m) != -ENOENT);
+		_exit(setresuid(65534, 65534, 65534) || adopt_blocks(&pool, m) != -ENOENT);
 	ASSERT_EQ(pid, waitpid(pid, &status, 0));
 	EXPECT_EQ(0, status);
-	EXPECT_EQ(0, adopt_all(&pool, m));
-	EXPECT_EQ(0, release(&pool, m));
+	EXPECT_EQ(0, adopt_blocks(&pool, m));
+	EXPECT_EQ(0, release_key(&pool, m));
 	pool_close(&pool);
 }
 
@@ -339,7 +270,7 @@ TEST_F(adopt, after_a_reload)
 	ASSERT_EQ(0, keeping_pool(&pool, self->store));
 	ASSERT_EQ(0, make_manifest(&pool, m));
 	pool_close(&pool);
-	ASSERT_EQ(0, detach(self->store));
+	ASSERT_EQ(0, store_detach(self->store));
 	if (had_first)
 		ASSERT_EQ(0, store_down(first_store));
 	ASSERT_EQ(0, unload_module());
@@ -351,14 +282,14 @@ TEST_F(adopt, after_a_reload)
 	EXPECT_EQ(7, attr_number(KVT_CLASS "policy/writeback_depth"));
 	EXPECT_EQ(0, attr_write(KVT_CLASS "policy/writeback_depth", "4"));
 	if (had_first)
-		EXPECT_EQ(0, attach(first, first_store));
-	ASSERT_EQ(0, attach(self->disk, self->store));
+		EXPECT_EQ(0, store_attach(first, first_store));
+	ASSERT_EQ(0, store_attach(self->disk, self->store));
 	EXPECT_EQ(1, store_attr(self->store, "hold"));
 	ASSERT_EQ(0, keeping_pool(&pool, self->store));
-	ASSERT_EQ(0, adopt_all(&pool, m));
+	ASSERT_EQ(0, adopt_blocks(&pool, m));
 	expect_adopted(_metadata, &pool, m);
-	ASSERT_EQ(0, lift_hold(self->store));
-	EXPECT_EQ(0, release(&pool, m));
+	ASSERT_EQ(0, store_write(self->store, "hold", "0"));
+	EXPECT_EQ(0, release_key(&pool, m));
 	pool_close(&pool);
 }
 
