@@ -517,9 +517,10 @@ struct kvt_store {
 	bool stable; /* what is written must not change meanwhile: digests; set before use */
 	bool gone; /* a device was removed: no new pools; set once, without a lock */
 
-	struct mutex reserve_lock; /* the next four; outside .lock and the lock of .extra */
+	struct mutex reserve_lock; /* the next five; outside .lock and the lock of .extra */
 	struct list_head reservations;
 	u32 nr_keys; /* of reservations; read without the lock */
+	u64 header_generation; /* of the last headers that were written or read */
 	bool marked; /* the headers say that there are reservations */
 	bool mark_unsure; /* a header could not be written: they may say either */
 
