@@ -659,7 +659,7 @@ struct kvt_policy {
 	u32 scan_period_ms; /* 0: no sampling */
 	u64 writeback_rate; /* bytes a second and store; 0: no background write-back */
 	u32 writeback_depth; /* writes at a time */
-	u32 max_deadline_ms; /* pools may not ask for more */
+	u32 min_deadline_ms, max_deadline_ms; /* pools may not ask for less, nor for more */
 };
 extern struct kvt_policy kvt_policy;
 

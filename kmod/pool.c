@@ -59,7 +59,8 @@ static int check_shape(const struct kvtier_pool_create *arg)
 	if (!arg->bytes || arg->bytes & mask || arg->bytes >> arg->block_shift >= U32_MAX ||
 	    arg->bytes > MAX_LFS_FILESIZE)
 		return -EINVAL;
-	if (arg->io_deadline_ms > kvt_policy.max_deadline_ms)
+	if (arg->io_deadline_ms && (arg->io_deadline_ms < kvt_policy.min_deadline_ms ||
+				    arg->io_deadline_ms > kvt_policy.max_deadline_ms))
 		return -EINVAL;
 	if (arg->flags & KVTIER_POOL_KEEP && !arg->budget[KVTIER_TIER_NVME].bytes)
 		return -EINVAL;

@@ -37,6 +37,7 @@ static const struct setting {
 	{ "policy", "scan_period_ms", NUMBER, NULL },
 	{ "policy", "writeback_rate", SIZE, NULL },
 	{ "policy", "writeback_depth", NUMBER, NULL },
+	{ "policy", "min_deadline_ms", NUMBER, NULL },
 	{ "policy", "max_deadline_ms", NUMBER, NULL },
 };
 

@@ -16,6 +16,30 @@
 #define DEADLINE_MS 2000
 #define PATIENCE_MS (DEADLINE_MS * 30) /* an interpreted machine has time */
 
+/* Who is too impatient would make everybody's transfers late ones. */
+TEST(least_deadline)
+{
+	struct kvtier_pool_create request = pool_request(SHIFT, BLOCKS, DRAM, 2 * BLOCKS);
+	const char *least = KVT_CLASS "policy/min_deadline_ms";
+	long long before = attr_number(least);
+	struct pool pool;
+
+	ASSERT_LT(1, before);
+	request.io_deadline_ms = before - 1;
+	EXPECT_EQ(-EINVAL, pool_open(&pool, &request));
+	request.io_deadline_ms = before;
+	ASSERT_EQ(0, pool_open(&pool, &request));
+	pool_close(&pool);
+	ASSERT_EQ(0, attr_write(least, "1"));
+	request.io_deadline_ms = 1;
+	EXPECT_EQ(0, pool_open(&pool, &request));
+	pool_close(&pool);
+	EXPECT_EQ(0, attr_writef(least, "%lld", before));
+	request.io_deadline_ms = 0;
+	ASSERT_EQ(0, pool_open(&pool, &request));
+	pool_close(&pool);
+}
+
 FIXTURE(stall)
 {
 	char disk[KVT_TEXT];

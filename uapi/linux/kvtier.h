@@ -465,7 +465,8 @@ enum kvtier_pool_flags {
  * @bytes: size of the pool, a multiple of the block size; fewer than 2^32 - 1
  *         blocks
  * @block_shift: log2 of the block size, KVTIER_SHIFT_MIN to KVTIER_SHIFT_MAX
- * @io_deadline_ms: bound of an I/O and of a wait for space; 0: KVTIER_DEADLINE_MS
+ * @io_deadline_ms: bound of an I/O and of a wait for space; 0: KVTIER_DEADLINE_MS;
+ *                  EINVAL: not within what the administrator allows
  * @budget: indexed by enum kvtier_tier; that of KVTIER_TIER_NONE must be 0
  * @name: shown in sysfs and by tools; zero-terminated; empty: the name of the
  *        calling program
