@@ -176,6 +176,8 @@ struct kvt_policy kvt_policy = {
 	.writeback_depth = 4,
 	.min_deadline_ms = 100,
 	.max_deadline_ms = 600000,
+	.max_reserved_percent = 100,
+	.max_keys = 65536,
 };
 
 static struct device *policy;
@@ -222,6 +224,8 @@ POLICY(writeback_rate, u64, ullong, kstrtou64, "%llu", 0, U64_MAX);
 POLICY_U32(writeback_depth, 1, KVT_BATCH);
 POLICY_U32(min_deadline_ms, 1, 60000);
 POLICY_U32(max_deadline_ms, 1, 3600000);
+POLICY_U32(max_reserved_percent, 1, 100);
+POLICY_U32(max_keys, 1, U32_MAX);
 
 /* Files cannot be set out of their range; parameters can. */
 static const struct {
@@ -235,6 +239,8 @@ static const struct {
 	{ "writeback_depth", writeback_depth_fits },
 	{ "min_deadline_ms", min_deadline_ms_fits },
 	{ "max_deadline_ms", max_deadline_ms_fits },
+	{ "max_reserved_percent", max_reserved_percent_fits },
+	{ "max_keys", max_keys_fits },
 };
 
 static int check_parameters(void)
@@ -266,6 +272,8 @@ static struct attribute *policy_attrs[] = {
 	&dev_attr_writeback_depth.attr,
 	&dev_attr_min_deadline_ms.attr,
 	&dev_attr_max_deadline_ms.attr,
+	&dev_attr_max_reserved_percent.attr,
+	&dev_attr_max_keys.attr,
 	NULL
 };
 ATTRIBUTE_GROUPS(policy);

@@ -464,6 +464,123 @@ TEST_F(store, stripe)
 	drop_loop(file, loop);
 }
 
+/* ---- what is promised of a store -------------------------------------------------- */
+
+#define SMALL_CHUNKS 15 /* of 2 MiB, of the 31 of the least store */
+#define PER_CHUNK 32 /* slots of 64 KiB */
+
+/* The least store there can be, on a file; its path. */
+static int small_store(int *file, int *loop, char path[KVT_TEXT])
+{
+	char device[KVT_TEXT];
+
+	make_loop(64, file, loop, device);
+	return device[0] ? store_up(device, path) : -ENODEV;
+}
+
+static int pool_on(struct pool *pool, const char *store, uint32_t shift, uint64_t blocks,
+		   uint64_t nvme)
+{
+	struct kvtier_pool_create request = pool_request(shift, blocks, 8, nvme);
+
+	request.flags = KVTIER_POOL_NO_PREDICT | KVTIER_POOL_KEEP;
+	request.budget[KVTIER_TIER_NVME].nodes = 1ULL << store_number(store);
+	return pool_open(pool, &request);
+}
+
+/* Leave one slot of each chunk that a pool has. */
+static int thin_out(struct pool *pool)
+{
+	uint64_t i;
+	int ret = 0;
+
+	for (i = 0; i < pool->blocks && !ret; i++) {
+		if (info(pool, i).slot % PER_CHUNK)
+			ret = op(pool, KVTIER_OP_DISCARD, i, 1);
+	}
+	return ret;
+}
+
+static int fill_and_demote(struct pool *pool, uint64_t stamp)
+{
+	uint64_t i;
+	int ret = 0;
+
+	for (i = 0; i < pool->blocks && !ret; i += 8) {
+		fill(pool, i, 8, stamp);
+		ret = op(pool, KVTIER_OP_DEMOTE, i, 8);
+	}
+	return ret;
+}
+
+/* However small slots lie, a pool gets the large ones that it claimed. */
+TEST_F(store, small_slots_leave_room_for_large_ones)
+{
+	const uint64_t blocks = SMALL_CHUNKS * PER_CHUNK, rest = 31 - SMALL_CHUNKS;
+	struct pool small, large;
+	char path[KVT_TEXT];
+	int file, loop, ret = small_store(&file, &loop, path);
+
+	if (ret == -ENODEV)
+		SKIP(return, "no loop devices");
+	ASSERT_EQ(0, ret);
+	ASSERT_EQ(31 << HUGE_SHIFT, store_attr(path, "size_bytes"));
+	ASSERT_EQ(0, pool_on(&small, path, SHIFT, blocks, blocks));
+	EXPECT_EQ(-ENOSPC, pool_on(&large, path, HUGE_SHIFT, rest, rest + 1));
+	ASSERT_EQ(0, pool_on(&large, path, HUGE_SHIFT, rest, rest));
+	ASSERT_EQ(0, fill_and_demote(&small, 1));
+	ASSERT_EQ(0, thin_out(&small));
+	ASSERT_EQ(0, fill_and_demote(&small, 2));
+	EXPECT_EQ(0, fill_and_demote(&large, 3));
+	EXPECT_EQ(31 << HUGE_SHIFT, store_attr(path, "used_bytes"));
+	EXPECT_EQ(0, check(&small, 0, 64, 2));
+	EXPECT_EQ(0, check(&large, 0, rest, 3));
+	pool_close(&small);
+	pool_close(&large);
+	EXPECT_EQ(0, store_attr(path, "used_bytes"));
+	EXPECT_EQ(0, store_down(path));
+	drop_loop(file, loop);
+}
+
+/* Of chunks that reservations hold in part, nothing is promised to large slots. */
+TEST_F(store, nothing_is_promised_of_parts)
+{
+	const uint64_t blocks = 31 * PER_CHUNK;
+	struct manifest m = { .nr = 0 };
+	struct pool small, large;
+	char path[KVT_TEXT];
+	int file, loop, ret = small_store(&file, &loop, path);
+	uint64_t i;
+
+	if (ret == -ENODEV)
+		SKIP(return, "no loop devices");
+	ASSERT_EQ(0, ret);
+	ASSERT_EQ(0, pool_on(&small, path, SHIFT, blocks, blocks));
+	for (i = 0; i < blocks; i++)
+		fill_word((uint64_t *)at(&small, i), 0, i);
+	ASSERT_EQ(0, op(&small, KVTIER_OP_DEMOTE, 0, blocks));
+	ASSERT_EQ(0, thin_out(&small));
+	for (i = 0; i < blocks; i++) {
+		if (info(&small, i).state == KVTIER_BLOCK_EMPTY)
+			continue;
+		ASSERT_EQ(0, op(&small, KVTIER_OP_SEAL, i, 1));
+		ASSERT_EQ(0, checkpoint_blocks(&small, &m, i, 1));
+	}
+	EXPECT_GE(m.nr, 31 - 8); /* those that were in memory have none, or another */
+	pool_close(&small);
+	EXPECT_EQ((long long)m.nr << SHIFT, store_attr(path, "kept_bytes"));
+	EXPECT_EQ((long long)m.nr << SHIFT, store_attr(path, "used_bytes"));
+	EXPECT_EQ(-ENOSPC, pool_on(&large, path, HUGE_SHIFT, 8, 31 - m.nr + 1));
+	ASSERT_EQ(0, pool_on(&small, path, SHIFT, blocks, blocks)); /* they fit in the parts */
+	EXPECT_EQ(0, adopt_blocks(&small, &m));
+	EXPECT_EQ(0, release_key(&small, &m));
+	pool_close(&small);
+	ASSERT_EQ(0, pool_on(&large, path, HUGE_SHIFT, 16, 31));
+	pool_close(&large);
+	EXPECT_EQ(0, store_down(path));
+	drop_loop(file, loop);
+}
+
 /* A store does not go while it is used, and its files take no nonsense. */
 TEST_F(store, detach_and_hold)
 {
