@@ -101,7 +101,7 @@ bool kvt_block_try(struct kvt_block *block)
 	return !test_and_set_bit_lock(KVT_BLOCK_BUSY, &block->flags);
 }
 
-void kvt_block_unlock(struct kvt_pool *pool, struct kvt_block *block)
+void kvt_block_unlock_vain(struct kvt_block *block)
 {
 	WARN_ON_ONCE(!test_bit(KVT_BLOCK_BUSY, &block->flags));
 	clear_bit(KVT_BLOCK_MOVING, &block->flags);
@@ -109,6 +109,11 @@ void kvt_block_unlock(struct kvt_pool *pool, struct kvt_block *block)
 	/* With the one of prepare_to_wait(): who waits is seen below, or has seen the bit. */
 	smp_mb__after_atomic();
 	wake_up_bit(&block->flags, KVT_BLOCK_BUSY);
+}
+
+void kvt_block_unlock(struct kvt_pool *pool, struct kvt_block *block)
+{
+	kvt_block_unlock_vain(block);
 	if (waitqueue_active(&pool->room)) /* after the barrier above */
 		wake_up(&pool->room);
 }

@@ -221,12 +221,14 @@ static void evict_end(struct kvt_pool *pool, struct kvt_move *move, struct evict
 
 	if (!ret)
 		ret = kvt_drop(pool, move);
-	if (ret)
-		put_back(pool, move->block, ret);
-	else
-		evicted->any = true;
 	evicted->frames += move->freed;
-	kvt_block_unlock(pool, move->block);
+	if (ret) {
+		put_back(pool, move->block, ret);
+		kvt_block_unlock_vain(move->block);
+	} else {
+		evicted->any = true;
+		kvt_block_unlock(pool, move->block);
+	}
 }
 
 static struct evicted evict_batch(struct kvt_pool *pool, enum kvtier_tier tier, u32 want)
@@ -461,6 +463,7 @@ int kvt_evict_node(struct kvt_pool *pool, enum kvtier_tier tier, int node)
 	smp_mb(); /* the node is out of its tier, see kvt_frame_try() */
 	for (;;) {
 		kvt_frames_drop_spare(pool, U64_MAX);
+		kvt_linger_reap(pool, tier);
 		leaving = leave(pool, tier, node);
 		if (leaving.in_vain)
 			return -EBUSY;

@@ -49,14 +49,13 @@ static bool ready(u64 nr, const struct kvt_block *block, bool write)
 	return block->frame && !(write && kvt_is_lent(nr, block));
 }
 
-/* Make it ready; the caller owns the block.  -EAGAIN: not before there is room for a copy. */
-static int bring(struct kvt_pool *pool, u64 nr, struct kvt_block *block, bool write,
-		 unsigned long until)
+/* Make it ready; the caller owns the block.  -EAGAIN: not before there is room for it. */
+static int bring(struct kvt_pool *pool, u64 nr, struct kvt_block *block, bool write)
 {
 	int ret = refusal(block, write);
 
 	if (!ret && !block->frame)
-		ret = kvt_fetch(pool, nr, block, KVTIER_TIER_NONE, TASK_KILLABLE, until);
+		ret = kvt_fetch(pool, nr, block, KVTIER_TIER_NONE);
 	if (!ret && !ready(nr, block, write))
 		ret = kvt_unshare(pool, nr, block);
 	if (!ret)
@@ -78,17 +77,14 @@ static enum kind kind_of(struct kvt_pool *pool, const struct kvt_block *block, b
 	return block->unit == KVT_NO_UNIT ? ZERO : HARD;
 }
 
-/*
- * Until it is ready and owned, or there is a reason why not.  Whoever waits here for room owns
- * nothing that others could wait for, or a block without a frame.
- */
+/* Until it is ready and owned, or there is a reason why not.  Waits for room as no owner. */
 static int bring_until(struct kvt_pool *pool, u64 nr, struct kvt_block *block, bool write,
 		       unsigned long until)
 {
 	int ret;
 
-	while ((ret = bring(pool, nr, block, write, until))) {
-		kvt_block_unlock(pool, block);
+	while ((ret = bring(pool, nr, block, write))) {
+		kvt_block_unlock_vain(block);
 		if (ret == -EAGAIN)
 			ret = kvt_wait_for_room(pool, TASK_KILLABLE, until);
 		if (!ret)

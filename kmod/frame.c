@@ -31,7 +31,13 @@ int kvt_frame_init(void)
 
 void kvt_frame_exit(void)
 {
+	kvt_linger_exit();
 	kmem_cache_destroy(frames);
+}
+
+void kvt_frame_delete(struct kvt_frame *frame)
+{
+	kmem_cache_free(frames, frame);
 }
 
 /* Charge one block to a budget, which is never exceeded, however short. */
@@ -152,39 +158,6 @@ static struct kvt_frame *frame_new(struct kvt_pool *pool, enum kvtier_tier tier)
 	return frame;
 }
 
-bool kvt_frame_poisoned(struct kvt_pool *pool, struct kvt_frame *frame)
-{
-	u32 i;
-
-	for (i = 0; i < 1U << pool->order; i++) {
-		if (PageHWPoison(folio_page(frame->folio, i)))
-			return true;
-	}
-	return false;
-}
-
-/*
- * The folio lives on while somebody else holds it; nothing of ours points to it.  One with a
- * memory error is kept: the core takes such pages out of use one by one only, and would
- * hand out those of a larger folio again.
- */
-static void frame_free(struct kvt_pool *pool, struct kvt_frame *frame)
-{
-	struct folio *folio = frame->folio;
-
-	folio_lock(folio);
-	folio->mapping = NULL;
-	folio->private = NULL;
-	folio_unlock(folio);
-	if (!kvt_frame_poisoned(pool, frame))
-		folio_put(folio);
-	else
-		pr_err_ratelimited("pool%u: gave up %llu bytes on node %d: a memory error is there\n",
-				   pool->id, kvt_block_bytes(pool), frame->node);
-	kvt_uncharge(&pool->share[frame->tier]);
-	kmem_cache_free(frames, frame);
-}
-
 static struct kvt_frame *spare_take(struct kvt_pool *pool, enum kvtier_tier tier)
 {
 	struct kvt_share *share = &pool->share[tier];
@@ -208,11 +181,16 @@ static struct kvt_frame *spare_or_new(struct kvt_pool *pool, enum kvtier_tier ti
 	while ((frame = spare_take(pool, tier))) {
 		if (node_isset(frame->node, kvt_tiers[tier].nodes))
 			return frame;
-		frame_free(pool, frame); /* its node left the tier meanwhile */
+		kvt_frame_free(pool, frame); /* its node left the tier meanwhile */
 	}
-	if (!kvt_charge(share))
-		return NULL;
+	while (!kvt_charge(share)) {
+		if (!kvt_linger_reap(pool, tier))
+			return NULL;
+	}
 	frame = frame_new(pool, tier);
+	/* Its memory cgroup may have no room for one because of what is spare of the other tier. */
+	if (!frame && kvt_frames_drop_spare(pool, U64_MAX))
+		frame = frame_new(pool, tier);
 	if (!frame)
 		kvt_uncharge(share);
 	return frame;
@@ -232,9 +210,9 @@ struct kvt_frame *kvt_frame_try(struct kvt_pool *pool, enum kvtier_tier tier)
 	return frame;
 }
 
-static bool reusable(struct kvt_pool *pool, struct kvt_frame *frame)
+static bool reusable(const struct kvt_frame *frame)
 {
-	return folio_ref_count(frame->folio) == 1 && !kvt_frame_poisoned(pool, frame) &&
+	return !kvt_frame_held(frame) && !kvt_frame_poisoned(frame) &&
 	       node_isset(frame->node, kvt_tiers[frame->tier].nodes);
 }
 
@@ -260,14 +238,14 @@ void kvt_frame_put(struct kvt_pool *pool, struct kvt_frame *frame)
 	bool spare = false;
 
 	atomic_dec(&pool->in_hand[frame->node]);
-	if (reusable(pool, frame)) {
+	if (reusable(frame)) {
 		frame->folio->mapping = NULL;
 		folio_clear_dirty(frame->folio);
 		folio_clear_referenced(frame->folio);
 		spare = make_spare(pool, frame);
 	}
 	if (!spare)
-		frame_free(pool, frame);
+		kvt_frame_free(pool, frame);
 	wake_up(&pool->room);
 }
 
@@ -282,7 +260,14 @@ void kvt_frame_forget(struct kvt_pool *pool, struct kvt_frame *frame)
 	atomic_dec(&pool->in_hand[frame->node]);
 	frame->folio->mapping = NULL;
 	frame->folio->private = NULL;
-	kmem_cache_free(frames, frame);
+	kvt_frame_delete(frame);
+}
+
+/* In a memory cgroup that is full, others have more use for what is spare. */
+void kvt_frames_make_way(struct kvt_pool *pool)
+{
+	if (kvt_memcg_room(pool->memcg) < ROOM_BESIDE)
+		kvt_frames_drop_spare(pool, U64_MAX);
 }
 
 u64 kvt_frames_drop_spare(struct kvt_pool *pool, u64 max)
@@ -293,7 +278,7 @@ u64 kvt_frames_drop_spare(struct kvt_pool *pool, u64 max)
 
 	for (tier = KVTIER_TIER_DRAM; tier <= KVTIER_TIER_CXL; tier++) {
 		while (nr < max && (frame = spare_take(pool, tier))) {
-			frame_free(pool, frame);
+			kvt_frame_free(pool, frame);
 			nr++;
 		}
 	}
@@ -599,20 +584,4 @@ int kvt_wait_for_room(struct kvt_pool *pool, int state, unsigned long until)
 		schedule_timeout(min_t(long, HZ / 50 + 1, left + 1));
 	finish_wait(&pool->room, &wait);
 	return ret;
-}
-
-struct kvt_frame *kvt_frame_get(struct kvt_pool *pool, enum kvtier_tier tier, int state,
-				unsigned long until)
-{
-	struct kvt_frame *frame;
-	int ret;
-
-	if (tier != KVTIER_TIER_NONE && !READ_ONCE(pool->share[tier].budget))
-		return ERR_PTR(-ENODEV);
-	while (!(frame = kvt_frame_soon(pool, tier))) {
-		ret = kvt_wait_for_room(pool, state, until);
-		if (ret)
-			return ERR_PTR(ret);
-	}
-	return frame;
 }

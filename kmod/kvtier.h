@@ -12,8 +12,7 @@
  * A block has at most one owner at a time: who holds its bit KVT_BLOCK_BUSY
  * (block.c).  The owner may sleep and do I/O.  All fields of a block are read and
  * changed by its owner alone, but for what its comment says.  Who owns a block waits
- * for no other, but takes it with kvt_block_try(); who owns a block that has a frame
- * waits for no frame either.
+ * for no other, but takes it with kvt_block_try(); nor does it wait for room.
  *
  * Order, outermost first:
  *
@@ -31,6 +30,7 @@
 #define KVTIER_KMOD_H
 
 #include <linux/bio.h>
+#include <linux/bitmap.h>
 #include <linux/device.h>
 #include <linux/fs.h>
 #include <linux/kref.h>
@@ -139,7 +139,9 @@ struct kvt_share {
 	struct list_head cold; /* in the order of the hints */
 	struct list_head held; /* those whose pages somebody holds */
 	struct list_head spare; /* allocated and charged, in no block */
+	struct list_head lingering; /* the same, and somebody holds their pages */
 	u32 nr_active, nr_cold, nr_spare; /* active: with those that are held or pinned */
+	u32 nr_lingering;
 	u32 placements; /* frames that were given to blocks so far; wraps */
 };
 
@@ -166,9 +168,23 @@ struct kvt_tier_counters {
 	struct kvt_span read, write;
 };
 
+#define KVT_SCAN_WINDOW 4096 /* blocks */
+
+/* How far a look at accessed bits has come: of these blocks, in which of the mappings (scan.c). */
+struct kvt_scan {
+	u64 first; /* of the window */
+	u32 mapping; /* the next, in the order of the pool's */
+	u64 block; /* and where it goes on there */
+	DECLARE_BITMAP(used, KVT_SCAN_WINDOW);
+};
+
+/* Operations that may wait for room, and the others, which may make it and do not wait behind. */
+enum kvt_queue_nr { KVT_QUEUE_BRING, KVT_QUEUE_OTHER, KVT_NR_QUEUES };
+
 struct kvt_pool {
 	struct kref ref; /* the file, I/O and commands that are under way */
 	u32 id;
+	kuid_t owner; /* who made it: policy/max_pools */
 	u32 flags; /* KVTIER_POOL_* */
 	u32 tiers; /* bit per tier that it was made with */
 	char name[KVTIER_NAME_BYTES];
@@ -182,7 +198,7 @@ struct kvt_pool {
 	struct kvt_block **chunks; /* set once each, with cmpxchg */
 	struct kvt_share share[KVTIER_NR_TIERS];
 	spinlock_t lru_lock;
-	atomic_t *in_hand; /* per node: frames on the way to a block, or from one */
+	atomic_t *in_hand; /* per node: frames on the way to a block, or from one; lingering */
 	u64 nr_saved; /* blocks with a frame and a slot; lru_lock */
 	u64 slot_hand; /* where the search for one of them begins; racy */
 	atomic64_t nr_pinned; /* blocks with pins */
@@ -194,12 +210,10 @@ struct kvt_pool {
 	struct list_head owes; /* the account's pools with .due; store->lock */
 	struct mem_cgroup *memcg; /* charged for frames; NULL without memcg */
 	struct mutex budget_lock; /* changes of budgets */
-	struct workqueue_struct *wq; /* NOWAIT operations and commands */
+	struct workqueue_struct *wq[KVT_NR_QUEUES]; /* NOWAIT operations and commands */
 	atomic_t nr_later; /* NOWAIT operations that are not done */
 	bool dying; /* is being released: keep nothing, begin nothing, wait for nothing */
-
-	struct mutex vma_lock; /* vmas */
-	struct list_head vmas; /* struct kvt_vma, map.c */
+	bool gone; /* was released: what it gives back now is the tier's; lru_lock */
 
 	spinlock_t event_lock; /* ring */
 	struct kvt_event_ring *events;
@@ -212,7 +226,7 @@ struct kvt_pool {
 	atomic_t nr_sealed_dirty; /* a hint for write-back; may lag */
 	unsigned long pressed; /* jiffies of the last event of pressure; racy */
 	unsigned long crowded; /* jiffies when its memory cgroup was found full; racy */
-	u32 scan_hand; /* scan.c */
+	struct kvt_scan scan; /* the worker's alone */
 	u32 scrub_hand;
 
 	struct list_head link; /* kvt_pools; kvt_pools_lock */
@@ -242,6 +256,8 @@ static inline void kvt_count(struct kvt_pool *pool, enum kvt_counter which)
 int kvt_pool_create(struct file *file, struct kvtier_pool_create *arg);
 void kvt_pool_release(struct kvt_pool *pool); /* last close: gives everything back */
 void kvt_pool_put(struct kvt_pool *pool);
+/* That with the lowest number above @id, and a reference; NULL: none.  kvt_pools_lock. */
+struct kvt_pool *kvt_pool_after(s64 id);
 struct kvt_pool *kvt_pool_of(struct file *file); /* NULL if the file is no pool (yet) */
 int kvt_pool_set_budget(struct kvt_pool *pool, enum kvtier_tier tier, u64 bytes);
 
@@ -254,6 +270,8 @@ int kvt_block_lock_killable(struct kvt_block *block); /* -EINTR on a fatal signa
 int kvt_block_lock_interruptible(struct kvt_block *block);
 bool kvt_block_try(struct kvt_block *block);
 void kvt_block_unlock(struct kvt_pool *pool, struct kvt_block *block);
+/* The same of one that there was no room for: or all who wait for room would wake each other. */
+void kvt_block_unlock_vain(struct kvt_block *block);
 enum kvtier_block_state kvt_block_state(const struct kvt_block *block);
 bool kvt_block_unsaved(const struct kvt_block *block); /* its slot does not hold it */
 void kvt_block_info(struct kvt_pool *pool, u64 nr, struct kvtier_block_info *info);
@@ -269,7 +287,8 @@ struct kvt_tier {
 	const char *name; /* "dram", "cxl" */
 	nodemask_t nodes; /* usable now */
 	u64 limit; /* bytes that pools may claim in all; 0: the default */
-	u64 claimed; /* by the budgets of pools */
+	u64 claimed; /* by the budgets of pools, and what those have left that are gone */
+	s64 orphaned; /* the latter; below 0 while a pool goes */
 	u32 watermark_low, watermark_high; /* percent of a budget kept free; 0: off */
 	u64 bandwidth; /* bytes a second, measured by copies; racy */
 	struct device *dev;
@@ -282,6 +301,9 @@ int kvt_tier_init(void);
 void kvt_tier_exit(void);
 int kvt_tier_claim(enum kvtier_tier tier, u64 bytes); /* -ENOSPC over the limit */
 void kvt_tier_unclaim(enum kvtier_tier tier, u64 bytes);
+/* A pool goes that claims @bytes, of which it has yet to give back @left (kvt_tier_disown). */
+void kvt_tier_orphan(enum kvtier_tier tier, u64 bytes, u64 left);
+void kvt_tier_disown(enum kvtier_tier tier, u64 bytes);
 int kvt_tier_check_nodes(enum kvtier_tier tier, u64 nodes); /* -ENODEV */
 u64 kvt_tier_node_bits(enum kvtier_tier tier);
 u64 kvt_tier_free(enum kvtier_tier tier);
@@ -304,13 +326,9 @@ struct kvt_frame *kvt_frame_try(struct kvt_pool *pool, enum kvtier_tier tier);
 struct kvt_frame *kvt_frame_soon(struct kvt_pool *pool, enum kvtier_tier tier);
 /*
  * Wait until there may be room.  -ENOSPC: it is after @until (jiffies); -EINTR: a signal, of
- * the kind that @state says (TASK_KILLABLE, TASK_INTERRUPTIBLE, TASK_UNINTERRUPTIBLE);
- * -ECANCELED.  Owner of no block that has a frame.
+ * the kind that @state says (TASK_KILLABLE, TASK_INTERRUPTIBLE); -ECANCELED.  Owner of none.
  */
 int kvt_wait_for_room(struct kvt_pool *pool, int state, unsigned long until);
-/* Both, until there is a frame.  ERR_PTR: also -ENODEV.  Owner as above. */
-struct kvt_frame *kvt_frame_get(struct kvt_pool *pool, enum kvtier_tier tier, int state,
-				unsigned long until);
 void kvt_frame_put(struct kvt_pool *pool, struct kvt_frame *frame); /* one in no block */
 void kvt_frame_forget(struct kvt_pool *pool, struct kvt_frame *frame); /* never reuse it */
 void kvt_frame_zero(struct kvt_pool *pool, struct kvt_frame *frame);
@@ -337,10 +355,24 @@ void kvt_count_saved(struct kvt_pool *pool, const struct kvt_block *block, int s
 /* -EBUSY if the frame has other than @sharers blocks. */
 int kvt_frame_swap(struct kvt_pool *pool, struct kvt_frame *frame, struct kvt_frame *to,
 		   u32 sharers);
-bool kvt_frame_poisoned(struct kvt_pool *pool, struct kvt_frame *frame);
 u64 kvt_frames_drop_spare(struct kvt_pool *pool, u64 max); /* how many were freed */
+void kvt_frames_make_way(struct kvt_pool *pool); /* drop them if others need their memory */
+void kvt_frame_delete(struct kvt_frame *frame); /* the struct alone */
 int kvt_frame_init(void);
 void kvt_frame_exit(void);
+
+/* ---- linger.c: frames that no block has and somebody holds ---------------------- */
+
+bool kvt_frame_held(const struct kvt_frame *frame); /* of one that is in no page table */
+bool kvt_frame_poisoned(const struct kvt_frame *frame);
+/* Give back memory and charge, at once or when nobody holds its pages any more. */
+void kvt_frame_free(struct kvt_pool *pool, struct kvt_frame *frame);
+/* Give back what nobody holds any more; how many frames that were. */
+u32 kvt_linger_reap(struct kvt_pool *pool, enum kvtier_tier tier);
+void kvt_linger_reap_orphans(void); /* of pools that are gone */
+/* The pool goes: how many blocks it has yet to give back. */
+void kvt_linger_leave(struct kvt_pool *pool, u64 left[KVTIER_NR_TIERS]);
+void kvt_linger_exit(void);
 
 /* ---- map.c: page tables ------------------------------------------------------- */
 
@@ -369,10 +401,6 @@ bool kvt_is_our_vma(const struct vm_area_struct *vma, const struct kvt_pool *poo
 bool kvt_inserts_blocks(struct kvt_pool *pool);
 vm_fault_t kvt_insert_block(struct kvt_pool *pool, struct vm_fault *vmf, struct folio *folio);
 #endif
-struct kvt_vma {
-	struct list_head link;
-	struct vm_area_struct *vma;
-};
 
 /* ---- fault.c -------------------------------------------------------------------- */
 
@@ -405,9 +433,8 @@ void kvt_set_bad(struct kvt_pool *pool, u64 nr, struct kvt_block *block, int err
 /* Start and finish bringing an EMPTY, COLD or COLD_OPEN block into its move's frame. */
 int kvt_fetch_start(struct kvt_pool *pool, struct kvt_move *move);
 int kvt_fetch_finish(struct kvt_pool *pool, struct kvt_move *move);
-/* Both, for one block; makes room; @state and @until as in kvt_frame_get(). */
-int kvt_fetch(struct kvt_pool *pool, u64 nr, struct kvt_block *block, enum kvtier_tier tier,
-	      int state, unsigned long until);
+/* Both, for one block; makes room.  -EAGAIN: there is no frame now; -ENODEV. */
+int kvt_fetch(struct kvt_pool *pool, u64 nr, struct kvt_block *block, enum kvtier_tier tier);
 /* Start and finish writing a resident block to its slot, if it is not saved. */
 int kvt_save_start(struct kvt_pool *pool, struct kvt_move *move, bool background);
 int kvt_save_finish(struct kvt_pool *pool, struct kvt_move *move);
@@ -678,6 +705,7 @@ struct kvt_policy {
 	u32 min_deadline_ms, max_deadline_ms; /* pools may not ask for less, nor for more */
 	u32 max_reserved_percent; /* of a store, by the pools of one user */
 	u32 max_keys; /* of reservations of one user in a store */
+	u32 max_pools; /* of one user */
 };
 extern struct kvt_policy kvt_policy;
 

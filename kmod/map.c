@@ -311,33 +311,6 @@ vm_fault_t kvt_mkwrite(struct vm_fault *vmf)
 
 /* ---- mappings ----------------------------------------------------------------------- */
 
-static void vma_open(struct vm_area_struct *vma)
-{
-	struct kvt_pool *pool = vma->vm_private_data;
-	struct kvt_vma *v = kmalloc(sizeof(*v), GFP_KERNEL | __GFP_NOFAIL);
-
-	v->vma = vma;
-	mutex_lock(&pool->vma_lock);
-	list_add(&v->link, &pool->vmas);
-	mutex_unlock(&pool->vma_lock);
-}
-
-static void vma_close(struct vm_area_struct *vma)
-{
-	struct kvt_pool *pool = vma->vm_private_data;
-	struct kvt_vma *v;
-
-	mutex_lock(&pool->vma_lock);
-	list_for_each_entry(v, &pool->vmas, link) {
-		if (v->vma == vma) {
-			list_del(&v->link);
-			kfree(v);
-			break;
-		}
-	}
-	mutex_unlock(&pool->vma_lock);
-}
-
 #if KVT_WANTS_MAP_PAGES
 static vm_fault_t map_pages(struct vm_fault *vmf, pgoff_t first, pgoff_t last)
 {
@@ -357,8 +330,6 @@ static struct mempolicy *get_policy(KVT_GET_POLICY_ARGS)
 #endif
 
 static const struct vm_operations_struct tracked_ops = {
-	.open = vma_open,
-	.close = vma_close,
 	.fault = kvt_fault,
 	.page_mkwrite = kvt_mkwrite,
 #if KVT_WANTS_MAP_PAGES
@@ -370,8 +341,6 @@ static const struct vm_operations_struct tracked_ops = {
 };
 
 static const struct vm_operations_struct pinnable_ops = {
-	.open = vma_open,
-	.close = vma_close,
 	.fault = kvt_fault,
 #if KVT_WANTS_MAP_PAGES
 	.map_pages = map_pages,
@@ -409,6 +378,5 @@ int kvt_mmap(struct file *file, struct vm_area_struct *vma)
 #endif
 	vma->vm_private_data = pool;
 	vma->vm_ops = pool->flags & KVTIER_POOL_PINNABLE ? &pinnable_ops : &tracked_ops;
-	vma_open(vma);
 	return 0;
 }

@@ -189,17 +189,18 @@ int kvt_fetch_finish(struct kvt_pool *pool, struct kvt_move *move)
 	return ret == -ETIMEDOUT ? ret : -EIO;
 }
 
-int kvt_fetch(struct kvt_pool *pool, u64 nr, struct kvt_block *block, enum kvtier_tier tier,
-	      int state, unsigned long until)
+int kvt_fetch(struct kvt_pool *pool, u64 nr, struct kvt_block *block, enum kvtier_tier tier)
 {
 	struct kvt_move move = { .nr = nr, .block = block };
 	int ret;
 
 	if (kvt_frame_borrow(pool, nr, block))
 		return 0;
-	move.frame = kvt_frame_get(pool, tier, state, until);
-	if (IS_ERR(move.frame))
-		return PTR_ERR(move.frame);
+	if (tier != KVTIER_TIER_NONE && !READ_ONCE(pool->share[tier].budget))
+		return -ENODEV;
+	move.frame = kvt_frame_soon(pool, tier);
+	if (!move.frame)
+		return -EAGAIN;
 	ret = kvt_fetch_start(pool, &move);
 	return ret ? ret : kvt_fetch_finish(pool, &move);
 }
@@ -273,7 +274,7 @@ static int write_start(struct kvt_pool *pool, struct kvt_move *move, bool backgr
 {
 	int ret;
 
-	if (kvt_frame_poisoned(pool, move->block->frame))
+	if (kvt_frame_poisoned(move->block->frame))
 		return -EIO; /* to read it would stop the machine */
 	ret = take_unit(pool, move);
 	if (ret)

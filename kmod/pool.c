@@ -3,6 +3,7 @@
  * A pool's life: made by an ioctl on a fresh file, given back at the file's last
  * close, which the last mapping holds off.
  */
+#include <linux/cred.h>
 #include <linux/idr.h>
 #include <linux/log2.h>
 #include <linux/pagemap.h>
@@ -10,6 +11,12 @@
 #include <linux/slab.h>
 
 #include "kvtier.h"
+
+/*
+ * Of operations that a pool does at the same time, on each of its queues (per node before
+ * 6.9).  Each is a thread that may sleep for long, and is in no limit of the creator's.
+ */
+#define ACTIVE_MAX 32
 
 LIST_HEAD(kvt_pools);
 DEFINE_MUTEX(kvt_pools_lock);
@@ -25,6 +32,7 @@ static void pool_free(struct kref *ref)
 {
 	struct kvt_pool *pool = container_of(ref, struct kvt_pool, ref);
 
+	kvt_unmap_pool(pool); /* only now: the worker looks for its mappings */
 	if (pool->tab)
 		kvt_tab_put(pool->tab);
 	kvt_event_exit(pool);
@@ -37,6 +45,20 @@ static void pool_free(struct kref *ref)
 void kvt_pool_put(struct kvt_pool *pool)
 {
 	kref_put(&pool->ref, pool_free);
+}
+
+struct kvt_pool *kvt_pool_after(s64 id)
+{
+	struct kvt_pool *pool, *after = NULL;
+
+	lockdep_assert_held(&kvt_pools_lock);
+	list_for_each_entry(pool, &kvt_pools, link) {
+		if (pool->id > id && (!after || pool->id < after->id))
+			after = pool;
+	}
+	if (after)
+		kref_get(&after->ref);
+	return after;
 }
 
 /* ---- is the request sound? --------------------------------------------------- */
@@ -130,6 +152,7 @@ static void init_share(struct kvt_share *share, const struct kvtier_tier_budget 
 	INIT_LIST_HEAD(&share->cold);
 	INIT_LIST_HEAD(&share->held);
 	INIT_LIST_HEAD(&share->spare);
+	INIT_LIST_HEAD(&share->lingering);
 }
 
 static struct kvt_pool *pool_alloc(const struct kvtier_pool_create *arg)
@@ -148,8 +171,6 @@ static struct kvt_pool *pool_alloc(const struct kvtier_pool_create *arg)
 	spin_lock_init(&pool->lru_lock);
 	init_waitqueue_head(&pool->room);
 	mutex_init(&pool->budget_lock);
-	mutex_init(&pool->vma_lock);
-	INIT_LIST_HEAD(&pool->vmas);
 	INIT_LIST_HEAD(&pool->link);
 	INIT_LIST_HEAD(&pool->owes);
 	spin_lock_init(&pool->event_lock);
@@ -164,6 +185,7 @@ static struct kvt_pool *pool_alloc(const struct kvtier_pool_create *arg)
 		if (arg->budget[tier].bytes)
 			pool->tiers |= BIT(tier);
 	}
+	pool->owner = current_uid();
 	pool->flags = arg->flags;
 	pool->bytes = arg->bytes;
 	pool->block_shift = arg->block_shift;
@@ -174,6 +196,29 @@ static struct kvt_pool *pool_alloc(const struct kvtier_pool_create *arg)
 	pool->deadline = msecs_to_jiffies(arg->io_deadline_ms ?: KVTIER_DEADLINE_MS);
 	strscpy(pool->name, arg->name[0] ? arg->name : current->comm, sizeof(pool->name));
 	return pool;
+}
+
+static void delete_queues(struct kvt_pool *pool)
+{
+	int i;
+
+	for (i = 0; i < KVT_NR_QUEUES && pool->wq[i]; i++)
+		destroy_workqueue(pool->wq[i]);
+}
+
+static int make_queues(struct kvt_pool *pool)
+{
+	int i;
+
+	for (i = 0; i < KVT_NR_QUEUES; i++) {
+		pool->wq[i] = alloc_workqueue("kvtier-%u%s", WQ_UNBOUND | WQ_FREEZABLE, ACTIVE_MAX,
+					      pool->id, i == KVT_QUEUE_BRING ? "b" : "");
+		if (!pool->wq[i]) {
+			delete_queues(pool);
+			return -ENOMEM;
+		}
+	}
+	return 0;
 }
 
 /* What it claims of the host: given back in reverse by give_back(). */
@@ -198,14 +243,18 @@ unclaim_dram:
 	return ret;
 }
 
+/* But for frames that somebody still holds. */
 static void give_back(struct kvt_pool *pool)
 {
 	u32 shift = pool->block_shift;
+	u64 left[KVTIER_NR_TIERS];
+	enum kvtier_tier tier;
 
+	kvt_linger_leave(pool, left);
 	if (pool->store)
 		kvt_store_leave(pool);
-	kvt_tier_unclaim(KVTIER_TIER_CXL, pool->share[KVTIER_TIER_CXL].budget << shift);
-	kvt_tier_unclaim(KVTIER_TIER_DRAM, pool->share[KVTIER_TIER_DRAM].budget << shift);
+	for (tier = KVTIER_TIER_CXL; tier >= KVTIER_TIER_DRAM; tier--)
+		kvt_tier_orphan(tier, pool->share[tier].budget << shift, left[tier] << shift);
 }
 
 static int build(struct kvt_pool *pool, const struct kvtier_pool_create *arg)
@@ -225,51 +274,22 @@ static int build(struct kvt_pool *pool, const struct kvtier_pool_create *arg)
 		goto give_back;
 	ret = ida_alloc(&ids, GFP_KERNEL);
 	if (ret < 0)
-		goto unmap;
+		goto give_back;
 	pool->id = ret;
-	ret = -ENOMEM;
-	pool->wq = alloc_workqueue("kvtier-%u", WQ_UNBOUND | WQ_FREEZABLE, 0, pool->id);
-	if (!pool->wq)
+	ret = make_queues(pool);
+	if (ret)
 		goto free_id;
 	ret = kvt_sysfs_add_pool(pool);
 	if (ret)
-		goto free_wq;
+		goto delete_queues;
 	return 0;
 
-free_wq:
-	destroy_workqueue(pool->wq);
+delete_queues:
+	delete_queues(pool);
 free_id:
 	ida_free(&ids, pool->id);
-unmap:
-	kvt_unmap_pool(pool);
 give_back:
 	give_back(pool);
-	return ret;
-}
-
-int kvt_pool_create(struct file *file, struct kvtier_pool_create *arg)
-{
-	struct kvt_pool *pool;
-	int ret;
-
-	ret = check_request(arg);
-	if (ret)
-		return ret;
-	pool = pool_alloc(arg);
-	if (!pool)
-		return -ENOMEM;
-	mutex_lock(&kvt_pools_lock);
-	ret = kvt_pool_of(file) ? -EEXIST : build(pool, arg);
-	if (!ret) {
-		list_add_tail(&pool->link, &kvt_pools);
-		file->f_mapping = pool->mapping;
-		smp_store_release(&file->private_data, pool); /* complete: kvt_pool_of() */
-	}
-	mutex_unlock(&kvt_pools_lock);
-	if (ret)
-		kvt_pool_put(pool);
-	else
-		arg->id = pool->id;
 	return ret;
 }
 
@@ -306,20 +326,93 @@ static void clear_blocks(struct kvt_pool *pool)
 	}
 }
 
+/* The reverse of build(). */
+static void dismantle(struct kvt_pool *pool)
+{
+	WRITE_ONCE(pool->dying, true);
+	delete_queues(pool); /* NOWAIT operations stop at their next block */
+	clear_blocks(pool);
+	kvt_frames_drop_spare(pool, U64_MAX);
+	give_back(pool);
+	ida_free(&ids, pool->id);
+}
+
 void kvt_pool_release(struct kvt_pool *pool)
 {
 	kvt_sysfs_remove_pool(pool);
 	mutex_lock(&kvt_pools_lock);
 	list_del(&pool->link);
 	mutex_unlock(&kvt_pools_lock);
-	WRITE_ONCE(pool->dying, true);
-	destroy_workqueue(pool->wq); /* NOWAIT operations stop at their next block */
-	clear_blocks(pool);
-	kvt_frames_drop_spare(pool, U64_MAX);
-	kvt_unmap_pool(pool);
-	give_back(pool);
-	ida_free(&ids, pool->id);
+	dismantle(pool);
 	kvt_pool_put(pool);
+}
+
+/* ---- let it be known ----------------------------------------------------------------- */
+
+/* May this file become a pool?  Each costs the host more than its budgets say. */
+static int may_add(struct file *file)
+{
+	const struct kvt_pool *pool;
+	u32 nr = 0;
+
+	lockdep_assert_held(&kvt_pools_lock);
+	if (kvt_pool_of(file))
+		return -EEXIST;
+	list_for_each_entry(pool, &kvt_pools, link)
+		nr += uid_eq(pool->owner, current_uid());
+	return nr < READ_ONCE(kvt_policy.max_pools) ? 0 : -EMFILE;
+}
+
+/* With a pool that is complete: @file is that from now on; without: could it be? */
+static int add(struct file *file, struct kvt_pool *pool)
+{
+	int ret;
+
+	mutex_lock(&kvt_pools_lock);
+	ret = may_add(file);
+	if (!ret && pool) {
+		list_add_tail(&pool->link, &kvt_pools);
+		file->f_mapping = pool->mapping;
+		smp_store_release(&file->private_data, pool); /* kvt_pool_of() */
+	}
+	mutex_unlock(&kvt_pools_lock);
+	return ret;
+}
+
+static int build_and_add(struct file *file, struct kvt_pool *pool,
+			 const struct kvtier_pool_create *arg)
+{
+	int ret = build(pool, arg);
+
+	if (ret)
+		return ret;
+	ret = add(file, pool);
+	if (ret) { /* another thread was faster */
+		kvt_sysfs_remove_pool(pool);
+		dismantle(pool);
+	}
+	return ret;
+}
+
+int kvt_pool_create(struct file *file, struct kvtier_pool_create *arg)
+{
+	struct kvt_pool *pool;
+	int ret;
+
+	ret = check_request(arg);
+	if (!ret)
+		ret = add(file, NULL);
+	if (ret)
+		return ret;
+	pool = pool_alloc(arg);
+	if (!pool)
+		return -ENOMEM;
+	ret = build_and_add(file, pool, arg);
+	if (ret)
+		kvt_pool_put(pool);
+	else
+		arg->id = pool->id;
+	return ret;
 }
 
 /* ---- change a budget ----------------------------------------------------------------- */
@@ -354,8 +447,9 @@ static bool less_slots(struct kvt_pool *pool)
 
 static bool less_frames(struct kvt_pool *pool, enum kvtier_tier tier, u64 want)
 {
-	bool any = kvt_evict(pool, tier, min_t(u64, want, KVT_BATCH));
+	bool any = kvt_linger_reap(pool, tier);
 
+	any |= kvt_evict(pool, tier, min_t(u64, want, KVT_BATCH)) > 0;
 	return kvt_frames_drop_spare(pool, U64_MAX) || any;
 }
 

@@ -219,7 +219,7 @@ static int unpin_block(struct kvt_pool *pool, struct kvt_block *block)
 }
 
 static int bring_one(struct kvt_pool *pool, const struct kvt_op *op, u64 nr,
-		     struct kvt_block *block, unsigned long until)
+		     struct kvt_block *block)
 {
 	int ret = fetchable(block);
 
@@ -227,13 +227,13 @@ static int bring_one(struct kvt_pool *pool, const struct kvt_op *op, u64 nr,
 		ret = change_tier(pool, nr, block, op->tier);
 	if (!ret && !block->frame &&
 	    (op->op == KVTIER_OP_PIN || block->unit != KVT_NO_UNIT))
-		ret = kvt_fetch(pool, nr, block, op->tier, TASK_INTERRUPTIBLE, until);
+		ret = kvt_fetch(pool, nr, block, op->tier);
 	if (!ret && op->op == KVTIER_OP_PIN)
 		ret = pin_block(pool, block);
 	return ret;
 }
 
-/* Waits for room as the owner of nothing, or of a block without a frame. */
+/* Waits for room as the owner of nothing. */
 static int bring_alone(struct kvt_pool *pool, const struct kvt_op *op, u64 nr)
 {
 	struct kvt_block *block = kvt_block_get(pool, nr);
@@ -246,10 +246,12 @@ static int bring_alone(struct kvt_pool *pool, const struct kvt_op *op, u64 nr)
 		ret = own_one(pool, op, block);
 		if (ret)
 			return ret;
-		ret = bring_one(pool, op, nr, block, until);
-		kvt_block_unlock(pool, block);
-		if (ret != -EAGAIN)
+		ret = bring_one(pool, op, nr, block);
+		if (ret != -EAGAIN) {
+			kvt_block_unlock(pool, block);
 			return ret;
+		}
+		kvt_block_unlock_vain(block);
 		ret = kvt_wait_for_room(pool, TASK_INTERRUPTIBLE, until);
 	} while (!ret);
 	return ret;

@@ -11,11 +11,10 @@
  * memory does not hold the pool: it is taken out of the page tables and stays where it is.
  * If it is touched again, that costs a soft fault, and shows that it is in use.
  *
- * A pool is looked at in windows of blocks, and at most SLICE_NS long at a time; the next
- * time it goes on from there.  The core has functions to walk page tables, and exports
- * none of them.
+ * A pool is looked at in windows of blocks, and at most SLICE_NS long at a time, however many
+ * mappings it has; the next time it goes on from there.  The core has functions to walk page
+ * tables, and exports none of them.
  */
-#include <linux/bitmap.h>
 #include <linux/ktime.h>
 #include <linux/pgtable.h>
 #include <linux/rcupdate.h>
@@ -25,19 +24,13 @@
 #include "compat/pte.h"
 #include "kvtier.h"
 
-#define WINDOW_BLOCKS 4096
 #define SLICE_NS (10 * NSEC_PER_MSEC)
+#define STEP 64 /* blocks between looks at the clock */
 #define MAPPINGS_MAX 1024 /* of further mappings nothing is learned */
 
 #define HEAT_USE KVT_HEAT_USE
 #define HEAT_MAX 255
 #define PROBE_MAX 256 /* blocks put on probation in a scan */
-
-struct window {
-	u64 first;
-	u32 nr;
-	DECLARE_BITMAP(used, WINDOW_BLOCKS);
-};
 
 /* Where a mapping of the pool was; to be looked up again. */
 struct mapping {
@@ -49,6 +42,21 @@ struct mappings {
 	u32 nr;
 	struct mapping at[MAPPINGS_MAX];
 };
+
+/* One look at a pool. */
+struct look {
+	struct kvt_pool *pool;
+	struct mappings *mappings;
+	u64 until; /* ns */
+	u32 nr; /* blocks of the window */
+	u32 probes; /* how many more may be put on probation */
+};
+
+static bool is_late(const struct look *look)
+{
+	cond_resched();
+	return ktime_get_ns() >= look->until;
+}
 
 /* ---- page tables --------------------------------------------------------------- */
 
@@ -143,60 +151,71 @@ static bool used_block(struct kvt_pool *pool, struct vm_area_struct *vma, u64 nr
 	return used_range(vma, base + (first << PAGE_SHIFT), base + (end << PAGE_SHIFT));
 }
 
-static void look_at_vma(struct kvt_pool *pool, struct vm_area_struct *vma, struct window *window)
+/* false: there was no time for all of its blocks. */
+static bool look_at_vma(const struct look *look, struct vm_area_struct *vma)
 {
+	struct kvt_pool *pool = look->pool;
+	struct kvt_scan *scan = &pool->scan;
 	u64 first = vma->vm_pgoff >> pool->order;
 	u64 end = ((vma->vm_pgoff + vma_pages(vma) - 1) >> pool->order) + 1;
 	struct kvt_block *block;
+	u32 looked = 0;
 	u64 nr;
 
-	end = min(end, window->first + window->nr);
-	for (nr = max(first, window->first); nr < end; nr++) {
+	end = min(end, scan->first + look->nr);
+	for (nr = max3(first, scan->first, scan->block); nr < end; nr++) {
 		block = kvt_block_peek(pool, nr);
 		if (!block)
 			nr |= KVT_CHUNK_BLOCKS - 1; /* nor the rest of its chunk */
 		else if (test_bit(KVT_BLOCK_MAPPED, &block->flags) && used_block(pool, vma, nr))
-			__set_bit(nr - window->first, window->used);
+			__set_bit(nr - scan->first, scan->used);
+		if (!(++looked % STEP) && is_late(look)) {
+			scan->block = nr + 1;
+			return false;
+		}
 	}
+	return true;
 }
 
 /* The mapping, if it is still there and its process is not busy with changes to it. */
-static void look_at_mapping(struct kvt_pool *pool, const struct mapping *mapping,
-			    struct window *window)
+static bool look_at_mapping(const struct look *look, const struct mapping *mapping)
 {
 	struct vm_area_struct *vma;
+	bool done = true;
 
 	if (!mmget_not_zero(mapping->mm))
-		return;
+		return true;
 	if (mmap_read_trylock(mapping->mm)) {
 		vma = find_vma(mapping->mm, mapping->start);
-		if (vma && vma->vm_start <= mapping->start && kvt_is_our_vma(vma, pool))
-			look_at_vma(pool, vma, window);
+		if (vma && vma->vm_start <= mapping->start && kvt_is_our_vma(vma, look->pool))
+			done = look_at_vma(look, vma);
 		mmap_read_unlock(mapping->mm);
 	}
 	mmput(mapping->mm);
+	return done;
 }
 
+/* Those of the pool's file that come first in it. */
 static struct mappings *find_mappings(struct kvt_pool *pool)
 {
 	struct mappings *mappings = kvmalloc(sizeof(*mappings), GFP_KERNEL);
-	struct kvt_vma *v;
+	const struct vm_area_struct *vma;
+	struct mapping *mapping;
+	struct rb_node *node;
 
 	if (!mappings)
 		return NULL;
 	mappings->nr = 0;
-	mutex_lock(&pool->vma_lock);
-	list_for_each_entry(v, &pool->vmas, link) {
-		struct mapping *mapping = &mappings->at[mappings->nr];
-
-		if (mappings->nr == MAPPINGS_MAX)
-			break;
-		mapping->mm = v->vma->vm_mm;
-		mapping->start = READ_ONCE(v->vma->vm_start);
+	i_mmap_lock_read(pool->mapping);
+	for (node = rb_first_cached(&pool->mapping->i_mmap);
+	     node && mappings->nr < MAPPINGS_MAX; node = rb_next(node)) {
+		vma = rb_entry(node, struct vm_area_struct, shared.rb);
+		mapping = &mappings->at[mappings->nr++];
+		mapping->mm = vma->vm_mm;
+		mapping->start = READ_ONCE(vma->vm_start);
 		mmgrab(mapping->mm);
-		mappings->nr++;
 	}
-	mutex_unlock(&pool->vma_lock);
+	i_mmap_unlock_read(pool->mapping);
 	return mappings;
 }
 
@@ -227,7 +246,7 @@ static void update_frame(struct kvt_frame *frame, u64 nr, const struct kvt_block
 	frame->heat = heat;
 }
 
-static void update_chunk(struct kvt_pool *pool, u64 first, u64 end, const struct window *window)
+static void update_chunk(struct kvt_pool *pool, u64 first, u64 end)
 {
 	struct kvt_block *block;
 	u64 nr;
@@ -238,7 +257,7 @@ static void update_chunk(struct kvt_pool *pool, u64 first, u64 end, const struct
 		if (!block->frame)
 			continue;
 		update_frame(block->frame, nr, block,
-			     test_bit(nr - window->first, window->used));
+			     test_bit(nr - pool->scan.first, pool->scan.used));
 		if (block->frame->list == KVT_LIST_HELD &&
 		    !folio_maybe_dma_pinned(block->frame->folio))
 			kvt_frame_list(pool, block->frame, KVT_LIST_ACTIVE);
@@ -246,14 +265,15 @@ static void update_chunk(struct kvt_pool *pool, u64 first, u64 end, const struct
 	spin_unlock(&pool->lru_lock);
 }
 
-static void update_frames(struct kvt_pool *pool, const struct window *window)
+static void update_frames(const struct look *look)
 {
-	u64 nr, next, end = window->first + window->nr;
+	struct kvt_pool *pool = look->pool;
+	u64 nr, next, end = pool->scan.first + look->nr;
 
-	for (nr = window->first; nr < end; nr = next) {
+	for (nr = pool->scan.first; nr < end; nr = next) {
 		next = min_t(u64, end, round_down(nr, KVT_CHUNK_BLOCKS) + KVT_CHUNK_BLOCKS);
 		if (kvt_block_peek(pool, nr))
-			update_chunk(pool, nr, next, window);
+			update_chunk(pool, nr, next);
 	}
 }
 
@@ -278,12 +298,13 @@ static bool probe(struct kvt_pool *pool, u64 nr, struct kvt_block *block)
 	return true;
 }
 
-static u32 probe_window(struct kvt_pool *pool, const struct window *window, u32 left)
+static void probe_window(struct look *look)
 {
+	struct kvt_pool *pool = look->pool;
 	struct kvt_block *block;
-	u64 nr;
+	u64 nr, end = pool->scan.first + look->nr;
 
-	for (nr = window->first; left && nr < window->first + window->nr; nr++) {
+	for (nr = pool->scan.first; look->probes && nr < end; nr++) {
 		block = kvt_block_peek(pool, nr);
 		if (!block) {
 			nr |= KVT_CHUNK_BLOCKS - 1;
@@ -291,10 +312,9 @@ static u32 probe_window(struct kvt_pool *pool, const struct window *window, u32 
 		}
 		if (!seems_idle(block) || !kvt_block_try(block))
 			continue;
-		left -= probe(pool, nr, block);
+		look->probes -= probe(pool, nr, block);
 		kvt_block_unlock(pool, block);
 	}
-	return left;
 }
 
 static bool fits(struct kvt_pool *pool)
@@ -304,51 +324,69 @@ static bool fits(struct kvt_pool *pool)
 
 /* ---- the scan ------------------------------------------------------------------------- */
 
-static bool is_empty(struct kvt_pool *pool, const struct window *window)
+static bool is_empty(const struct look *look)
 {
-	u64 nr;
+	u64 nr, first = look->pool->scan.first;
 
-	for (nr = window->first; nr < window->first + window->nr; nr += KVT_CHUNK_BLOCKS) {
-		if (kvt_block_peek(pool, nr))
+	for (nr = first; nr < first + look->nr; nr += KVT_CHUNK_BLOCKS) {
+		if (kvt_block_peek(look->pool, nr))
 			return false;
 	}
 	return true;
 }
 
-/* How many more may be put on probation. */
-static u32 scan_window(struct kvt_pool *pool, const struct mappings *mappings,
-		       struct window *window, u32 probes)
+/* false: there was no time for all of them. */
+static bool look_at_mappings(const struct look *look)
 {
-	u32 i;
+	struct kvt_scan *scan = &look->pool->scan;
 
-	if (is_empty(pool, window))
-		return probes;
-	bitmap_zero(window->used, WINDOW_BLOCKS);
-	for (i = 0; i < mappings->nr; i++) {
-		look_at_mapping(pool, &mappings->at[i], window);
-		cond_resched();
+	while (scan->mapping < look->mappings->nr) {
+		if (!look_at_mapping(look, &look->mappings->at[scan->mapping]))
+			return false;
+		scan->mapping++;
+		scan->block = 0;
+		if (is_late(look))
+			return false;
 	}
-	update_frames(pool, window);
-	return probe_window(pool, window, probes);
+	return true;
+}
+
+/* What was seen in any of the mappings counts once all have been looked at. */
+static bool scan_window(struct look *look)
+{
+	if (is_empty(look))
+		return true;
+	if (!look_at_mappings(look))
+		return false;
+	update_frames(look);
+	probe_window(look);
+	return true;
+}
+
+static void next_window(const struct look *look)
+{
+	u64 next = look->pool->scan.first + look->nr;
+
+	look->pool->scan = (struct kvt_scan){ .first = next < look->pool->nr_blocks ? next : 0 };
 }
 
 void kvt_scan_pool(struct kvt_pool *pool)
 {
-	struct mappings *mappings = find_mappings(pool);
-	struct window window = { .first = pool->scan_hand };
-	u64 start = ktime_get_ns(), left = pool->nr_blocks;
-	u32 probes = fits(pool) ? 0 : PROBE_MAX;
+	struct look look = { .pool = pool, .mappings = find_mappings(pool) };
+	u64 left = pool->nr_blocks;
 
-	if (!mappings)
+	if (!look.mappings)
 		return; /* another time */
-	for (; left && ktime_get_ns() - start < SLICE_NS; left -= window.nr) {
-		window.nr = min3(left, (u64)WINDOW_BLOCKS, pool->nr_blocks - window.first);
-		probes = scan_window(pool, mappings, &window, probes);
-		window.first += window.nr;
-		if (window.first == pool->nr_blocks)
-			window.first = 0;
-		cond_resched();
+	look.until = ktime_get_ns() + SLICE_NS;
+	look.probes = fits(pool) ? 0 : PROBE_MAX;
+	while (left) {
+		look.nr = min3(left, (u64)KVT_SCAN_WINDOW, pool->nr_blocks - pool->scan.first);
+		if (!scan_window(&look))
+			break;
+		next_window(&look);
+		left -= look.nr;
+		if (is_late(&look))
+			break;
 	}
-	pool->scan_hand = (u32)window.first;
-	drop_mappings(mappings);
+	drop_mappings(look.mappings);
 }

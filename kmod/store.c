@@ -403,6 +403,7 @@ static struct kvt_store *kvt_store_choose(u64 stores, u32 order, bool keep, u64 
 	u64 room;
 
 	lockdep_assert_held(&kvt_stores_lock);
+
 	*has = 0;
 	list_for_each_entry(store, &kvt_stores, link) {
 		if ((stores && !(stores & BIT_ULL(store->id))) || !kvt_store_is_usable(store))
@@ -431,39 +432,53 @@ static int kvt_store_add_pool(struct kvt_pool *pool, u64 stores)
 	struct kvt_store *store;
 	u64 room;
 
-	mutex_lock(&kvt_stores_lock);
 	store = kvt_store_choose(stores, pool->block_shift - KVT_UNIT_SHIFT,
 				 pool->flags & KVTIER_POOL_KEEP, &room);
-	if (store) {
-		kref_get(&store->ref);
-		spin_lock(&store->lock);
-		store->nr_pools++;
-		spin_unlock(&store->lock);
-	}
-	mutex_unlock(&kvt_stores_lock);
+	if (!store)
+		return -ENODEV;
+	kref_get(&store->ref);
+	spin_lock(&store->lock);
+	store->nr_pools++;
+	spin_unlock(&store->lock);
 	pool->store = store;
-	return store ? 0 : -ENODEV;
+	return 0;
 }
 
-int kvt_store_join(struct kvt_pool *pool, u64 stores)
+static int kvt_store_admit(struct kvt_pool *pool)
+{
+	if (pool->flags & KVTIER_POOL_KEEP) {
+		pool->tab = kvt_tab_new(pool);
+		if (!pool->tab)
+			return -ENOMEM;
+	}
+	return kvt_claim(pool, pool->share[KVTIER_TIER_NVME].budget,
+			 pool->tab ? kvt_tab_account(pool->tab) : NULL);
+}
+
+static int kvt_store_join_locked(struct kvt_pool *pool, u64 stores)
 {
 	int error = kvt_store_add_pool(pool, stores);
 
 	if (error)
 		return error;
-	if (pool->flags & KVTIER_POOL_KEEP) {
-		pool->tab = kvt_tab_new(pool);
-		error = pool->tab ? 0 : -ENOMEM;
+	error = kvt_store_admit(pool);
+	if (error) {
+		if (pool->tab)
+			kvt_tab_close(pool->tab);
+		kvt_store_remove_pool(pool);
+		pool->store = NULL;
 	}
-	if (!error)
-		error = kvt_claim(pool, pool->share[KVTIER_TIER_NVME].budget,
-				  pool->tab ? kvt_tab_account(pool->tab) : NULL);
-	if (!error)
-		return 0;
-	if (pool->tab)
-		kvt_tab_close(pool->tab);
-	kvt_store_remove_pool(pool);
-	pool->store = NULL;
+	return error;
+}
+
+/* What is chosen by its room has it until it is claimed. */
+int kvt_store_join(struct kvt_pool *pool, u64 stores)
+{
+	int error;
+
+	mutex_lock(&kvt_stores_lock);
+	error = kvt_store_join_locked(pool, stores);
+	mutex_unlock(&kvt_stores_lock);
 	return error;
 }
 

@@ -101,7 +101,7 @@ static ssize_t used_bytes_show(struct device *dev, struct device_attribute *attr
 	list_for_each_entry(pool, &kvt_pools, link)
 		used += (u64)atomic64_read(&pool->share[tier].used) << pool->block_shift;
 	mutex_unlock(&kvt_pools_lock);
-	return sysfs_emit(buf, "%llu\n", used);
+	return sysfs_emit(buf, "%llu\n", used + max_t(s64, 0, READ_ONCE(tier_of(dev)->orphaned)));
 }
 static DEVICE_ATTR_RO(used_bytes);
 
@@ -178,6 +178,7 @@ struct kvt_policy kvt_policy = {
 	.max_deadline_ms = 600000,
 	.max_reserved_percent = 100,
 	.max_keys = 65536,
+	.max_pools = 256,
 };
 
 static struct device *policy;
@@ -226,6 +227,7 @@ POLICY_U32(min_deadline_ms, 1, 60000);
 POLICY_U32(max_deadline_ms, 1, 3600000);
 POLICY_U32(max_reserved_percent, 1, 100);
 POLICY_U32(max_keys, 1, U32_MAX);
+POLICY_U32(max_pools, 1, U32_MAX);
 
 /* Files cannot be set out of their range; parameters can. */
 static const struct {
@@ -241,6 +243,7 @@ static const struct {
 	{ "max_deadline_ms", max_deadline_ms_fits },
 	{ "max_reserved_percent", max_reserved_percent_fits },
 	{ "max_keys", max_keys_fits },
+	{ "max_pools", max_pools_fits },
 };
 
 static int check_parameters(void)
@@ -274,6 +277,7 @@ static struct attribute *policy_attrs[] = {
 	&dev_attr_max_deadline_ms.attr,
 	&dev_attr_max_reserved_percent.attr,
 	&dev_attr_max_keys.attr,
+	&dev_attr_max_pools.attr,
 	NULL
 };
 ATTRIBUTE_GROUPS(policy);

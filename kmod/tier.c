@@ -23,6 +23,7 @@ struct kvt_tier kvt_tiers[KVTIER_NR_TIERS] = {
 	[KVTIER_TIER_NVME] = { .name = "nvme" },
 };
 DEFINE_MUTEX(kvt_tier_lock);
+static DEFINE_MUTEX(nodes_lock); /* changes of nodes, one at a time; held while blocks leave one */
 
 static nodemask_t excluded; /* taken out by the administrator; kvt_tier_lock */
 static nodemask_t told; /* said once that it is of no use; kvt_tier_lock */
@@ -105,6 +106,7 @@ int kvt_tier_claim(enum kvtier_tier tier, u64 bytes)
 	u64 limit;
 	int ret = 0;
 
+	kvt_linger_reap_orphans();
 	mutex_lock(&kvt_tier_lock);
 	limit = kvt_tier_limit(tier);
 	if (bytes && (t->claimed > limit || bytes > limit - t->claimed))
@@ -119,6 +121,22 @@ void kvt_tier_unclaim(enum kvtier_tier tier, u64 bytes)
 {
 	mutex_lock(&kvt_tier_lock);
 	kvt_tiers[tier].claimed -= bytes;
+	mutex_unlock(&kvt_tier_lock);
+}
+
+void kvt_tier_orphan(enum kvtier_tier tier, u64 bytes, u64 left)
+{
+	mutex_lock(&kvt_tier_lock);
+	kvt_tiers[tier].claimed -= bytes - left;
+	kvt_tiers[tier].orphaned += left;
+	mutex_unlock(&kvt_tier_lock);
+}
+
+void kvt_tier_disown(enum kvtier_tier tier, u64 bytes)
+{
+	mutex_lock(&kvt_tier_lock);
+	kvt_tiers[tier].claimed -= bytes;
+	kvt_tiers[tier].orphaned -= bytes;
 	mutex_unlock(&kvt_tier_lock);
 }
 
@@ -166,16 +184,31 @@ void kvt_tier_measure(enum kvtier_tier tier, u64 bytes, u64 ns)
 
 /* ---- taking nodes out ---------------------------------------------------------- */
 
+static struct kvt_pool *next_pool(s64 id)
+{
+	struct kvt_pool *pool;
+
+	mutex_lock(&kvt_pools_lock);
+	pool = kvt_pool_after(id);
+	mutex_unlock(&kvt_pools_lock);
+	return pool;
+}
+
+/*
+ * Pools go meanwhile, as they may while the worker looks at them (worker.c).  Those that come
+ * find the node gone from its tier.
+ */
 static int leave_node(enum kvtier_tier tier, int node)
 {
 	struct kvt_pool *pool;
+	s64 id = -1;
 	int ret = 0;
 
-	list_for_each_entry(pool, &kvt_pools, link) {
+	while (!ret && (pool = next_pool(id))) {
+		id = pool->id;
 		kvt_event_node(pool, tier, node);
 		ret = kvt_evict_node(pool, tier, node);
-		if (ret)
-			break;
+		kvt_pool_put(pool);
 	}
 	return ret;
 }
@@ -195,7 +228,7 @@ int kvt_tier_set_nodes(enum kvtier_tier tier, const nodemask_t *nodes)
 		if (!is_of_tier(node, tier) || !has_fixed_memory(node))
 			return -ENODEV;
 	}
-	mutex_lock(&kvt_pools_lock);
+	mutex_lock(&nodes_lock);
 	mutex_lock(&kvt_tier_lock);
 	before = excluded;
 	nodes_andnot(leaving, kvt_tiers[tier].nodes, *nodes);
@@ -212,7 +245,7 @@ int kvt_tier_set_nodes(enum kvtier_tier tier, const nodemask_t *nodes)
 		find_nodes();
 		mutex_unlock(&kvt_tier_lock);
 	}
-	mutex_unlock(&kvt_pools_lock);
+	mutex_unlock(&nodes_lock);
 	return ret;
 }
 

@@ -137,6 +137,14 @@ static struct kvt_request *request_new(struct kvt_pool *pool, const struct kvt_o
 	return request;
 }
 
+/* What waits for room never keeps from its turn what makes it. */
+static void enqueue(struct kvt_request *request)
+{
+	bool brings = request->op.op == KVTIER_OP_PROMOTE || request->op.op == KVTIER_OP_PIN;
+
+	queue_work(request->pool->wq[brings ? KVT_QUEUE_BRING : KVT_QUEUE_OTHER], &request->work);
+}
+
 int kvt_range_later(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u64 nr)
 {
 	struct kvt_request *request = NULL;
@@ -150,7 +158,7 @@ int kvt_range_later(struct kvt_pool *pool, const struct kvt_op *op, u64 first, u
 		atomic_dec(&pool->nr_later);
 		return -ENOMEM;
 	}
-	queue_work(pool->wq, &request->work);
+	enqueue(request);
 	return 0;
 }
 
@@ -227,7 +235,7 @@ static int begin(struct io_uring_cmd *cmd, unsigned int issue_flags, struct kvt_
 		if (may_be_cancelled(request))
 			kvt_uring_mark_cancelable(cmd, issue_flags);
 	}
-	queue_work(pool->wq, &request->work);
+	enqueue(request);
 	return wait ? wait_for(request) : -EIOCBQUEUED;
 }
 

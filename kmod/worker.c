@@ -106,6 +106,9 @@ static void keep_rooms(struct kvt_pool *pool)
 	if (cxl)
 		keep_room(pool, KVTIER_TIER_CXL, dram + cxl);
 	keep_room(pool, KVTIER_TIER_DRAM, dram);
+	kvt_linger_reap(pool, KVTIER_TIER_DRAM);
+	kvt_linger_reap(pool, KVTIER_TIER_CXL);
+	kvt_frames_make_way(pool);
 }
 
 /* ---- pool after pool -------------------------------------------------------------------- */
@@ -123,20 +126,10 @@ static struct allowance *allowance_of(struct kvt_pool *pool)
 /* The pool after @id in the order of ids, or the first; they come and go meanwhile. */
 static bool next_turn(s64 id, struct turn *turn)
 {
-	struct kvt_pool *pool, *after = NULL, *first = NULL;
-
 	mutex_lock(&kvt_pools_lock);
-	list_for_each_entry(pool, &kvt_pools, link) {
-		if (pool->id > id && (!after || pool->id < after->id))
-			after = pool;
-		if (!first || pool->id < first->id)
-			first = pool;
-	}
-	turn->pool = after ? after : first;
-	if (turn->pool) {
-		kref_get(&turn->pool->ref);
+	turn->pool = kvt_pool_after(id) ?: kvt_pool_after(-1);
+	if (turn->pool)
 		turn->allowance = allowance_of(turn->pool);
-	}
 	mutex_unlock(&kvt_pools_lock);
 	return turn->pool;
 }
@@ -191,6 +184,7 @@ static void work(struct work_struct *work)
 	u32 period = READ_ONCE(kvt_policy.scan_period_ms);
 	bool more = look_at_pools();
 
+	kvt_linger_reap_orphans();
 	kvt_dma_trim();
 	queue_delayed_work(queue, to_delayed_work(work),
 			   msecs_to_jiffies(more ? BUSY_MS : min(period ?: IDLE_MS, IDLE_MS)));

@@ -124,11 +124,11 @@ in_vm()
 }
 
 # What runs on the module: on 6.12, on another kernel, and with every check on.
-read -ra each_time < <(in_vm boot abi adopt budget clone frames migrate protect stall store \
+read -ra each_time < <(in_vm boot abi adopt budget clone frames limits migrate protect stall store \
 	stripe trace uring policy conformance daemon engine seq \
 	tools)
-read -ra shorter < <(in_vm boot abi budget clone map million protect store uring)
-read -ra checked < <(in_vm boot nth abi clone million protect store)
+read -ra shorter < <(in_vm boot abi budget clone limits map million protect store uring)
+read -ra checked < <(in_vm boot nth abi clone limits million protect store)
 
 case ${1:-} in
 build | unit) "$@" && exit 0 || exit 1 ;; # suites that are functions of this file

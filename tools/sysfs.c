@@ -41,6 +41,7 @@ static const struct setting {
 	{ "policy", "max_deadline_ms", NUMBER, NULL },
 	{ "policy", "max_reserved_percent", PERCENT, NULL },
 	{ "policy", "max_keys", NUMBER, NULL },
+	{ "policy", "max_pools", NUMBER, NULL },
 };
 
 static const char *const looks[] = {

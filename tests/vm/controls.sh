@@ -46,7 +46,8 @@ debug_kernel()
 	says debug 'WARNING: .*kvt_test_splat|WARNING: CPU.*splat_warn' 'circular locking' \
 		'sleeping function called from invalid context' \
 		'KASAN: slab-use-after-free' 'KASAN: slab-out-of-bounds' \
-		'^# kmemleak: [0-9]+ objects are lost' 'verdict .*splats in the kernel' \
+		'^# unreferenced object .*size 128' 'verdict .*kmemleak: 1 objects are lost' \
+		'verdict .*splats in the kernel' \
 		'verdict .*taint' 'verdict .*lockdep found something'
 }
 
@@ -68,7 +69,7 @@ hang()
 	says hang 'expected an end within 3 s' '^not ok .*break_clock.plan'
 }
 
-ktap_case debug_kernel "lockdep, KASAN, atomic sleep and WARN end in the verdict, kmemleak is told" \
+ktap_case debug_kernel "lockdep, KASAN, atomic sleep, WARN and a lost object end in the verdict" \
 	debug_kernel
 ktap_case leak "pages that nobody frees" leak
 ktap_case no_verdict "a machine that goes off in a suite" no_verdict

@@ -44,7 +44,7 @@ put_base()
 	put_program "$(command -v jq)" bin
 	echo 'root:x:0:0:root:/tmp:/bin/sh' >"$root/etc/passwd"
 	echo 'root:x:0:' >"$root/etc/group"
-	cp tests/vm/cxl.sh tests/vm/splats "$root/vm/"
+	cp tests/vm/cxl.sh tests/vm/splats tests/vm/lost.awk "$root/vm/"
 	put_program tests/vm/monitor bin
 	cp tests/vm/init "$root/init"
 }

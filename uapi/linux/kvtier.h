@@ -97,7 +97,9 @@
  * limit for a tier (set by its administrator) does not cover is refused when the
  * pool is created.  A thread for which no frame can be freed waits up to the
  * pool's deadline; then its touch ends in SIGBUS and KVTIER_EVENT_PRESSURE, and
- * the block keeps its content.  Nothing is killed.
+ * the block keeps its content.  Nothing is killed.  Memory whose pages somebody still
+ * holds (a pipe, a device) when no block has it any more counts until they let go: to
+ * the pool's budget, and when the pool is gone to the host's limit.
  *
  * Waits are bounded.  An I/O that takes longer than the pool's deadline fails the
  * blocks it concerns; everything else goes on.
@@ -210,8 +212,7 @@
  * others it has no name.  sysfs shows every user of the host its counters, and the
  * administrator how many blocks are in which state; nothing more.  The descriptor may
  * be passed over a UNIX socket, and is best opened with O_CLOEXEC.  One open for
- * reading alone allows PROT_READ, INFO, QUERY and STATS.  The rest is EACCES; so are
- * events, since who reads them takes them from others.
+ * reading alone allows INFO and cannot become a pool: the rest is EACCES.
  *
  * No frame or slot ever shows what another pool, or an earlier life of a block,
  * left in it: a first touch finds zeroes.
@@ -483,7 +484,7 @@ enum kvtier_pool_flags {
  * not hold the pool or, where NVMe is needed for that, not KVTIER_FRAMES_MIN
  * blocks more (ENOSPC); more than the host has left to give (ENOSPC); nodes and
  * stores that are not there or cannot be used (ENODEV); a file that is a pool
- * already (EEXIST).
+ * already (EEXIST); more pools of one user than the administrator allows (EMFILE).
  */
 struct kvtier_pool_create {
 	__u32 size;
