@@ -14,7 +14,7 @@
 /* ---- checkpoint --------------------------------------------------------------- */
 
 /*
- * The slot of a sealed block, held until put_unit().  From then on it is on the pool's
+ * The slot of a sealed block, held until kvt_reserve_drop().  From then on it is on the pool's
  * tab, so nothing takes it from the block to make room.  -EAGAIN: it is not saved.
  */
 static int hold_slot(struct kvt_pool *pool, const struct kvt_block *block)
@@ -30,18 +30,10 @@ static int hold_slot(struct kvt_pool *pool, const struct kvt_block *block)
 	ret = kvt_slot_try_share(pool->store, block->unit);
 	if (ret)
 		return ret;
-	ret = kvt_tab_add(pool->tab, block->unit, false);
+	ret = kvt_tab_add(pool->tab, block->unit, KVT_PAY_NOTHING);
 	if (ret)
 		kvt_slot_put(pool->store, block->unit, kvt_units(pool));
 	return ret;
-}
-
-static void put_units(struct kvt_pool *pool, const u32 *units, u64 nr)
-{
-	while (nr) {
-		kvt_slot_put(pool->store, units[--nr], kvt_units(pool));
-		kvt_tab_remove(pool->tab, units[nr]);
-	}
 }
 
 static int collect_block(struct kvt_pool *pool, u64 nr, struct kvtier_slot *slot, u32 *unit)
@@ -122,7 +114,7 @@ static int save_and_collect(struct kvt_pool *pool, u64 first, u64 nr, struct kvt
 		cond_resched();
 	}
 	if (ret)
-		put_units(pool, units, i);
+		kvt_reserve_drop(pool, units, i);
 	return ret;
 }
 
@@ -161,7 +153,7 @@ int kvt_checkpoint(struct kvt_pool *pool, struct kvtier_checkpoint *arg)
 	ret = slots && units ? save_and_collect(pool, first, nr, slots, units) : -ENOMEM;
 	if (!ret) {
 		ret = reserve(pool, arg, slots, units, nr);
-		put_units(pool, units, nr);
+		kvt_reserve_drop(pool, units, nr);
 	}
 	kvfree(units);
 	kvfree(slots);
@@ -211,29 +203,7 @@ static u32 unit_of(struct kvt_pool *pool, const struct kvtier_slot *slot)
 	return (u32)(slot->slot * kvt_units(pool));
 }
 
-/* Are all slots reserved under this key?  On a store on hold an administrator says so. */
-static int check_reserved(struct kvt_pool *pool, const u8 *key, const struct kvtier_slot *slots,
-			  u32 nr)
-{
-	u32 *units;
-	u32 i;
-	int ret = 0;
-
-	for (i = 0; i < nr && !ret; i++)
-		ret = kvt_reserved(pool, key, unit_of(pool, &slots[i]));
-	if (ret != -ENOENT || !READ_ONCE(pool->store->hold) || !capable(CAP_SYS_ADMIN))
-		return ret;
-	units = kvmalloc_array(nr, sizeof(*units), GFP_KERNEL_ACCOUNT);
-	if (!units)
-		return -ENOMEM;
-	for (i = 0; i < nr; i++)
-		units[i] = unit_of(pool, &slots[i]);
-	ret = kvt_reserve_again(pool, key, units, nr);
-	kvfree(units);
-	return ret;
-}
-
-static int adopt_owned(struct kvt_pool *pool, const u8 *key, struct kvt_block *block,
+static int adopt_owned(struct kvt_pool *pool, struct kvt_block *block,
 		       const struct kvtier_slot *slot)
 {
 	u32 unit = unit_of(pool, slot);
@@ -243,7 +213,7 @@ static int adopt_owned(struct kvt_pool *pool, const u8 *key, struct kvt_block *b
 		return -EEXIST;
 	if (!kvt_tab_charge(pool, unit))
 		return -ENOSPC;
-	ret = kvt_reserve_share(pool, key, unit);
+	ret = kvt_slot_try_share(pool->store, unit);
 	if (ret) {
 		kvt_tab_settle(pool, unit);
 		return ret;
@@ -254,7 +224,7 @@ static int adopt_owned(struct kvt_pool *pool, const u8 *key, struct kvt_block *b
 	return 0;
 }
 
-static int adopt_one(struct kvt_pool *pool, const u8 *key, const struct kvtier_slot *slot)
+static int adopt_one(struct kvt_pool *pool, const struct kvtier_slot *slot)
 {
 	struct kvt_block *block = kvt_block_get(pool, slot->block);
 	int ret;
@@ -263,7 +233,7 @@ static int adopt_one(struct kvt_pool *pool, const u8 *key, const struct kvtier_s
 		return -ENOMEM;
 	if (kvt_block_lock_interruptible(block))
 		return -EINTR;
-	ret = adopt_owned(pool, key, block, slot);
+	ret = adopt_owned(pool, block, slot);
 	kvt_block_unlock(pool, block);
 	return ret;
 }
@@ -290,18 +260,58 @@ static void abandon(struct kvt_pool *pool, const struct kvtier_slot *slots, u32 
 	}
 }
 
-static int adopt_slots(struct kvt_pool *pool, const u8 *key, const struct kvtier_slot *slots,
-		       u32 nr)
+static int adopt_slots(struct kvt_pool *pool, const struct kvtier_slot *slots, u32 nr)
 {
 	u32 i;
 	int ret = 0;
 
 	for (i = 0; i < nr && !ret; i++) {
-		ret = adopt_one(pool, key, &slots[i]);
+		ret = adopt_one(pool, &slots[i]);
 		cond_resched();
 	}
 	if (ret)
 		abandon(pool, slots, i - 1);
+	return ret;
+}
+
+/*
+ * The slots are held meanwhile, so no owner of a block waits for who has the reservations.
+ * On a store on hold an administrator says what is reserved.
+ */
+static int adopt_held(struct kvt_pool *pool, const u8 *key, const struct kvtier_slot *slots,
+		      u32 nr, u32 *units)
+{
+	u32 dues, i;
+	int ret;
+
+	for (i = 0; i < nr; i++)
+		units[i] = unit_of(pool, &slots[i]);
+	ret = kvt_reserve_hold(pool, key, units, nr,
+			       READ_ONCE(pool->store->hold) && capable(CAP_SYS_ADMIN), &dues);
+	if (ret)
+		return ret;
+	ret = adopt_slots(pool, slots, nr);
+	if (ret)
+		kvt_reserve_undue(pool, dues);
+	else
+		kvt_reserve_take(pool, key, units, nr);
+	kvt_reserve_drop(pool, units, nr);
+	return ret;
+}
+
+static int adopt(struct kvt_pool *pool, const u8 *key, struct kvtier_slot *slots, u32 nr)
+{
+	u32 *units;
+	int ret;
+
+	ret = check_slots(pool, slots, nr);
+	if (ret)
+		return ret;
+	units = kvmalloc_array(nr, sizeof(*units), GFP_KERNEL_ACCOUNT);
+	if (!units)
+		return -ENOMEM;
+	ret = adopt_held(pool, key, slots, nr, units);
+	kvfree(units);
 	return ret;
 }
 
@@ -319,11 +329,7 @@ int kvt_adopt(struct kvt_pool *pool, struct kvtier_adopt *arg)
 	slots = vmemdup_user(u64_to_user_ptr(arg->slots), arg->nr * sizeof(*slots));
 	if (IS_ERR(slots))
 		return PTR_ERR(slots);
-	ret = check_slots(pool, slots, arg->nr);
-	if (!ret)
-		ret = check_reserved(pool, arg->key, slots, arg->nr);
-	if (!ret)
-		ret = adopt_slots(pool, arg->key, slots, arg->nr);
+	ret = adopt(pool, arg->key, slots, arg->nr);
 	kvfree(slots);
 	return ret;
 }

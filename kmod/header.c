@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * The header of a device: which store it belongs to, which device of its stripe it
- * is, and whether slots are reserved.  It lies in one sector, which a device writes
- * wholly or not at all, so a power cut leaves the old one or the new one.
+ * is, and whether slots are reserved.  There are two copies, at both ends of what lies before
+ * the data, written one after the other, each with the number of its writing.  A power cut, or
+ * a sector that goes bad, leaves at least one; of two that are whole the later one counts.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -14,11 +15,12 @@
 #include "store.h"
 
 #define KVT_HEADER_MAGIC "kvtierSt"
-#define KVT_HEADER_VERSION 1
+#define KVT_HEADER_VERSION 2 /* version 1 had the first copy alone */
 #define KVT_HEADER_RESERVED 1U /* a flag: there are, or were, reservations */
 #define KVT_HEADER_ORDER 4 /* of the folio that reads and blanks the space before the data */
 #define KVT_HEADER_STEP (PAGE_SIZE << KVT_HEADER_ORDER)
 #define KVT_HEADER_DEADLINE msecs_to_jiffies(KVTIER_DEADLINE_MS)
+#define KVT_HEADER_COPIES 2
 
 struct kvt_header {
 	u8 magic[8];
@@ -29,10 +31,14 @@ struct kvt_header {
 	__le32 stripe_count;
 	__le64 device_units; /* of data on each device of the stripe */
 	__le32 flags;
-	u8 reserved[460];
+	__le32 reserved;
+	__le64 generation; /* counts writings; 0 in version 1 */
+	u8 unused[448];
 };
 
 static_assert(sizeof(struct kvt_header) == 512);
+
+static const u64 kvt_header_at[KVT_HEADER_COPIES] = { 0, KVT_DATA_OFFSET - PAGE_SIZE };
 
 static struct folio *kvt_header_folio(unsigned int order)
 {
@@ -52,16 +58,9 @@ static u64 kvt_header_units(struct kvt_store *store) /* of each device */
 	return store->nr_units / store->nr_devices;
 }
 
-static int kvt_header_write(struct kvt_store *store, u32 device, bool reserved,
-			    unsigned long deadline)
+static void kvt_header_fill(struct kvt_store *store, u32 device, bool reserved,
+			    struct kvt_header *header)
 {
-	struct folio *folio = kvt_header_folio(0);
-	struct kvt_header *header;
-	int error;
-
-	if (!folio)
-		return -ENOMEM;
-	header = folio_address(folio);
 	memcpy(header->magic, KVT_HEADER_MAGIC, sizeof(header->magic));
 	header->version = cpu_to_le32(KVT_HEADER_VERSION);
 	memcpy(header->uuid, store->uuid, sizeof(header->uuid));
@@ -69,9 +68,23 @@ static int kvt_header_write(struct kvt_store *store, u32 device, bool reserved,
 	header->stripe_count = cpu_to_le32(store->nr_devices);
 	header->device_units = cpu_to_le64(kvt_header_units(store));
 	header->flags = cpu_to_le32(reserved ? KVT_HEADER_RESERVED : 0);
+	header->generation = cpu_to_le64(store->header_generation);
 	header->crc = cpu_to_le32(kvt_header_crc(header));
-	error = kvt_io_sync(store, device, REQ_OP_WRITE | REQ_SYNC | REQ_PREFLUSH | REQ_FUA, 0,
-			    folio, deadline);
+}
+
+static int kvt_header_write(struct kvt_store *store, u32 device, bool reserved,
+			    unsigned long deadline)
+{
+	struct folio *folio = kvt_header_folio(0);
+	int error = 0;
+	u32 i;
+
+	if (!folio)
+		return -ENOMEM;
+	kvt_header_fill(store, device, reserved, folio_address(folio));
+	for (i = 0; i < KVT_HEADER_COPIES && !error; i++)
+		error = kvt_io_sync(store, device, REQ_OP_WRITE | REQ_SYNC | REQ_PREFLUSH | REQ_FUA,
+				    kvt_header_at[i], folio, deadline);
 	folio_put(folio);
 	return error;
 }
@@ -81,6 +94,7 @@ static int kvt_header_write_all(struct kvt_store *store, bool reserved, unsigned
 	int error = 0;
 	u32 i;
 
+	store->header_generation++;
 	for (i = 0; i < store->nr_devices && !error; i++)
 		error = kvt_header_write(store, i, reserved, deadline);
 	return error;
@@ -215,47 +229,76 @@ int kvt_header_format(struct kvt_store *store, bool force)
 
 /* ---- attach ------------------------------------------------------------------- */
 
-/* What is wrong with a header in itself; NULL: nothing. */
-static const char *kvt_header_fault(const struct kvt_header *header)
+static bool kvt_header_is_ours(const struct kvt_header *header)
 {
-	u64 units = le64_to_cpu(header->device_units);
-	u32 count = le32_to_cpu(header->stripe_count);
-
-	if (le32_to_cpu(header->crc) != kvt_header_crc(header))
-		return "its header is damaged";
-	if (!count || count > KVT_STRIPE_MAX || le32_to_cpu(header->stripe_index) >= count ||
-	    !units || units % KVT_CHUNK_UNITS || units > KVT_UNITS_MAX / count ||
-	    le32_to_cpu(header->flags) & ~KVT_HEADER_RESERVED)
-		return "its header makes no sense";
-	return NULL;
+	return !memcmp(header->magic, KVT_HEADER_MAGIC, sizeof(header->magic));
 }
 
-static int kvt_header_check(struct block_device *bdev, const struct kvt_header *header)
+static bool kvt_header_is_whole(const struct kvt_header *header)
 {
-	const char *fault;
+	return kvt_header_is_ours(header) &&
+	       le32_to_cpu(header->crc) == kvt_header_crc(header);
+}
 
-	if (memcmp(header->magic, KVT_HEADER_MAGIC, sizeof(header->magic))) {
-		pr_warn_ratelimited("attach_store: %pg is no store: make it one with format_store\n",
+static int kvt_header_check_fields(struct block_device *bdev, const struct kvt_header *header)
+{
+	u32 version = le32_to_cpu(header->version), count = le32_to_cpu(header->stripe_count);
+	u64 units = le64_to_cpu(header->device_units);
+
+	if (!version || version > KVT_HEADER_VERSION) {
+		pr_warn_ratelimited("attach_store: %pg has unknown version %u: this module knows versions 1 to %u\n",
+				    bdev, version, KVT_HEADER_VERSION);
+		return -EINVAL;
+	}
+	if (!count || count > KVT_STRIPE_MAX || le32_to_cpu(header->stripe_index) >= count ||
+	    !units || units % KVT_CHUNK_UNITS || units > KVT_UNITS_MAX / count ||
+	    le32_to_cpu(header->flags) & ~KVT_HEADER_RESERVED) {
+		pr_warn_ratelimited("attach_store: %pg: its header makes no sense: format it anew, or restore the header\n",
 				    bdev);
 		return -EINVAL;
 	}
-	if (le32_to_cpu(header->version) != KVT_HEADER_VERSION) {
-		pr_warn_ratelimited("attach_store: %pg has unknown version %u: this module knows version %u\n",
-				    bdev, le32_to_cpu(header->version), KVT_HEADER_VERSION);
-		return -EINVAL;
-	}
-	fault = kvt_header_fault(header);
-	if (fault) {
-		pr_warn_ratelimited("attach_store: %pg: %s: format it anew, or restore the header\n",
-				    bdev, fault);
-		return -EINVAL;
-	}
-	if (kvt_device_units(bdev) < le64_to_cpu(header->device_units)) {
+	if (kvt_device_units(bdev) < units) {
 		pr_warn_ratelimited("attach_store: %pg is smaller than when it was formatted\n",
 				    bdev);
 		return -ENOSPC;
 	}
 	return 0;
+}
+
+/* Which copy counts; NULL: none. */
+static const struct kvt_header *kvt_header_later(const struct kvt_header *first,
+						 const struct kvt_header *second)
+{
+	if (!kvt_header_is_whole(first))
+		return kvt_header_is_whole(second) ? second : NULL;
+	if (!kvt_header_is_whole(second))
+		return first;
+	return le64_to_cpu(second->generation) > le64_to_cpu(first->generation) ? second : first;
+}
+
+/* The header of a device, from its copies; those that differ are written anew when one is. */
+static int kvt_header_pick(struct kvt_store *store, u32 device, const struct kvt_header *first,
+			   const struct kvt_header *second, const struct kvt_header **header)
+{
+	struct block_device *bdev = store->device[device].bdev;
+
+	*header = kvt_header_later(first, second);
+	if (*header) {
+		if (memcmp(first, second, sizeof(*first))) {
+			store->mark_unsure = true;
+			if (le32_to_cpu((*header)->version) > 1)
+				pr_warn_ratelimited("attach_store: %pg: one copy of its header is damaged or older: the other is used\n",
+						    bdev);
+		}
+		return kvt_header_check_fields(bdev, *header);
+	}
+	if (kvt_header_is_ours(first) || kvt_header_is_ours(second))
+		pr_warn_ratelimited("attach_store: %pg: its header is damaged: format it anew, or restore the header\n",
+				    bdev);
+	else
+		pr_warn_ratelimited("attach_store: %pg is no store: make it one with format_store\n",
+				    bdev);
+	return -EINVAL;
 }
 
 /* Take over what the first header says; the others have to say the same. */
@@ -285,35 +328,54 @@ static int kvt_header_join(struct kvt_store *store, u32 device, const struct kvt
 	return 0;
 }
 
-/* Read a device's header and note its place in the stripe in @places. */
-static int kvt_header_get(struct kvt_store *store, u32 device, struct kvt_bdev *places)
+/* Note the device's place in the stripe in @places. */
+static int kvt_header_place(struct kvt_store *store, u32 device, const struct kvt_header *header,
+			    struct kvt_bdev *places)
 {
-	struct folio *folio = kvt_header_folio(0);
-	struct kvt_header *header;
-	u32 index;
-	int error;
+	u32 index = le32_to_cpu(header->stripe_index);
 
-	if (!folio)
-		return -ENOMEM;
-	error = kvt_header_read_part(store, device, 0, folio);
-	if (error)
-		goto put_folio;
-	header = folio_address(folio);
-	error = kvt_header_check(store->device[device].bdev, header);
-	if (!error)
-		error = kvt_header_join(store, device, header);
-	if (error)
-		goto put_folio;
-	index = le32_to_cpu(header->stripe_index);
 	if (places[index].bdev) {
 		pr_warn_ratelimited("attach_store: %pg and %pg are copies of one device\n",
 				    places[index].bdev, store->device[device].bdev);
-		error = -EINVAL;
-		goto put_folio;
+		return -EINVAL;
 	}
 	places[index] = store->device[device];
-put_folio:
-	folio_put(folio);
+	store->header_generation = max(store->header_generation, le64_to_cpu(header->generation));
+	return 0;
+}
+
+static int kvt_header_get(struct kvt_store *store, u32 device, struct folio **copies,
+			  struct kvt_bdev *places)
+{
+	const struct kvt_header *header;
+	int error = 0;
+	u32 i;
+
+	for (i = 0; i < KVT_HEADER_COPIES && !error; i++) {
+		copies[i] = kvt_header_folio(0);
+		error = copies[i] ? kvt_header_read_part(store, device, kvt_header_at[i],
+							 copies[i]) : -ENOMEM;
+	}
+	if (!error)
+		error = kvt_header_pick(store, device, folio_address(copies[0]),
+					folio_address(copies[1]), &header);
+	if (!error)
+		error = kvt_header_join(store, device, header);
+	if (!error)
+		error = kvt_header_place(store, device, header, places);
+	return error;
+}
+
+static int kvt_header_read_one(struct kvt_store *store, u32 device, struct kvt_bdev *places)
+{
+	struct folio *copies[KVT_HEADER_COPIES] = {};
+	int error = kvt_header_get(store, device, copies, places);
+	u32 i;
+
+	for (i = 0; i < KVT_HEADER_COPIES; i++) {
+		if (copies[i])
+			folio_put(copies[i]);
+	}
 	return error;
 }
 
@@ -324,7 +386,7 @@ int kvt_header_read(struct kvt_store *store)
 	u32 i;
 
 	for (i = 0; i < store->nr_devices && !error; i++)
-		error = kvt_header_get(store, i, places);
+		error = kvt_header_read_one(store, i, places);
 	if (error)
 		return error;
 	memcpy(store->device, places, sizeof(places));

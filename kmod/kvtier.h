@@ -206,6 +206,8 @@ struct kvt_pool {
 	struct kvt_store *store; /* NULL without NVMe */
 	atomic_t told_gone; /* that its store is */
 	struct kvt_tab *tab; /* slots that are reserved (tab.c); NULL without KVTIER_POOL_KEEP */
+	u64 due; /* blocks of NVMe charged for what it is to adopt (claim.c); store->lock */
+	struct list_head owes; /* the account's pools with .due; store->lock */
 	struct mem_cgroup *memcg; /* charged for frames; NULL without memcg */
 	struct mutex budget_lock; /* changes of budgets */
 	struct workqueue_struct *wq[KVT_NR_QUEUES]; /* NOWAIT operations and commands */
@@ -506,13 +508,9 @@ u64 kvt_span_ns(struct kvt_span *span);
 
 #define KVT_STRIPE_MAX 8
 
-/* The slots that one pool reserved under one key. */
-struct kvt_reservation {
-	struct list_head link; /* store->reservations */
-	u8 key[KVTIER_KEY_BYTES];
-	struct kvt_tab *tab; /* of the pool: has its slots too */
-	struct xarray slots; /* kvt_slot_index(unit) -> log2 of the slot's bytes */
-};
+/* Slots have 2^0 to 2^5 units; a chunk of 2 MiB has slots of one size. */
+#define KVT_ORDERS (KVTIER_SHIFT_MAX - KVT_UNIT_SHIFT + 1)
+#define KVT_MIXED KVT_ORDERS /* of a chunk that an administrator's adoption gave several sizes */
 
 /* What a device has to do, so that no thread waits for a request that it cannot get. */
 struct kvt_queue {
@@ -544,20 +542,30 @@ struct kvt_store {
 	bool stable; /* what is written must not change meanwhile: digests; set before use */
 	bool gone; /* a device was removed: no new pools; set once, without a lock */
 
-	struct mutex reserve_lock; /* the next four; outside .lock and the lock of .extra */
+	struct mutex reserve_lock; /* the next six; outside .lock and the lock of .extra */
 	struct list_head reservations;
+	struct hlist_head *keys; /* the same by their keys */
 	u32 nr_keys; /* of reservations; read without the lock */
+	u64 header_generation; /* of the last headers that were written or read */
 	bool marked; /* the headers say that there are reservations */
 	bool mark_unsure; /* a header could not be written: they may say either */
 
 	struct xarray extra; /* kvt_slot_index(unit) -> users - 1 of a slot that has several */
 
-	spinlock_t lock; /* the next six */
+	spinlock_t lock; /* the next twelve */
 	unsigned long *used; /* bit per unit */
 	unsigned long *first; /* bit per unit with which a slot begins */
 	u64 nr_used; /* units */
-	u32 hand; /* where the next search begins */
+	u8 *order; /* of the slots of each chunk that has any */
+	unsigned long *empty; /* bit per chunk that has none */
+	unsigned long *partly[KVT_ORDERS]; /* bit per chunk with slots of this size and room */
+	u32 nr_partly[KVT_ORDERS];
+	u32 hand[KVT_ORDERS]; /* where the search for one of these begins; the last: of .empty */
+	u32 chunks[KVT_ORDERS + 1]; /* how many have slots of a size */
+	u64 promised[KVT_ORDERS]; /* units, by the size of slots (claim.c) */
+	struct list_head accounts; /* of users */
 	u64 claimed; /* bytes of pools' budgets */
+	u64 kept; /* units of reservations whose pool has gone */
 	u32 nr_pools;
 
 	atomic_t reads; /* of blocks, under way: write-back gives way to them */
@@ -577,13 +585,14 @@ static inline u64 kvt_store_bytes(const struct kvt_store *store)
 }
 
 /*
- * The store for a pool that accepts @stores (0: any): that with the most room, if need
- * be one on hold; holds a reference and claims @bytes.  ERR_PTR(-ENODEV, -ENOSPC).
+ * Let a pool, whose budget is set, come to a store of @stores (0: any): that with the most
+ * room, if need be one on hold.  Sets the pool's store, with a reference, and its tab, and
+ * claims the budget.  -ENODEV, -ENOSPC, -ENOMEM.
  */
-struct kvt_store *kvt_store_get(u64 stores, u64 bytes);
-void kvt_store_put(struct kvt_store *store, u64 bytes); /* of a pool: gives the claim back */
-int kvt_store_claim(struct kvt_store *store, u64 bytes); /* more, for a larger budget */
-void kvt_store_unclaim(struct kvt_store *store, u64 bytes);
+int kvt_store_join(struct kvt_pool *pool, u64 stores);
+void kvt_store_leave(struct kvt_pool *pool); /* which has no blocks: gives the claim back */
+int kvt_store_claim(struct kvt_pool *pool, u64 blocks); /* more, for a larger budget */
+void kvt_store_unclaim(struct kvt_pool *pool, u64 blocks);
 u64 kvt_store_bits(void);
 u64 kvt_store_free(void); /* bytes that new pools may claim, of the store with the most */
 /* Has a device of the pool's store been removed?  The pool is told, once. */
@@ -607,27 +616,35 @@ bool kvt_slot_shared(struct kvt_store *store, u32 unit);
  */
 int kvt_reserve(struct kvt_pool *pool, u8 key[KVTIER_KEY_BYTES], const u32 *units,
 		u32 nr); /* zero key: a new one, returned in it; else -ENOENT */
-int kvt_reserved(struct kvt_pool *pool, const u8 *key, u32 unit); /* or -ENOENT */
-/* One more user of a slot that this key reserves: for a block that adopts it; or -ENOENT. */
-int kvt_reserve_share(struct kvt_pool *pool, const u8 *key, u32 unit);
 /*
- * Again, on a store on hold (else -ENOENT), and charged to the pool (-ENOSPC).
- * -EINVAL: no such slot, or it overlaps others.
+ * For a pool that adopts: use all of these slots besides, and have them on the pool's tab,
+ * charged to it, until kvt_reserve_drop(), whatever becomes of the key meanwhile.  @dues:
+ * how many of them were due.  -ENOENT: not reserved by this key; on a store on hold, with
+ * @again, they are reserved anew then.  -ENOSPC: over the budget.  -EINVAL: no such slot, or
+ * it overlaps others.
  */
-int kvt_reserve_again(struct kvt_pool *pool, const u8 *key, const u32 *units, u32 nr);
+int kvt_reserve_hold(struct kvt_pool *pool, const u8 *key, const u32 *units, u32 nr, bool again,
+		     u32 *dues);
+void kvt_reserve_undue(struct kvt_pool *pool, u32 dues); /* they were not adopted; then: */
+void kvt_reserve_drop(struct kvt_pool *pool, const u32 *units, u32 nr);
+/* Such slots are this pool's reservation from now on if their own pool has gone. */
+void kvt_reserve_take(struct kvt_pool *pool, const u8 *key, const u32 *units, u32 nr);
 int kvt_unreserve(struct kvt_pool *pool, const u8 *key); /* -ENOENT */
 
 /* ---- tab.c: who pays for slots that are reserved ------------------------------------------ */
 
-struct kvt_tab *kvt_tab_new(struct kvt_pool *pool); /* NULL: ENOMEM */
+enum kvt_pay {
+	KVT_PAY_NOTHING, /* a block pays: owner of a block of the pool that has the slot */
+	KVT_PAY, /* charge the pool, if the slot is new on the tab */
+	KVT_PAY_DUE, /* the same, but first of what is due of the pool (claim.c) */
+};
+
+struct kvt_tab *kvt_tab_new(struct kvt_pool *pool); /* of the current user; NULL: ENOMEM */
 struct kvt_tab *kvt_tab_get(struct kvt_tab *tab);
 void kvt_tab_put(struct kvt_tab *tab);
-void kvt_tab_close(struct kvt_tab *tab); /* its pool goes; or NULL */
-/*
- * Put a slot on the tab once more: owner of a block of the pool that has it; or with
- * @charge, which is for who is not and charges it if it was not there (-ENOSPC); -ENOMEM.
- */
-int kvt_tab_add(struct kvt_tab *tab, u32 unit, bool charge);
+void kvt_tab_close(struct kvt_tab *tab); /* its pool, which has no blocks, goes */
+/* Put a slot on the tab once more: 0, 1: it was due, -ENOSPC: over the budget, -ENOMEM. */
+int kvt_tab_add(struct kvt_tab *tab, u32 unit, enum kvt_pay pay);
 void kvt_tab_remove(struct kvt_tab *tab, u32 unit); /* once */
 bool kvt_tab_has(struct kvt_pool *pool, u32 unit);
 /* A block that paid for its slot gives it up. */
@@ -685,7 +702,9 @@ struct kvt_policy {
 	u32 scan_period_ms; /* 0: no sampling */
 	u64 writeback_rate; /* bytes a second and store; 0: no background write-back */
 	u32 writeback_depth; /* writes at a time */
-	u32 max_deadline_ms; /* pools may not ask for more */
+	u32 min_deadline_ms, max_deadline_ms; /* pools may not ask for less, nor for more */
+	u32 max_reserved_percent; /* of a store, by the pools of one user */
+	u32 max_keys; /* of reservations of one user in a store */
 	u32 max_pools; /* of one user */
 };
 extern struct kvt_policy kvt_policy;

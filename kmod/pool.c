@@ -33,7 +33,8 @@ static void pool_free(struct kref *ref)
 	struct kvt_pool *pool = container_of(ref, struct kvt_pool, ref);
 
 	kvt_unmap_pool(pool); /* only now: the worker looks for its mappings */
-	kvt_tab_close(pool->tab);
+	if (pool->tab)
+		kvt_tab_put(pool->tab);
 	kvt_event_exit(pool);
 	kvt_block_table_exit(pool);
 	kvt_memcg_put(pool->memcg);
@@ -81,7 +82,8 @@ static int check_shape(const struct kvtier_pool_create *arg)
 	if (!arg->bytes || arg->bytes & mask || arg->bytes >> arg->block_shift >= U32_MAX ||
 	    arg->bytes > MAX_LFS_FILESIZE)
 		return -EINVAL;
-	if (arg->io_deadline_ms > kvt_policy.max_deadline_ms)
+	if (arg->io_deadline_ms && (arg->io_deadline_ms < kvt_policy.min_deadline_ms ||
+				    arg->io_deadline_ms > kvt_policy.max_deadline_ms))
 		return -EINVAL;
 	if (arg->flags & KVTIER_POOL_KEEP && !arg->budget[KVTIER_TIER_NVME].bytes)
 		return -EINVAL;
@@ -170,6 +172,7 @@ static struct kvt_pool *pool_alloc(const struct kvtier_pool_create *arg)
 	init_waitqueue_head(&pool->room);
 	mutex_init(&pool->budget_lock);
 	INIT_LIST_HEAD(&pool->link);
+	INIT_LIST_HEAD(&pool->owes);
 	spin_lock_init(&pool->event_lock);
 	init_waitqueue_head(&pool->event_wait);
 	kvt_span_init(&pool->fault_wait);
@@ -221,8 +224,6 @@ static int make_queues(struct kvt_pool *pool)
 /* What it claims of the host: given back in reverse by give_back(). */
 static int claim(struct kvt_pool *pool, const struct kvtier_pool_create *arg)
 {
-	u64 nvme = arg->budget[KVTIER_TIER_NVME].bytes;
-	struct kvt_store *store;
 	int ret;
 
 	ret = kvt_tier_claim(KVTIER_TIER_DRAM, arg->budget[KVTIER_TIER_DRAM].bytes);
@@ -231,17 +232,11 @@ static int claim(struct kvt_pool *pool, const struct kvtier_pool_create *arg)
 	ret = kvt_tier_claim(KVTIER_TIER_CXL, arg->budget[KVTIER_TIER_CXL].bytes);
 	if (ret)
 		goto unclaim_dram;
-	if (!nvme)
+	if (!arg->budget[KVTIER_TIER_NVME].bytes)
 		return 0;
-	store = kvt_store_get(arg->budget[KVTIER_TIER_NVME].nodes, nvme);
-	if (IS_ERR(store)) {
-		ret = PTR_ERR(store);
-		goto unclaim_cxl;
-	}
-	pool->store = store;
-	return 0;
-
-unclaim_cxl:
+	ret = kvt_store_join(pool, arg->budget[KVTIER_TIER_NVME].nodes);
+	if (!ret)
+		return 0;
 	kvt_tier_unclaim(KVTIER_TIER_CXL, arg->budget[KVTIER_TIER_CXL].bytes);
 unclaim_dram:
 	kvt_tier_unclaim(KVTIER_TIER_DRAM, arg->budget[KVTIER_TIER_DRAM].bytes);
@@ -257,7 +252,7 @@ static void give_back(struct kvt_pool *pool)
 
 	kvt_linger_leave(pool, left);
 	if (pool->store)
-		kvt_store_put(pool->store, pool->share[KVTIER_TIER_NVME].budget << shift);
+		kvt_store_leave(pool);
 	for (tier = KVTIER_TIER_CXL; tier >= KVTIER_TIER_DRAM; tier--)
 		kvt_tier_orphan(tier, pool->share[tier].budget << shift, left[tier] << shift);
 }
@@ -269,13 +264,8 @@ static int build(struct kvt_pool *pool, const struct kvtier_pool_create *arg)
 	ret = claim(pool, arg); /* first: what it cannot have needs no tables */
 	if (ret)
 		return ret;
-	if (pool->flags & KVTIER_POOL_KEEP) {
-		pool->tab = kvt_tab_new(pool);
-		ret = pool->tab ? 0 : -ENOMEM;
-	}
 	pool->memcg = kvt_memcg_of_current();
-	if (!ret)
-		ret = kvt_event_init(pool);
+	ret = kvt_event_init(pool);
 	if (!ret)
 		ret = kvt_block_table_init(pool);
 	if (!ret)
@@ -427,19 +417,19 @@ int kvt_pool_create(struct file *file, struct kvtier_pool_create *arg)
 
 /* ---- change a budget ----------------------------------------------------------------- */
 
-static int claim_more(struct kvt_pool *pool, enum kvtier_tier tier, u64 bytes)
+static int claim_more(struct kvt_pool *pool, enum kvtier_tier tier, u64 blocks)
 {
 	if (tier == KVTIER_TIER_NVME)
-		return kvt_store_claim(pool->store, bytes);
-	return kvt_tier_claim(tier, bytes);
+		return kvt_store_claim(pool, blocks);
+	return kvt_tier_claim(tier, blocks << pool->block_shift);
 }
 
-static void claim_less(struct kvt_pool *pool, enum kvtier_tier tier, u64 bytes)
+static void claim_less(struct kvt_pool *pool, enum kvtier_tier tier, u64 blocks)
 {
 	if (tier == KVTIER_TIER_NVME)
-		kvt_store_unclaim(pool->store, bytes);
+		kvt_store_unclaim(pool, blocks);
 	else
-		kvt_tier_unclaim(tier, bytes);
+		kvt_tier_unclaim(tier, blocks << pool->block_shift);
 }
 
 static u64 over(const struct kvt_share *share, u64 budget)
@@ -506,12 +496,11 @@ static int set_budget(struct kvt_pool *pool, enum kvtier_tier tier, u64 blocks)
 {
 	struct kvt_share *share = &pool->share[tier];
 	u64 old = share->budget;
-	u32 shift = pool->block_shift;
 	int ret;
 
 	ret = check_new(pool, tier, blocks);
 	if (!ret && blocks > old)
-		ret = claim_more(pool, tier, (blocks - old) << shift);
+		ret = claim_more(pool, tier, blocks - old);
 	if (ret)
 		return ret;
 	WRITE_ONCE(share->budget, blocks);
@@ -521,7 +510,7 @@ static int set_budget(struct kvt_pool *pool, enum kvtier_tier tier, u64 blocks)
 		if (ret)
 			WRITE_ONCE(share->budget, old);
 		else
-			claim_less(pool, tier, (old - blocks) << shift);
+			claim_less(pool, tier, old - blocks);
 	}
 	wake_up(&pool->room);
 	return ret;

@@ -5,95 +5,181 @@
  * all have one; of the others an xarray counts the further users.  Its lock is held
  * whenever a user comes to a slot that has one, or leaves; store->lock, inside it,
  * guards the bits.
+ *
+ * Slots of different sizes do not share a chunk, and a chunk that is partly used is
+ * filled before another of the same size is begun: claim.c counts on both.
  */
 #include <linux/bitmap.h>
+#include <linux/log2.h>
 #include <linux/sched.h>
 #include <linux/slab.h>
 
 #include "store.h"
 
-#define KVT_SEARCH_UNITS (1U << 18) /* looked through without letting go of the lock */
+static u32 kvt_nr_chunks(const struct kvt_store *store)
+{
+	return store->nr_units / KVT_CHUNK_UNITS;
+}
 
 int kvt_slot_init(struct kvt_store *store)
 {
 	size_t bytes = BITS_TO_LONGS(store->nr_units) * sizeof(long);
+	u32 chunks = kvt_nr_chunks(store), i;
 
 	store->used = kvzalloc(bytes, GFP_KERNEL);
 	store->first = kvzalloc(bytes, GFP_KERNEL);
-	return store->used && store->first ? 0 : -ENOMEM; /* kvt_slot_exit() frees */
+	store->order = kvzalloc(chunks, GFP_KERNEL);
+	store->empty = kvcalloc(BITS_TO_LONGS(chunks), sizeof(long), GFP_KERNEL);
+	if (!store->used || !store->first || !store->order || !store->empty)
+		return -ENOMEM; /* kvt_slot_exit() frees */
+	for (i = 0; i < KVT_CHUNK_UNITS_SHIFT; i++) {
+		store->partly[i] = kvcalloc(BITS_TO_LONGS(chunks), sizeof(long), GFP_KERNEL);
+		if (!store->partly[i])
+			return -ENOMEM;
+	}
+	bitmap_fill(store->empty, chunks);
+	return 0;
 }
 
 void kvt_slot_exit(struct kvt_store *store)
 {
+	u32 i;
+
+	for (i = 0; i < KVT_CHUNK_UNITS_SHIFT; i++)
+		kvfree(store->partly[i]);
+	kvfree(store->empty);
+	kvfree(store->order);
 	kvfree(store->used);
 	kvfree(store->first);
 	xa_destroy(&store->extra);
 }
 
+/* ---- chunks -------------------------------------------------------------------- */
+
+static u32 kvt_chunk_used(const struct kvt_store *store, u32 chunk) /* bit per unit */
+{
+	u32 unit = chunk * KVT_CHUNK_UNITS;
+
+	return store->used[BIT_WORD(unit)] >> (unit % BITS_PER_LONG);
+}
+
+/* It has slots of this size now, and has, or has not, room for more. */
+static void kvt_chunk_note(struct kvt_store *store, u32 chunk, u32 order, bool room)
+{
+	if (order >= KVT_CHUNK_UNITS_SHIFT || test_bit(chunk, store->partly[order]) == room)
+		return;
+	__change_bit(chunk, store->partly[order]);
+	store->nr_partly[order] += room ? 1 : -1;
+}
+
+static void kvt_chunk_set_order(struct kvt_store *store, u32 chunk, u32 order)
+{
+	if (test_and_clear_bit(chunk, store->empty)) {
+		store->order[chunk] = order;
+		store->chunks[order]++;
+	} else if (store->order[chunk] != order && store->order[chunk] != KVT_MIXED) {
+		kvt_chunk_note(store, chunk, store->order[chunk], false);
+		store->chunks[store->order[chunk]]--;
+		store->order[chunk] = KVT_MIXED;
+		store->chunks[KVT_MIXED]++;
+	}
+}
+
 static void kvt_slot_set(struct kvt_store *store, u32 unit, u32 units)
 {
+	u32 chunk = unit / KVT_CHUNK_UNITS;
+
 	lockdep_assert_held(&store->lock);
 
 	bitmap_set(store->used, unit, units);
 	__set_bit(unit, store->first);
 	store->nr_used += units;
+	kvt_chunk_set_order(store, chunk, ilog2(units));
+	kvt_chunk_note(store, chunk, store->order[chunk], ~kvt_chunk_used(store, chunk));
 }
 
 static void kvt_slot_clear(struct kvt_store *store, u32 unit, u32 units)
 {
+	u32 chunk = unit / KVT_CHUNK_UNITS, used;
+
 	lockdep_assert_held(&store->lock);
 
 	bitmap_clear(store->used, unit, units);
 	__clear_bit(unit, store->first);
 	store->nr_used -= units;
+	used = kvt_chunk_used(store, chunk);
+	kvt_chunk_note(store, chunk, store->order[chunk], used);
+	if (!used) {
+		set_bit(chunk, store->empty);
+		store->chunks[store->order[chunk]]--;
+	}
 }
 
-/* Take the first free and aligned units between @from and @to. */
-static bool kvt_slot_search(struct kvt_store *store, u32 from, u32 to, u32 units, u32 *unit)
+/* ---- a new slot ------------------------------------------------------------------ */
+
+/* Where to look for room for a slot of this size: the bits of chunks, and the hand there. */
+static unsigned long *kvt_chunk_map(struct kvt_store *store, u32 order, u32 **hand)
 {
-	unsigned long at;
+	bool partly = order < KVT_CHUNK_UNITS_SHIFT && READ_ONCE(store->nr_partly[order]);
+
+	*hand = &store->hand[partly ? order : KVT_CHUNK_UNITS_SHIFT];
+	return partly ? store->partly[order] : store->empty;
+}
+
+/* Next fit, without the lock, since a large store has many chunks; -ENOSPC. */
+static s64 kvt_chunk_find(struct kvt_store *store, u32 order)
+{
+	u32 *hand, chunks = kvt_nr_chunks(store), chunk;
+	unsigned long *map = kvt_chunk_map(store, order, &hand);
+
+	chunk = find_next_bit(map, chunks, READ_ONCE(*hand));
+	if (chunk >= chunks)
+		chunk = find_first_bit(map, chunks);
+	if (chunk < chunks)
+		return chunk;
+	return map == store->empty ? -ENOSPC : -EAGAIN;
+}
+
+/* Take the first room in a chunk; false: it is not what was looked for any more. */
+static bool kvt_slot_take_in(struct kvt_store *store, u32 chunk, u32 order, u32 *unit)
+{
+	u32 used, at = 0, units = 1U << order, *hand;
 	bool found;
 
 	spin_lock(&store->lock);
-	at = bitmap_find_next_zero_area(store->used, to, from, units, units - 1);
-	found = at + units <= to;
+	found = test_bit(chunk, kvt_chunk_map(store, order, &hand));
 	if (found) {
-		kvt_slot_set(store, at, units);
-		store->hand = at + units;
-		*unit = at;
+		used = kvt_chunk_used(store, chunk);
+		while ((u64)used >> at & ((1ULL << units) - 1))
+			at += units;
+		*unit = chunk * KVT_CHUNK_UNITS + at;
+		kvt_slot_set(store, *unit, units);
+		WRITE_ONCE(*hand, chunk);
+		if (order < KVT_CHUNK_UNITS_SHIFT)
+			WRITE_ONCE(store->hand[order], chunk);
 	}
 	spin_unlock(&store->lock);
 	return found;
 }
 
-/*
- * Next fit: all units once, from the hand on, then those of the hand's segment again.
- * The lock is let go of between segments, since a large store has many of them.
- */
 int kvt_slot_alloc(struct kvt_store *store, u32 units, u32 *unit)
 {
-	u32 segments = DIV_ROUND_UP(store->nr_units, KVT_SEARCH_UNITS) + 1;
-	u32 from = READ_ONCE(store->hand);
+	u32 order = ilog2(units);
+	s64 chunk;
 
 	might_sleep();
 	if (READ_ONCE(store->hold))
 		return -EROFS;
-	if (store->nr_units - READ_ONCE(store->nr_used) < units)
-		return -ENOSPC;
-	for (; segments; segments--) {
-		u32 to;
-
-		if (from >= store->nr_units)
-			from = 0;
-		to = min_t(u64, store->nr_units, ALIGN_DOWN(from, KVT_SEARCH_UNITS) +
-						 (u64)KVT_SEARCH_UNITS);
-		if (kvt_slot_search(store, from, to, units, unit))
+	do { /* others may have been faster */
+		chunk = kvt_chunk_find(store, order);
+		if (chunk >= 0 && kvt_slot_take_in(store, chunk, order, unit))
 			return 0;
-		from = to;
 		cond_resched();
-	}
+	} while (chunk != -ENOSPC);
 	return -ENOSPC;
 }
+
+/* ---- users ------------------------------------------------------------------------- */
 
 static unsigned long kvt_slot_extra(struct kvt_store *store, unsigned long index)
 {

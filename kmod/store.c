@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Stores: opening their devices, attaching and detaching them, and how much of one
- * each pool may claim.
+ * Stores: opening their devices, attaching and detaching them, and pools that come and go.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -41,6 +40,7 @@ static void kvt_store_close(struct kvt_store *store)
 static void kvt_store_destroy(struct kvt_store *store)
 {
 	kvt_reserve_exit(store);
+	kvt_accounts_exit(store);
 	kvt_slot_exit(store);
 	kfree(store);
 }
@@ -93,9 +93,12 @@ static struct kvt_store *kvt_store_new(void)
 	kvt_meter_init(&store->read_meter);
 	kvt_meter_init(&store->write_meter);
 	xa_init(&store->extra);
-	kvt_reserve_init(store);
+	INIT_LIST_HEAD(&store->accounts);
 	INIT_WORK(&store->remove, kvt_store_remove);
-	return store;
+	if (!kvt_reserve_init(store))
+		return store;
+	kfree(store);
+	return NULL;
 }
 
 /* ---- its devices ---------------------------------------------------------------------- */
@@ -376,87 +379,117 @@ bool kvt_store_watch(struct kvt_pool *pool)
 	return true;
 }
 
-/* ---- pools' claims ------------------------------------------------------------------------- */
-
-static u64 kvt_store_room(struct kvt_store *store)
-{
-	return kvt_store_bytes(store) - READ_ONCE(store->claimed);
-}
+/* ---- pools ------------------------------------------------------------------------------------ */
 
 static bool kvt_store_is_usable(struct kvt_store *store)
 {
 	return !store->closed && kvt_store_check(store);
 }
 
-/* That with the most room; one on hold, where nothing can be written, only for want of others. */
-static bool kvt_store_is_better(struct kvt_store *store, struct kvt_store *than)
+/* One on hold, where nothing can be written, is taken only for want of others. */
+static bool kvt_store_is_better(struct kvt_store *store, u64 room, struct kvt_store *than, u64 has)
 {
 	bool hold = READ_ONCE(store->hold);
 
 	if (!than || hold != READ_ONCE(than->hold))
 		return !than || !hold;
-	return kvt_store_room(store) > kvt_store_room(than);
+	return room > has;
 }
 
-static struct kvt_store *kvt_store_choose(u64 stores)
+/* That with the most room for slots of a size, in units: with that of what was kept, or not. */
+static struct kvt_store *kvt_store_choose(u64 stores, u32 order, bool keep, u64 *has)
 {
 	struct kvt_store *store, *best = NULL;
+	u64 room;
 
 	lockdep_assert_held(&kvt_stores_lock);
+
+	*has = 0;
 	list_for_each_entry(store, &kvt_stores, link) {
-		if (stores && !(stores & BIT_ULL(store->id)))
+		if ((stores && !(stores & BIT_ULL(store->id))) || !kvt_store_is_usable(store))
 			continue;
-		if (kvt_store_is_usable(store) && kvt_store_is_better(store, best))
+		room = kvt_claimable(store, order, keep);
+		if (kvt_store_is_better(store, room, best, *has)) {
 			best = store;
+			*has = room;
+		}
 	}
 	return best;
 }
 
-int kvt_store_claim(struct kvt_store *store, u64 bytes)
+static void kvt_store_remove_pool(struct kvt_pool *pool)
 {
-	int error = -ENOSPC;
+	struct kvt_store *store = pool->store;
 
 	spin_lock(&store->lock);
-	if (bytes <= kvt_store_room(store)) {
-		store->claimed += bytes;
-		error = 0;
-	}
-	spin_unlock(&store->lock);
-	return error;
-}
-
-void kvt_store_unclaim(struct kvt_store *store, u64 bytes)
-{
-	spin_lock(&store->lock);
-	store->claimed -= bytes;
-	spin_unlock(&store->lock);
-}
-
-struct kvt_store *kvt_store_get(u64 stores, u64 bytes)
-{
-	struct kvt_store *store;
-	int error;
-
-	mutex_lock(&kvt_stores_lock);
-	store = kvt_store_choose(stores);
-	error = store ? kvt_store_claim(store, bytes) : -ENODEV;
-	if (!error) {
-		kref_get(&store->ref);
-		spin_lock(&store->lock);
-		store->nr_pools++;
-		spin_unlock(&store->lock);
-	}
-	mutex_unlock(&kvt_stores_lock);
-	return error ? ERR_PTR(error) : store;
-}
-
-void kvt_store_put(struct kvt_store *store, u64 bytes)
-{
-	spin_lock(&store->lock);
-	store->claimed -= bytes;
 	store->nr_pools--;
 	spin_unlock(&store->lock);
 	kvt_store_unref(store);
+}
+
+static int kvt_store_add_pool(struct kvt_pool *pool, u64 stores)
+{
+	struct kvt_store *store;
+	u64 room;
+
+	store = kvt_store_choose(stores, pool->block_shift - KVT_UNIT_SHIFT,
+				 pool->flags & KVTIER_POOL_KEEP, &room);
+	if (!store)
+		return -ENODEV;
+	kref_get(&store->ref);
+	spin_lock(&store->lock);
+	store->nr_pools++;
+	spin_unlock(&store->lock);
+	pool->store = store;
+	return 0;
+}
+
+static int kvt_store_admit(struct kvt_pool *pool)
+{
+	if (pool->flags & KVTIER_POOL_KEEP) {
+		pool->tab = kvt_tab_new(pool);
+		if (!pool->tab)
+			return -ENOMEM;
+	}
+	return kvt_claim(pool, pool->share[KVTIER_TIER_NVME].budget,
+			 pool->tab ? kvt_tab_account(pool->tab) : NULL);
+}
+
+static int kvt_store_join_locked(struct kvt_pool *pool, u64 stores)
+{
+	int error = kvt_store_add_pool(pool, stores);
+
+	if (error)
+		return error;
+	error = kvt_store_admit(pool);
+	if (error) {
+		if (pool->tab)
+			kvt_tab_close(pool->tab);
+		kvt_store_remove_pool(pool);
+		pool->store = NULL;
+	}
+	return error;
+}
+
+/* What is chosen by its room has it until it is claimed. */
+int kvt_store_join(struct kvt_pool *pool, u64 stores)
+{
+	int error;
+
+	mutex_lock(&kvt_stores_lock);
+	error = kvt_store_join_locked(pool, stores);
+	mutex_unlock(&kvt_stores_lock);
+	return error;
+}
+
+void kvt_store_leave(struct kvt_pool *pool)
+{
+	if (pool->tab) {
+		kvt_forget_due(pool, kvt_tab_account(pool->tab));
+		kvt_tab_close(pool->tab);
+	}
+	kvt_store_unclaim(pool, pool->share[KVTIER_TIER_NVME].budget);
+	kvt_store_remove_pool(pool);
 }
 
 u64 kvt_store_bits(void)
@@ -475,14 +508,12 @@ u64 kvt_store_bits(void)
 
 u64 kvt_store_free(void)
 {
-	struct kvt_store *store;
-	u64 bytes;
+	u64 units;
 
 	mutex_lock(&kvt_stores_lock);
-	store = kvt_store_choose(0);
-	bytes = store ? kvt_store_room(store) : 0;
+	kvt_store_choose(0, KVT_CHUNK_UNITS_SHIFT, false, &units);
 	mutex_unlock(&kvt_stores_lock);
-	return bytes;
+	return units << KVT_UNIT_SHIFT;
 }
 
 /* ---- the module ------------------------------------------------------------------------------ */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Inside a store: what store.c, header.c, slot.c, reserve.c, io.c and store_sysfs.c
- * offer to each other.
+ * Inside a store: what store.c, header.c, slot.c, claim.c, tab.c, reserve.c, io.c and
+ * store_sysfs.c offer to each other.
  *
  * A store is one block device or a stripe of several.  The first MiB of each device
  * holds its header; chunks of 2 MiB follow, dealt out to the devices in turn.  A
@@ -54,11 +54,43 @@ void kvt_slot_exit(struct kvt_store *store);
 /* One more user of a slot that may have none yet.  -EINVAL: it overlaps others. */
 int kvt_slot_take(struct kvt_store *store, u32 unit, u32 units);
 
+/* claim.c: what is promised of a store; slots and blocks of a size are counted */
+struct kvt_account;
+struct kvt_account *kvt_account_get(struct kvt_store *store); /* of the current user, or NULL */
+void kvt_account_put(struct kvt_store *store, struct kvt_account *account);
+void kvt_accounts_exit(struct kvt_store *store);
+uid_t kvt_account_uid(const struct kvt_account *account);
+/* So many units more are reserved. */
+void kvt_account_reserve(struct kvt_store *store, struct kvt_account *account, s32 units);
+bool kvt_account_is_over(struct kvt_store *store, const struct kvt_account *account);
+/* One more key, which has a reference then; false: the user has too many. */
+bool kvt_account_add_key(struct kvt_store *store, struct kvt_account *account);
+void kvt_account_remove_key(struct kvt_store *store, struct kvt_account *account);
+/* So many reserved slots more have no pool. */
+void kvt_account_keep(struct kvt_store *store, struct kvt_account *account, u32 order, s64 slots);
+/* The pool adopts a slot that it was charged for when it was made; false: none is left. */
+bool kvt_use_due(struct kvt_pool *pool, struct kvt_account *account);
+void kvt_return_due(struct kvt_pool *pool, struct kvt_account *account, u32 nr);
+void kvt_forget_due(struct kvt_pool *pool, struct kvt_account *account); /* the pool goes */
+/* Units that a pool of the current user may claim; @keep: with what his pools left. */
+u64 kvt_claimable(struct kvt_store *store, u32 order, bool keep);
+/* So many blocks; with @account some of them may be due.  -ENOSPC. */
+int kvt_claim(struct kvt_pool *pool, u64 blocks, struct kvt_account *account);
+
+/* tab.c */
+bool kvt_tab_closed(const struct kvt_tab *tab); /* its pool has gone */
+struct kvt_account *kvt_tab_account(const struct kvt_tab *tab);
+u32 kvt_tab_units(const struct kvt_tab *tab); /* of each of its slots */
+
 /* reserve.c */
-void kvt_reserve_init(struct kvt_store *store);
+int kvt_reserve_init(struct kvt_store *store);
 void kvt_reserve_exit(struct kvt_store *store); /* forget them; slots stay used */
 void kvt_reserve_settle(struct kvt_store *store); /* before a detach: tidy the headers */
 int kvt_reserve_lift_hold(struct kvt_store *store);
+/* End a reservation, for an administrator. */
+int kvt_reserve_end(struct kvt_store *store, const u8 *key); /* -ENOENT */
+#define KVT_KEY_LINE 64 /* bytes of a line about one */
+int kvt_reserve_show(struct kvt_store *store, char *buf, loff_t at, size_t bytes);
 
 /* io.c */
 /* Learn how much a device takes at a time. */

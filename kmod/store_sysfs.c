@@ -140,6 +140,7 @@ static DEVICE_ATTR_RO(devices);
 KVT_STORE_NUMBER(size_bytes, kvt_store_bytes(store));
 KVT_STORE_NUMBER(used_bytes, READ_ONCE(store->nr_used) << KVT_UNIT_SHIFT);
 KVT_STORE_NUMBER(claimed_bytes, READ_ONCE(store->claimed));
+KVT_STORE_NUMBER(kept_bytes, READ_ONCE(store->kept) << KVT_UNIT_SHIFT);
 KVT_STORE_NUMBER(pools, READ_ONCE(store->nr_pools));
 KVT_STORE_NUMBER(reservations, READ_ONCE(store->nr_keys));
 KVT_STORE_NUMBER(bytes_read, atomic64_read(&store->bytes_read));
@@ -195,12 +196,45 @@ static ssize_t detach_store(struct device *dev, struct device_attribute *attr, c
 }
 static DEVICE_ATTR_WO(detach);
 
+/* Who has a key may adopt what it reserves, so this is for the administrator alone. */
+static ssize_t keys_read(struct file *file, struct kobject *kobj,
+			 KVT_BIN_CONST struct bin_attribute *attr, char *buf, loff_t at,
+			 size_t bytes)
+{
+	return kvt_reserve_show(dev_get_drvdata(kobj_to_dev(kobj)), buf, at, bytes);
+}
+static KVT_BIN_CONST BIN_ATTR_ADMIN_RO(keys, 0);
+
+static ssize_t release_store(struct device *dev, struct device_attribute *attr, const char *buf,
+			     size_t count)
+{
+	struct kvt_store *store = dev_get_drvdata(dev);
+	size_t digits = count - (count && buf[count - 1] == '\n');
+	u8 key[KVTIER_KEY_BYTES];
+	int error;
+
+	if (!kvt_may_change())
+		return -EPERM;
+	if (digits != 2 * sizeof(key) || hex2bin(key, buf, sizeof(key))) {
+		pr_warn_ratelimited("store%u: release takes a key as keys shows it: %zu hexadecimal digits\n",
+				    store->id, 2 * sizeof(key));
+		return -EINVAL;
+	}
+	if (!kref_get_unless_zero(&store->ref)) /* it is being detached */
+		return -ENODEV;
+	error = kvt_reserve_end(store, key);
+	kvt_store_unref(store);
+	return error ?: count;
+}
+static DEVICE_ATTR_WO(release);
+
 static struct attribute *kvt_store_attrs[] = {
 	&dev_attr_uuid.attr,
 	&dev_attr_devices.attr,
 	&dev_attr_size_bytes.attr,
 	&dev_attr_used_bytes.attr,
 	&dev_attr_claimed_bytes.attr,
+	&dev_attr_kept_bytes.attr,
 	&dev_attr_pools.attr,
 	&dev_attr_reservations.attr,
 	&dev_attr_bytes_read.attr,
@@ -211,6 +245,7 @@ static struct attribute *kvt_store_attrs[] = {
 	&dev_attr_write_bandwidth.attr,
 	&dev_attr_reads_in_flight.attr,
 	&dev_attr_hold.attr,
+	&dev_attr_release.attr,
 	&dev_attr_detach.attr,
 	NULL,
 };
@@ -220,11 +255,16 @@ int kvt_store_sysfs_add(struct kvt_store *store)
 {
 	struct device *dev = device_create_with_groups(kvt_store_class, NULL, MKDEV(0, 0), store,
 						       kvt_store_groups, "store%u", store->id);
+	int error;
 
 	if (IS_ERR(dev))
 		return PTR_ERR(dev);
-	store->dev = dev;
-	return 0;
+	error = device_create_bin_file(dev, &bin_attr_keys);
+	if (error)
+		device_unregister(dev);
+	else
+		store->dev = dev;
+	return error;
 }
 
 int kvt_store_sysfs_init(struct class *class)

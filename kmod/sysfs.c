@@ -174,7 +174,10 @@ struct kvt_policy kvt_policy = {
 	.scan_period_ms = 1000,
 	.writeback_rate = 256 << 20,
 	.writeback_depth = 4,
+	.min_deadline_ms = 100,
 	.max_deadline_ms = 600000,
+	.max_reserved_percent = 100,
+	.max_keys = 65536,
 	.max_pools = 256,
 };
 
@@ -220,7 +223,10 @@ POLICY_U32(dma_timeout_ms, 1, 60000);
 POLICY_U32(scan_period_ms, 0, 3600000);
 POLICY(writeback_rate, u64, ullong, kstrtou64, "%llu", 0, U64_MAX);
 POLICY_U32(writeback_depth, 1, KVT_BATCH);
+POLICY_U32(min_deadline_ms, 1, 60000);
 POLICY_U32(max_deadline_ms, 1, 3600000);
+POLICY_U32(max_reserved_percent, 1, 100);
+POLICY_U32(max_keys, 1, U32_MAX);
 POLICY_U32(max_pools, 1, U32_MAX);
 
 /* Files cannot be set out of their range; parameters can. */
@@ -233,7 +239,10 @@ static const struct {
 	{ "scan_period_ms", scan_period_ms_fits },
 	{ "writeback_rate", writeback_rate_fits },
 	{ "writeback_depth", writeback_depth_fits },
+	{ "min_deadline_ms", min_deadline_ms_fits },
 	{ "max_deadline_ms", max_deadline_ms_fits },
+	{ "max_reserved_percent", max_reserved_percent_fits },
+	{ "max_keys", max_keys_fits },
 	{ "max_pools", max_pools_fits },
 };
 
@@ -264,7 +273,10 @@ static struct attribute *policy_attrs[] = {
 	&dev_attr_scan_period_ms.attr,
 	&dev_attr_writeback_rate.attr,
 	&dev_attr_writeback_depth.attr,
+	&dev_attr_min_deadline_ms.attr,
 	&dev_attr_max_deadline_ms.attr,
+	&dev_attr_max_reserved_percent.attr,
+	&dev_attr_max_keys.attr,
 	&dev_attr_max_pools.attr,
 	NULL
 };

@@ -131,7 +131,8 @@ static int explain(int fd, const struct kvtier_pool_create *arg, int error)
 		return explain_absence(&info, arg);
 	case -EINVAL:
 		return kvt_fail(error, "the module refuses the configuration: io_deadline_ms must "
-				       "not be above /sys/class/kvtier/policy/max_deadline_ms");
+				       "be 0, or between min_deadline_ms and max_deadline_ms of "
+				       "/sys/class/kvtier/policy");
 	case -EMFILE:
 		return kvt_fail(error, "this user has as many pools as one may have: close some, or "
 				       "raise /sys/class/kvtier/policy/max_pools");

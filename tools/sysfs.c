@@ -37,7 +37,10 @@ static const struct setting {
 	{ "policy", "scan_period_ms", NUMBER, NULL },
 	{ "policy", "writeback_rate", SIZE, NULL },
 	{ "policy", "writeback_depth", NUMBER, NULL },
+	{ "policy", "min_deadline_ms", NUMBER, NULL },
 	{ "policy", "max_deadline_ms", NUMBER, NULL },
+	{ "policy", "max_reserved_percent", PERCENT, NULL },
+	{ "policy", "max_keys", NUMBER, NULL },
 	{ "policy", "max_pools", NUMBER, NULL },
 };
 
@@ -86,6 +89,7 @@ cJSON *sysfs_folder(const char *folder)
 	o = cJSON_CreateObject();
 	for (i = 0; i < nr; i++) {
 		if (names[i]->d_type == DT_REG && strcmp(names[i]->d_name, "uevent") &&
+		    strcmp(names[i]->d_name, "keys") && /* of reservations: secrets */
 		    sysfs_read(folder, names[i]->d_name, value, sizeof(value))) {
 			double number = strtod(value, &end);
 

@@ -38,6 +38,20 @@ static inline struct class *kvt_class_create(const char *name)
 #define KVT_CLASS_CONST
 #endif
 
+/* A binary attribute's read got a const attribute in 6.16. */
+#if KVT_KERNEL(6, 16)
+#define KVT_BIN_CONST const
+#else
+#define KVT_BIN_CONST
+#endif
+
+/* hex2bin() is not in linux/kernel.h any more; 6.12 has its new header, 6.1 does not. */
+#if KVT_KERNEL(6, 12)
+#include <linux/hex.h>
+#else
+#include <linux/kernel.h>
+#endif
+
 static inline void kvt_vma_set_flags(struct vm_area_struct *vma, unsigned long flags)
 {
 #if KVT_KERNEL(6, 3)

@@ -71,6 +71,7 @@ BEGIN {
 	is_attribute(argument[1], /_RO/ ? "444" : /_RW/ ? "644" : "200")
 }
 
+/^static (KVT_BIN_CONST )?BIN_ATTR_ADMIN_RO\(/ { arguments(); is_attribute(argument[1], "400") }
 /^KVT_STORE_NUMBER\(/ { arguments(); is_attribute(argument[1], "444") }
 /^(STATS|COUNTER)\(/ { arguments(); is_attribute(argument[1], "444") }
 /^BLOCKS\(/ { arguments(); is_attribute(argument[1], "400") }
@@ -127,6 +128,14 @@ group != "" && /TIERS_OF/ {
 	delete unused[FILENAME, name]
 	print "/sys/class/kvtier/" name, modes[FILENAME, name], "-", "-", "-"
 	found++
+}
+
+# Those of stores alone are such.
+/device_create_bin_file\(.*&bin_attr_/ {
+	name = $0
+	sub(/.*&bin_attr_/, "", name)
+	sub(/[^a-z_].*/, "", name)
+	list("kvt_store", name)
 }
 
 END {

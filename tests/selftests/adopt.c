@@ -9,12 +9,6 @@
 #define DRAM 8
 #define KEPT 12
 
-struct manifest {
-	struct kvtier_slot slots[KEPT];
-	uint8_t key[KVTIER_KEY_BYTES];
-	uint8_t store[KVTIER_UUID_BYTES];
-};
-
 FIXTURE(adopt)
 {
 	char disk[KVT_TEXT];
@@ -47,74 +41,11 @@ static int keeping_pool(struct pool *pool, const char *store)
 /* Twelve sealed blocks from block 4 on. */
 static int make_manifest(struct pool *pool, struct manifest *m)
 {
-	struct kvtier_checkpoint arg = {
-		.size = sizeof(arg),
-		.offset = 4 * pool->block,
-		.length = KEPT * pool->block,
-		.slots = (uintptr_t)m->slots,
-		.nr = KEPT,
-	};
 	int ret;
 
 	fill(pool, 0, BLOCKS, 1);
 	ret = op(pool, KVTIER_OP_SEAL, 4, KEPT);
-	if (!ret)
-		ret = call(pool->fd, KVTIER_IOC_CHECKPOINT, &arg);
-	memcpy(m->key, arg.key, sizeof(m->key));
-	memcpy(m->store, arg.store, sizeof(m->store));
-	return ret;
-}
-
-static int adopt_all(struct pool *pool, struct manifest *m)
-{
-	struct kvtier_adopt arg = {
-		.size = sizeof(arg),
-		.slots = (uintptr_t)m->slots,
-		.nr = KEPT,
-	};
-
-	memcpy(arg.key, m->key, sizeof(arg.key));
-	memcpy(arg.store, m->store, sizeof(arg.store));
-	return call(pool->fd, KVTIER_IOC_ADOPT, &arg);
-}
-
-static int release(struct pool *pool, const struct manifest *m)
-{
-	struct kvtier_release arg = { .size = sizeof(arg) };
-
-	memcpy(arg.key, m->key, sizeof(arg.key));
-	return call(pool->fd, KVTIER_IOC_RELEASE, &arg);
-}
-
-static long long store_attr(const char *store, const char *name)
-{
-	char path[2 * KVT_TEXT];
-
-	snprintf(path, sizeof(path), "%s/%s", store, name);
-	return attr_number(path);
-}
-
-static int lift_hold(const char *store)
-{
-	char path[2 * KVT_TEXT];
-
-	snprintf(path, sizeof(path), "%s/hold", store);
-	return attr_write(path, "0");
-}
-
-static int detach(const char *store)
-{
-	char path[2 * KVT_TEXT];
-
-	snprintf(path, sizeof(path), "%s/detach", store);
-	return attr_write(path, "1");
-}
-
-static int attach(const char *disk, char store[KVT_TEXT])
-{
-	int ret = attr_write(KVT_CLASS "attach_store", disk);
-
-	return ret ? ret : store_of(strrchr(disk, '/') + 1, store) ? 0 : -ENOENT;
+	return ret ? ret : checkpoint_blocks(pool, m, 4, KEPT);
 }
 
 static void expect_adopted(struct __test_metadata *_metadata, struct pool *pool,
@@ -146,14 +77,14 @@ TEST_F(adopt, after_the_pool)
 	EXPECT_EQ(1, store_attr(self->store, "reservations"));
 	EXPECT_EQ(KEPT << SHIFT, store_attr(self->store, "used_bytes"));
 	ASSERT_EQ(0, keeping_pool(&pool, self->store));
-	ASSERT_EQ(0, adopt_all(&pool, m));
+	ASSERT_EQ(0, adopt_blocks(&pool, m));
 	ASSERT_EQ(0, keeping_pool(&other, self->store));
-	ASSERT_EQ(0, adopt_all(&other, m)); /* several pools may have one slot */
+	ASSERT_EQ(0, adopt_blocks(&other, m)); /* several pools may have one slot */
 	fill(&other, 16, 16, 2);
 	ASSERT_EQ(0, op(&other, KVTIER_OP_DEMOTE, 0, BLOCKS));
 	expect_adopted(_metadata, &pool, m);
-	EXPECT_EQ(0, release(&pool, m));
-	EXPECT_EQ(-ENOENT, release(&pool, m));
+	EXPECT_EQ(0, release_key(&pool, m));
+	EXPECT_EQ(-ENOENT, release_key(&pool, m));
 	pool_close(&pool);
 	EXPECT_EQ(0, check(&other, 4, KEPT, 1)); /* adopted blocks keep theirs */
 	EXPECT_EQ(0, check(&other, 16, 16, 2));
@@ -161,6 +92,195 @@ TEST_F(adopt, after_the_pool)
 	EXPECT_GE(used, KEPT << SHIFT);
 	pool_close(&other);
 	EXPECT_EQ(0, store_attr(self->store, "used_bytes"));
+}
+
+/* ---- what nobody's pool has any more ---------------------------------------------------- */
+
+/* In a child, as another user: how a pool with this much NVMe is refused; 0: it is not. */
+static int as_another_user(const char *store, uint64_t nvme)
+{
+	struct kvtier_pool_create request = pool_request(SHIFT, BLOCKS, DRAM, nvme);
+	int status, fd = device_open(O_RDWR);
+	pid_t pid = fork();
+
+	request.flags = KVTIER_POOL_KEEP;
+	request.budget[KVTIER_TIER_NVME].nodes = 1ULL << store_number(store);
+	if (!pid)
+		_exit(setresuid(65534, 65534, 65534) ?
+			      255 : -call(fd, KVTIER_IOC_POOL_CREATE, &request));
+	close(fd);
+	if (pid < 0 || waitpid(pid, &status, 0) != pid || !WIFEXITED(status))
+		return -EIO;
+	return -WEXITSTATUS(status);
+}
+
+static int pool_with(struct pool *pool, const char *store, uint64_t nvme)
+{
+	struct kvtier_pool_create request = pool_request(SHIFT, BLOCKS, DRAM, nvme);
+
+	request.flags = KVTIER_POOL_KEEP;
+	request.budget[KVTIER_TIER_NVME].nodes = 1ULL << store_number(store);
+	return pool_open(pool, &request);
+}
+
+/*
+ * What outlives its pool is promised to nobody else, and whose pool it was can have all of
+ * the store again, to adopt it: then it is charged to the new pool.
+ */
+TEST_F(adopt, reservations_stay_claimed)
+{
+	struct manifest *m = &self->manifest;
+	const uint64_t all = (uint64_t)store_attr(self->store, "size_bytes") >> SHIFT;
+	const long long kept = (long long)KEPT << SHIFT;
+	struct pool pool, other;
+
+	ASSERT_EQ(0, pool_with(&pool, self->store, all));
+	ASSERT_EQ(0, make_manifest(&pool, m));
+	EXPECT_EQ(0, store_attr(self->store, "kept_bytes"));
+	pool_close(&pool);
+	EXPECT_EQ(kept, store_attr(self->store, "kept_bytes"));
+	EXPECT_EQ(-ENOSPC, as_another_user(self->store, all));
+	EXPECT_EQ(0, as_another_user(self->store, all - KEPT));
+	ASSERT_EQ(0, pool_with(&pool, self->store, all));
+	EXPECT_EQ(KEPT, used_blocks(&pool, KVTIER_TIER_NVME)); /* it is to adopt these */
+	EXPECT_EQ(-ENOSPC, as_another_user(self->store, BLOCKS));
+	EXPECT_EQ(-ENOSPC, pool_with(&other, self->store, BLOCKS));
+	fill(&pool, 4, 1, 2);
+	EXPECT_EQ(-EEXIST, adopt_blocks(&pool, m)); /* nothing has changed by that */
+	EXPECT_EQ(KEPT, used_blocks(&pool, KVTIER_TIER_NVME));
+	EXPECT_EQ(kept, store_attr(self->store, "kept_bytes"));
+	ASSERT_EQ(0, op(&pool, KVTIER_OP_DISCARD, 4, 1));
+	ASSERT_EQ(0, adopt_blocks(&pool, m));
+	EXPECT_EQ(KEPT, used_blocks(&pool, KVTIER_TIER_NVME));
+	EXPECT_EQ(0, store_attr(self->store, "kept_bytes"));
+	EXPECT_EQ(-ENOSPC, as_another_user(self->store, BLOCKS));
+	expect_adopted(_metadata, &pool, m);
+	ASSERT_EQ(0, op(&pool, KVTIER_OP_DISCARD, 0, BLOCKS));
+	EXPECT_EQ(KEPT, used_blocks(&pool, KVTIER_TIER_NVME)); /* as if it had made them */
+	pool_close(&pool);
+	EXPECT_EQ(kept, store_attr(self->store, "kept_bytes"));
+	EXPECT_EQ(0, store_attr(self->store, "claimed_bytes"));
+	ASSERT_EQ(0, keeping_pool(&pool, self->store));
+	EXPECT_EQ(0, used_blocks(&pool, KVTIER_TIER_NVME)); /* there is room for both */
+	EXPECT_EQ(0, release_key(&pool, m));
+	pool_close(&pool);
+	EXPECT_EQ(0, store_attr(self->store, "kept_bytes"));
+	EXPECT_EQ(0, store_attr(self->store, "used_bytes"));
+	EXPECT_EQ(0, as_another_user(self->store, all));
+}
+
+/* What a pool was to adopt is released: it may use that much otherwise. */
+TEST_F(adopt, released_before_it_is_adopted)
+{
+	struct manifest *m = &self->manifest;
+	const uint64_t all = (uint64_t)store_attr(self->store, "size_bytes") >> SHIFT;
+	struct pool pool;
+
+	ASSERT_EQ(0, keeping_pool(&pool, self->store));
+	ASSERT_EQ(0, make_manifest(&pool, m));
+	pool_close(&pool);
+	ASSERT_EQ(0, pool_with(&pool, self->store, all - KEPT / 2));
+	EXPECT_EQ(KEPT - KEPT / 2, used_blocks(&pool, KVTIER_TIER_NVME));
+	EXPECT_EQ(0, release_key(&pool, m));
+	EXPECT_EQ(0, used_blocks(&pool, KVTIER_TIER_NVME));
+	EXPECT_EQ(-ENOSPC, as_another_user(self->store, BLOCKS));
+	pool_close(&pool);
+	EXPECT_EQ(0, as_another_user(self->store, all));
+}
+
+static int read_keys(const char *store, char *text, size_t room)
+{
+	char path[2 * KVT_TEXT];
+	ssize_t n, done = 0;
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/keys", store);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	/* In parts, which are no whole lines. */
+	while ((n = read(fd, text + done, room - done > 50 ? 50 : room - done)) > 0)
+		done += n;
+	close(fd);
+	return n < 0 ? -errno : (int)done;
+}
+
+/* The administrator sees who keeps what, and may end it. */
+TEST_F(adopt, administrator_ends_a_reservation)
+{
+	struct manifest *m = &self->manifest, second = { .nr = 0 };
+	char text[1024], key[2 * KVTIER_KEY_BYTES + 1], path[2 * KVT_TEXT];
+	unsigned long long bytes;
+	unsigned int uid;
+	struct pool pool;
+	int i, fd;
+
+	ASSERT_EQ(0, keeping_pool(&pool, self->store));
+	EXPECT_EQ(0, read_keys(self->store, text, sizeof(text)));
+	ASSERT_EQ(0, make_manifest(&pool, m));
+	ASSERT_EQ(0, checkpoint_blocks(&pool, &second, 5, 2));
+	pool_close(&pool);
+	ASSERT_EQ(2 * 64, read_keys(self->store, text, sizeof(text)));
+	text[2 * 64] = '\0';
+	ASSERT_EQ(3, sscanf(text, "%32[0-9a-f] %u %llu\n", key, &uid, &bytes));
+	for (i = 0; i < KVTIER_KEY_BYTES; i++)
+		snprintf(text + 200 + 2 * i, 3, "%02x", m->key[i]);
+	EXPECT_EQ(0, strcmp(key, text + 200));
+	EXPECT_EQ(0, uid);
+	EXPECT_EQ(KEPT << SHIFT, bytes);
+	EXPECT_EQ(-EINVAL, store_write(self->store, "release", "all"));
+	EXPECT_EQ(-EINVAL, store_write(self->store, "release", key + 1));
+	key[0] ^= 1;
+	EXPECT_EQ(-ENOENT, store_write(self->store, "release", key));
+	key[0] ^= 1;
+	snprintf(path, sizeof(path), "%s/release", self->store);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	ASSERT_LE(0, fd);
+	if (!fork())
+		_exit(setresuid(65534, 65534, 65534) || write(fd, key, 32) >= 0 || errno != EPERM);
+	ASSERT_LT(0, wait(&i));
+	EXPECT_EQ(0, i);
+	close(fd);
+	EXPECT_EQ(0, store_write(self->store, "release", key));
+	EXPECT_EQ(-ENOENT, store_write(self->store, "release", key));
+	EXPECT_EQ(2 << SHIFT, store_attr(self->store, "used_bytes"));
+	EXPECT_EQ(1, store_attr(self->store, "reservations"));
+	ASSERT_EQ(0, keeping_pool(&pool, self->store));
+	EXPECT_EQ(-ENOENT, adopt_blocks(&pool, m));
+	EXPECT_EQ(0, release_key(&pool, &second));
+	pool_close(&pool);
+}
+
+/* How much one user may reserve is the administrator's to say. */
+TEST_F(adopt, limits_of_a_user)
+{
+	struct kvtier_pool_create request = pool_request(HUGE_SHIFT, KEPT, KEPT, 2 * KEPT);
+	struct manifest m[3] = { { .nr = 0 } };
+	struct pool pool;
+
+	request.flags = KVTIER_POOL_KEEP;
+	request.budget[KVTIER_TIER_NVME].nodes = 1ULL << store_number(self->store);
+	ASSERT_EQ(0, pool_open(&pool, &request));
+	fill(&pool, 0, KEPT, 1);
+	ASSERT_EQ(0, op(&pool, KVTIER_OP_SEAL, 0, KEPT));
+	ASSERT_EQ(0, attr_write(KVT_CLASS "policy/max_keys", "2"));
+	EXPECT_EQ(0, checkpoint_blocks(&pool, &m[0], 0, 2));
+	EXPECT_EQ(0, checkpoint_blocks(&pool, &m[1], 0, 2));
+	EXPECT_EQ(-ENOSPC, checkpoint_blocks(&pool, &m[2], 0, 2));
+	EXPECT_EQ(0, checkpoint_blocks(&pool, &m[1], 2, 2));
+	EXPECT_EQ(0, release_key(&pool, &m[1]));
+	EXPECT_EQ(0, checkpoint_blocks(&pool, &m[2], 0, 2));
+	EXPECT_EQ(2, store_attr(self->store, "reservations"));
+	EXPECT_EQ(0, attr_write(KVT_CLASS "policy/max_keys", "65536"));
+	ASSERT_EQ(0, attr_write(KVT_CLASS "policy/max_reserved_percent", "1")); /* 20 MiB */
+	EXPECT_EQ(0, checkpoint_blocks(&pool, &m[2], 2, 6));
+	EXPECT_EQ(-ENOSPC, checkpoint_blocks(&pool, &m[2], 8, 4));
+	EXPECT_EQ(KEPT, used_blocks(&pool, KVTIER_TIER_NVME)); /* those are saved all the same */
+	EXPECT_EQ(0, attr_write(KVT_CLASS "policy/max_reserved_percent", "100"));
+	EXPECT_EQ(0, checkpoint_blocks(&pool, &m[2], 8, 4));
+	EXPECT_EQ(0, release_key(&pool, &m[0]));
+	EXPECT_EQ(0, release_key(&pool, &m[2]));
+	pool_close(&pool);
 }
 
 /* What is reserved is written by nobody, whatever becomes of the blocks. */
@@ -179,9 +299,9 @@ TEST_F(adopt, reserved_slots_are_not_reused)
 	}
 	EXPECT_EQ(0, check(&pool, 0, BLOCKS, 5));
 	ASSERT_EQ(0, op(&pool, KVTIER_OP_DISCARD, 0, BLOCKS));
-	ASSERT_EQ(0, adopt_all(&pool, m));
+	ASSERT_EQ(0, adopt_blocks(&pool, m));
 	expect_adopted(_metadata, &pool, m);
-	EXPECT_EQ(0, release(&pool, m));
+	EXPECT_EQ(0, release_key(&pool, m));
 	pool_close(&pool);
 }
 
@@ -193,31 +313,31 @@ TEST_F(adopt, after_a_detach)
 
 	ASSERT_EQ(0, keeping_pool(&pool, self->store));
 	ASSERT_EQ(0, make_manifest(&pool, m));
-	EXPECT_EQ(-EBUSY, detach(self->store));
+	EXPECT_EQ(-EBUSY, store_detach(self->store));
 	pool_close(&pool);
-	ASSERT_EQ(0, detach(self->store));
-	ASSERT_EQ(0, attach(self->disk, self->store));
+	ASSERT_EQ(0, store_detach(self->store));
+	ASSERT_EQ(0, store_attach(self->disk, self->store));
 	EXPECT_EQ(1, store_attr(self->store, "hold"));
 	EXPECT_EQ(0, store_attr(self->store, "used_bytes")); /* it has forgotten them */
 	ASSERT_EQ(0, keeping_pool(&pool, self->store));
 	wrong = *m;
 	wrong.store[0] ^= 1;
-	EXPECT_EQ(-ENODEV, adopt_all(&pool, &wrong));
-	ASSERT_EQ(0, adopt_all(&pool, m));
+	EXPECT_EQ(-ENODEV, adopt_blocks(&pool, &wrong));
+	ASSERT_EQ(0, adopt_blocks(&pool, m));
 	expect_adopted(_metadata, &pool, m);
 	EXPECT_EQ(1, store_attr(self->store, "reservations"));
 	fill(&pool, 20, 2, 3);
 	EXPECT_GT(0, op(&pool, KVTIER_OP_DEMOTE, 20, 2)); /* nothing is written yet */
 	EXPECT_EQ(0, check(&pool, 20, 2, 3));
-	ASSERT_EQ(0, lift_hold(self->store));
+	ASSERT_EQ(0, store_write(self->store, "hold", "0"));
 	EXPECT_EQ(0, op(&pool, KVTIER_OP_DEMOTE, 0, BLOCKS));
 	EXPECT_EQ(0, check(&pool, 4, KEPT, 1));
 	EXPECT_EQ(0, check(&pool, 20, 2, 3));
 	/* The reservation is there again, under the old key. */
 	ASSERT_EQ(0, keeping_pool(&other, self->store));
-	EXPECT_EQ(0, adopt_all(&other, m));
+	EXPECT_EQ(0, adopt_blocks(&other, m));
 	pool_close(&other);
-	EXPECT_EQ(0, release(&pool, m));
+	EXPECT_EQ(0, release_key(&pool, m));
 	pool_close(&pool);
 }
 
@@ -233,8 +353,8 @@ TEST_F(adopt, held_store_is_the_last_choice)
 	ASSERT_EQ(0, keeping_pool(&pool, self->store));
 	ASSERT_EQ(0, make_manifest(&pool, m));
 	pool_close(&pool);
-	ASSERT_EQ(0, detach(self->store));
-	ASSERT_EQ(0, attach(self->disk, self->store));
+	ASSERT_EQ(0, store_detach(self->store));
+	ASSERT_EQ(0, store_attach(self->disk, self->store));
 	ASSERT_EQ(1, store_attr(self->store, "hold"));
 	/* Leave the others less room than the held one has. */
 	held = 1ULL << store_number(self->store);
@@ -252,7 +372,7 @@ TEST_F(adopt, held_store_is_the_last_choice)
 	EXPECT_EQ(0, check(&pool, 0, BLOCKS, 1));
 	pool_close(&pool);
 	pool_close(&large);
-	ASSERT_EQ(0, lift_hold(self->store));
+	ASSERT_EQ(0, store_write(self->store, "hold", "0"));
 }
 
 /* Lifted without an adoption the slots are free, and the key is unknown. */
@@ -264,12 +384,12 @@ TEST_F(adopt, forgotten)
 	ASSERT_EQ(0, keeping_pool(&pool, self->store));
 	ASSERT_EQ(0, make_manifest(&pool, m));
 	pool_close(&pool);
-	ASSERT_EQ(0, detach(self->store));
-	ASSERT_EQ(0, attach(self->disk, self->store));
-	ASSERT_EQ(0, lift_hold(self->store));
+	ASSERT_EQ(0, store_detach(self->store));
+	ASSERT_EQ(0, store_attach(self->disk, self->store));
+	ASSERT_EQ(0, store_write(self->store, "hold", "0"));
 	ASSERT_EQ(0, keeping_pool(&pool, self->store));
-	EXPECT_EQ(-ENOENT, adopt_all(&pool, m));
-	EXPECT_EQ(-ENOENT, release(&pool, m));
+	EXPECT_EQ(-ENOENT, adopt_blocks(&pool, m));
+	EXPECT_EQ(-ENOENT, release_key(&pool, m));
 	fill(&pool, 0, BLOCKS, 2);
 	ASSERT_EQ(0, op(&pool, KVTIER_OP_DEMOTE, 0, BLOCKS));
 	EXPECT_EQ(0, check(&pool, 0, BLOCKS, 2));
@@ -287,17 +407,17 @@ TEST_F(adopt, again_needs_an_administrator)
 	ASSERT_EQ(0, keeping_pool(&pool, self->store));
 	ASSERT_EQ(0, make_manifest(&pool, m));
 	pool_close(&pool);
-	ASSERT_EQ(0, detach(self->store));
-	ASSERT_EQ(0, attach(self->disk, self->store));
+	ASSERT_EQ(0, store_detach(self->store));
+	ASSERT_EQ(0, store_attach(self->disk, self->store));
 	ASSERT_EQ(0, keeping_pool(&pool, self->store));
 	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid)
-		_exit(setresuid(65534, 65534, 65534) || adopt_all(&pool, m) != -ENOENT);
+		_exit(setresuid(65534, 65534, 65534) || adopt_blocks(&pool, m) != -ENOENT);
 	ASSERT_EQ(pid, waitpid(pid, &status, 0));
 	EXPECT_EQ(0, status);
-	EXPECT_EQ(0, adopt_all(&pool, m));
-	EXPECT_EQ(0, release(&pool, m));
+	EXPECT_EQ(0, adopt_blocks(&pool, m));
+	EXPECT_EQ(0, release_key(&pool, m));
 	pool_close(&pool);
 }
 
@@ -339,7 +459,7 @@ TEST_F(adopt, after_a_reload)
 	ASSERT_EQ(0, keeping_pool(&pool, self->store));
 	ASSERT_EQ(0, make_manifest(&pool, m));
 	pool_close(&pool);
-	ASSERT_EQ(0, detach(self->store));
+	ASSERT_EQ(0, store_detach(self->store));
 	if (had_first)
 		ASSERT_EQ(0, store_down(first_store));
 	ASSERT_EQ(0, unload_module());
@@ -351,14 +471,14 @@ TEST_F(adopt, after_a_reload)
 	EXPECT_EQ(7, attr_number(KVT_CLASS "policy/writeback_depth"));
 	EXPECT_EQ(0, attr_write(KVT_CLASS "policy/writeback_depth", "4"));
 	if (had_first)
-		EXPECT_EQ(0, attach(first, first_store));
-	ASSERT_EQ(0, attach(self->disk, self->store));
+		EXPECT_EQ(0, store_attach(first, first_store));
+	ASSERT_EQ(0, store_attach(self->disk, self->store));
 	EXPECT_EQ(1, store_attr(self->store, "hold"));
 	ASSERT_EQ(0, keeping_pool(&pool, self->store));
-	ASSERT_EQ(0, adopt_all(&pool, m));
+	ASSERT_EQ(0, adopt_blocks(&pool, m));
 	expect_adopted(_metadata, &pool, m);
-	ASSERT_EQ(0, lift_hold(self->store));
-	EXPECT_EQ(0, release(&pool, m));
+	ASSERT_EQ(0, store_write(self->store, "hold", "0"));
+	EXPECT_EQ(0, release_key(&pool, m));
 	pool_close(&pool);
 }
 

@@ -115,14 +115,27 @@ bool store_of(const char *device, char path[KVT_TEXT])
 	return found;
 }
 
-int store_up(const char *device, char path[KVT_TEXT])
+long long store_attr(const char *path, const char *name)
 {
-	char real[4096];
-	int ret;
+	char file[2 * KVT_TEXT];
 
-	ret = attr_writef(KVT_CLASS "format_store", "%s force", device);
-	if (!ret)
-		ret = attr_write(KVT_CLASS "attach_store", device);
+	snprintf(file, sizeof(file), "%s/%s", path, name);
+	return attr_number(file);
+}
+
+int store_write(const char *path, const char *name, const char *text)
+{
+	char file[2 * KVT_TEXT];
+
+	snprintf(file, sizeof(file), "%s/%s", path, name);
+	return attr_write(file, text);
+}
+
+int store_attach(const char *device, char path[KVT_TEXT])
+{
+	int ret = attr_write(KVT_CLASS "attach_store", device);
+	char real[4096];
+
 	if (ret)
 		return ret;
 	if (!realpath(device, real))
@@ -130,25 +143,31 @@ int store_up(const char *device, char path[KVT_TEXT])
 	return store_of(strrchr(real, '/') + 1, path) ? 0 : -ENOENT;
 }
 
+int store_detach(const char *path)
+{
+	return store_write(path, "detach", "1");
+}
+
+int store_up(const char *device, char path[KVT_TEXT])
+{
+	int ret = attr_writef(KVT_CLASS "format_store", "%s force", device);
+
+	return ret ? ret : store_attach(device, path);
+}
+
 int store_down(const char *path)
 {
-	char file[2 * KVT_TEXT];
-
-	snprintf(file, sizeof(file), "%s/hold", path);
-	attr_write(file, "0");
-	snprintf(file, sizeof(file), "%s/detach", path);
-	return attr_write(file, "1");
+	store_write(path, "hold", "0");
+	return store_detach(path);
 }
 
 bool store_settled(const char *path)
 {
-	char file[2 * KVT_TEXT];
 	int tries = 1200;
 
-	snprintf(file, sizeof(file), "%s/stalled", path);
-	while (attr_number(file) != 0 && tries--)
+	while (store_attr(path, "stalled") != 0 && tries--)
 		usleep(50000);
-	return attr_number(file) == 0;
+	return store_attr(path, "stalled") == 0;
 }
 
 int store_number(const char *path)

@@ -25,8 +25,14 @@ bool spare_disk(char path[KVT_TEXT]);
 bool store_of(const char *device, char path[KVT_TEXT]);
 /* Make a store of the device and attach it; its path.  0 or a negative errno. */
 int store_up(const char *device, char path[KVT_TEXT]);
+/* Attach one that is there; its path.  0 or a negative errno. */
+int store_attach(const char *device, char path[KVT_TEXT]);
+int store_detach(const char *path);
 /* Lift its hold and detach it. */
 int store_down(const char *path);
+/* A number in one of its files; -1: there is none.  And write to one. */
+long long store_attr(const char *path, const char *name);
+int store_write(const char *path, const char *name, const char *text);
 /* Wait until its devices have ended what was given up; false: they do not. */
 bool store_settled(const char *path);
 /* Its number, of "/sys/class/kvtier/store3". */

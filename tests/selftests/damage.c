@@ -196,33 +196,18 @@ TEST_F(damage, pin_is_all_or_none)
 TEST_F(damage, adopted)
 {
 	struct pool *pool = &self->pool;
-	struct kvtier_slot slots[4];
-	struct kvtier_checkpoint checkpoint = {
-		.size = sizeof(checkpoint),
-		.length = 4 * pool->block,
-		.slots = (uintptr_t)slots,
-		.nr = 4,
-	};
-	struct kvtier_adopt adopt = {
-		.size = sizeof(adopt),
-		.slots = (uintptr_t)slots,
-		.nr = 4,
-	};
-	struct kvtier_release release = { .size = sizeof(release) };
+	struct manifest m = { .nr = 0 };
 
 	ASSERT_EQ(0, op(pool, KVTIER_OP_SEAL, 0, 4));
-	ASSERT_EQ(0, call(pool->fd, KVTIER_IOC_CHECKPOINT, &checkpoint));
+	ASSERT_EQ(0, checkpoint_blocks(pool, &m, 0, 4));
 	ASSERT_EQ(0, flip_bit(self->fd, pool, 2, 100));
 	ASSERT_EQ(0, op(pool, KVTIER_OP_DISCARD, 0, 4));
-	slots[3].crc32c ^= 4;
-	memcpy(adopt.key, checkpoint.key, sizeof(adopt.key));
-	memcpy(adopt.store, checkpoint.store, sizeof(adopt.store));
-	ASSERT_EQ(0, call(pool->fd, KVTIER_IOC_ADOPT, &adopt)); /* it reads nothing */
+	m.slots[3].crc32c ^= 4;
+	ASSERT_EQ(0, adopt_blocks(pool, &m)); /* it reads nothing */
 	EXPECT_EQ(0, check(pool, 0, 2, 1));
 	EXPECT_EQ(SIGBUS, try_read(at(pool, 2)));
 	EXPECT_EQ(SIGBUS, try_read(at(pool, 3)));
-	memcpy(release.key, checkpoint.key, sizeof(release.key));
-	EXPECT_EQ(0, call(pool->fd, KVTIER_IOC_RELEASE, &release));
+	EXPECT_EQ(0, release_key(pool, &m));
 }
 
 /* ---- a disk that answers with errors ------------------------------------------------ */

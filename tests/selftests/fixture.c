@@ -229,6 +229,50 @@ uint64_t used_blocks(struct pool *pool, uint32_t tier)
 	return stats(pool).tier[tier].used_bytes / pool->block;
 }
 
+/* ---- checkpoints ----------------------------------------------------------------- */
+
+int checkpoint_blocks(struct pool *pool, struct manifest *m, uint64_t first, uint32_t nr)
+{
+	struct kvtier_checkpoint arg = {
+		.size = sizeof(arg),
+		.offset = first * pool->block,
+		.length = nr * pool->block,
+		.slots = (uintptr_t)&m->slots[m->nr],
+		.nr = MANIFEST_MAX - m->nr,
+	};
+	int ret;
+
+	memcpy(arg.key, m->key, sizeof(arg.key));
+	ret = call(pool->fd, KVTIER_IOC_CHECKPOINT, &arg);
+	if (ret)
+		return ret;
+	m->nr += arg.nr;
+	memcpy(m->key, arg.key, sizeof(m->key));
+	memcpy(m->store, arg.store, sizeof(m->store));
+	return 0;
+}
+
+int adopt_blocks(struct pool *pool, const struct manifest *m)
+{
+	struct kvtier_adopt arg = {
+		.size = sizeof(arg),
+		.slots = (uintptr_t)m->slots,
+		.nr = m->nr,
+	};
+
+	memcpy(arg.key, m->key, sizeof(arg.key));
+	memcpy(arg.store, m->store, sizeof(arg.store));
+	return call(pool->fd, KVTIER_IOC_ADOPT, &arg);
+}
+
+int release_key(struct pool *pool, const struct manifest *m)
+{
+	struct kvtier_release arg = { .size = sizeof(arg) };
+
+	memcpy(arg.key, m->key, sizeof(arg.key));
+	return call(pool->fd, KVTIER_IOC_RELEASE, &arg);
+}
+
 /* ---- content ------------------------------------------------------------------- */
 
 uint64_t word_of(uint64_t offset, uint64_t stamp)

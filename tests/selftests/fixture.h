@@ -59,6 +59,20 @@ struct kvtier_block_info info(struct pool *pool, uint64_t block);
 struct kvtier_stats stats(struct pool *pool);
 uint64_t used_blocks(struct pool *pool, uint32_t tier);
 
+/* What a checkpoint returned; of zeroes it is one of no checkpoint yet. */
+#define MANIFEST_MAX 64
+struct manifest {
+	struct kvtier_slot slots[MANIFEST_MAX];
+	uint32_t nr;
+	uint8_t key[KVTIER_KEY_BYTES];
+	uint8_t store[KVTIER_UUID_BYTES];
+};
+
+/* Add blocks to a manifest, under its key if it has one. */
+int checkpoint_blocks(struct pool *pool, struct manifest *m, uint64_t first, uint32_t nr);
+int adopt_blocks(struct pool *pool, const struct manifest *m);
+int release_key(struct pool *pool, const struct manifest *m);
+
 static inline char *at(struct pool *pool, uint64_t block)
 {
 	return pool->mem + block * pool->block;

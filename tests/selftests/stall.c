@@ -16,6 +16,30 @@
 #define DEADLINE_MS 2000
 #define PATIENCE_MS (DEADLINE_MS * 30) /* an interpreted machine has time */
 
+/* Who is too impatient would make everybody's transfers late ones. */
+TEST(least_deadline)
+{
+	struct kvtier_pool_create request = pool_request(SHIFT, BLOCKS, DRAM, 2 * BLOCKS);
+	const char *least = KVT_CLASS "policy/min_deadline_ms";
+	long long before = attr_number(least);
+	struct pool pool;
+
+	ASSERT_LT(1, before);
+	request.io_deadline_ms = before - 1;
+	EXPECT_EQ(-EINVAL, pool_open(&pool, &request));
+	request.io_deadline_ms = before;
+	ASSERT_EQ(0, pool_open(&pool, &request));
+	pool_close(&pool);
+	ASSERT_EQ(0, attr_write(least, "1"));
+	request.io_deadline_ms = 1;
+	EXPECT_EQ(0, pool_open(&pool, &request));
+	pool_close(&pool);
+	EXPECT_EQ(0, attr_writef(least, "%lld", before));
+	request.io_deadline_ms = 0;
+	ASSERT_EQ(0, pool_open(&pool, &request));
+	pool_close(&pool);
+}
+
 FIXTURE(stall)
 {
 	char disk[KVT_TEXT];
@@ -156,22 +180,14 @@ TEST_F(stall, room)
 TEST_F(stall, checkpoint_and_clone)
 {
 	struct pool *pool = &self->pool;
-	struct kvtier_slot slots[4];
-	struct kvtier_checkpoint arg = {
-		.size = sizeof(arg),
-		.length = 4 * pool->block,
-		.slots = (uintptr_t)slots,
-		.nr = 4,
-	};
+	struct manifest m = { .nr = 0 };
 	uint64_t begin;
-	int ret;
 
 	fill(pool, 0, 4, 2);
 	ASSERT_EQ(0, op(pool, KVTIER_OP_SEAL, 0, 4));
 	ASSERT_EQ(0, dm_suspend(&self->dm, true));
 	begin = now_ms();
-	ret = call(pool->fd, KVTIER_IOC_CHECKPOINT, &arg);
-	EXPECT_EQ(-ETIMEDOUT, ret);
+	EXPECT_EQ(-ETIMEDOUT, checkpoint_blocks(pool, &m, 0, 4));
 	EXPECT_IN_TIME(begin);
 	ASSERT_EQ(0, dm_suspend(&self->dm, false));
 	ASSERT_TRUE(store_settled(self->store));
@@ -183,48 +199,12 @@ TEST_F(stall, checkpoint_and_clone)
 #define HEADER_SECTORS 2048
 #define NEVER_MS 600000
 
-static int checkpoint(struct pool *pool, struct kvtier_checkpoint *arg)
-{
-	static struct kvtier_slot slots[4];
-
-	*arg = (struct kvtier_checkpoint){
-		.size = sizeof(*arg),
-		.length = 4 * pool->block,
-		.slots = (uintptr_t)slots,
-		.nr = 4,
-	};
-	return call(pool->fd, KVTIER_IOC_CHECKPOINT, arg);
-}
-
-static int release(struct pool *pool, const struct kvtier_checkpoint *made)
-{
-	struct kvtier_release arg = { .size = sizeof(arg) };
-
-	memcpy(arg.key, made->key, sizeof(arg.key));
-	return call(pool->fd, KVTIER_IOC_RELEASE, &arg);
-}
-
-static long long number_of(const char *store, const char *name)
-{
-	char path[2 * KVT_TEXT];
-
-	snprintf(path, sizeof(path), "%s/%s", store, name);
-	return attr_number(path);
-}
-
 /* Without lifting its hold; what the header says is all that is known afterwards. */
 static int attach_again(const char *disk, char store[KVT_TEXT])
 {
-	char path[2 * KVT_TEXT];
-	int ret;
+	int ret = store_detach(store);
 
-	snprintf(path, sizeof(path), "%s/detach", store);
-	ret = attr_write(path, "1");
-	if (!ret)
-		ret = attr_write(KVT_CLASS "attach_store", disk);
-	if (ret)
-		return ret;
-	return store_of(strrchr(disk, '/') + 1, store) ? 0 : -ENOENT;
+	return ret ? ret : store_attach(disk, store);
 }
 
 /*
@@ -234,33 +214,33 @@ static int attach_again(const char *disk, char store[KVT_TEXT])
 TEST_F(stall, late_header)
 {
 	struct pool *pool = &self->pool;
-	struct kvtier_checkpoint first, second;
+	struct manifest first = { .nr = 0 }, second = { .nr = 0 };
 	int ret;
 
 	ASSERT_EQ(0, op(pool, KVTIER_OP_SEAL, 0, 4));
-	ASSERT_EQ(0, checkpoint(pool, &first));
+	ASSERT_EQ(0, checkpoint_blocks(pool, &first, 0, 4));
 	ret = dm_delay(&self->dm, HEADER_SECTORS, NEVER_MS);
 	if (ret == -EINVAL)
 		SKIP(return, "this kernel cannot delay a disk");
 	ASSERT_EQ(0, ret);
-	EXPECT_EQ(0, release(pool, &first));
-	EXPECT_EQ(1, number_of(self->store, "stalled"));
-	EXPECT_EQ(-ETIMEDOUT, checkpoint(pool, &second));
-	EXPECT_EQ(1, number_of(self->store, "stalled")); /* no other was sent after it */
+	EXPECT_EQ(0, release_key(pool, &first));
+	EXPECT_EQ(1, store_attr(self->store, "stalled"));
+	EXPECT_EQ(-ETIMEDOUT, checkpoint_blocks(pool, &second, 0, 4));
+	EXPECT_EQ(1, store_attr(self->store, "stalled")); /* no other was sent after it */
 	ASSERT_EQ(0, dm_fail(&self->dm, false));
 	ASSERT_TRUE(store_settled(self->store));
-	EXPECT_EQ(0, checkpoint(pool, &second));
+	EXPECT_EQ(0, checkpoint_blocks(pool, &second, 0, 4));
 	pool_close(pool);
 	pool->mem = NULL;
 	ASSERT_EQ(0, attach_again(self->dm.path, self->store));
-	EXPECT_EQ(1, number_of(self->store, "hold"));
+	EXPECT_EQ(1, store_attr(self->store, "hold"));
 }
 
 /* One that says "reserved" in vain is put right before the store goes. */
 TEST_F(stall, late_header_in_vain)
 {
 	struct pool *pool = &self->pool;
-	struct kvtier_checkpoint never;
+	struct manifest never = { .nr = 0 };
 	int ret;
 
 	ASSERT_EQ(0, op(pool, KVTIER_OP_SEAL, 0, 4));
@@ -268,14 +248,14 @@ TEST_F(stall, late_header_in_vain)
 	if (ret == -EINVAL)
 		SKIP(return, "this kernel cannot delay a disk");
 	ASSERT_EQ(0, ret);
-	EXPECT_EQ(-ETIMEDOUT, checkpoint(pool, &never));
-	EXPECT_EQ(1, number_of(self->store, "stalled"));
+	EXPECT_EQ(-ETIMEDOUT, checkpoint_blocks(pool, &never, 0, 4));
+	EXPECT_EQ(1, store_attr(self->store, "stalled"));
 	ASSERT_EQ(0, dm_fail(&self->dm, false));
 	ASSERT_TRUE(store_settled(self->store));
 	pool_close(pool);
 	pool->mem = NULL;
 	ASSERT_EQ(0, attach_again(self->dm.path, self->store));
-	EXPECT_EQ(0, number_of(self->store, "hold"));
+	EXPECT_EQ(0, store_attr(self->store, "hold"));
 }
 
 /* ---- ends ------------------------------------------------------------------------- */
@@ -513,7 +493,6 @@ TEST_F(stall, checkpoint_without_an_answer)
 	struct pool *pool = &self->pool;
 	struct kvtier_slot slots[4];
 	struct checkpointer c = { .pool = pool };
-	char path[2 * KVT_TEXT];
 	pthread_t thread;
 
 	c.arg = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -534,8 +513,7 @@ TEST_F(stall, checkpoint_without_an_answer)
 	pthread_join(thread, NULL);
 	munmap(c.arg, 4096);
 	EXPECT_TRUE(c.result == -EFAULT || c.result == -ETIMEDOUT) TH_LOG("%d", c.result);
-	snprintf(path, sizeof(path), "%s/reservations", self->store);
-	EXPECT_EQ(0, attr_number(path));
+	EXPECT_EQ(0, store_attr(self->store, "reservations"));
 	EXPECT_EQ(0, check(pool, 0, 4, 2));
 }
 

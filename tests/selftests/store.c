@@ -22,16 +22,21 @@ FIXTURE(store)
 	char head[HEAD] __attribute__((aligned(4096))); /* what is there at first */
 };
 
-static int transfer(const char *path, char *bytes, size_t nr, bool write)
+static int transfer_at(const char *path, off_t at, char *bytes, size_t nr, bool write)
 {
 	int fd = open(path, (write ? O_WRONLY : O_RDONLY) | O_DIRECT | O_CLOEXEC), ret = 0;
 
 	if (fd < 0)
 		return -errno;
-	if ((write ? pwrite(fd, bytes, nr, 0) : pread(fd, bytes, nr, 0)) != (ssize_t)nr)
+	if ((write ? pwrite(fd, bytes, nr, at) : pread(fd, bytes, nr, at)) != (ssize_t)nr)
 		ret = -EIO;
 	close(fd);
 	return ret;
+}
+
+static int transfer(const char *path, char *bytes, size_t nr, bool write)
+{
+	return transfer_at(path, 0, bytes, nr, write);
 }
 
 static int wipe(const char *path)
@@ -132,24 +137,175 @@ TEST_F(store, not_formatted)
 	EXPECT_EQ(-EINVAL, attr_write(ATTACH, self->disk));
 }
 
-/* Any byte of the header that changed is noticed. */
+/* ---- the two copies of the header ------------------------------------------------- */
+
+#define COPIES 2
+
+static const off_t copy_at[COPIES] = { 0, (1 << 20) - HEAD };
+
+struct copies {
+	char bytes[COPIES][HEAD] __attribute__((aligned(4096)));
+};
+
+static int get_copies(const char *disk, struct copies *c)
+{
+	int ret = 0, i;
+
+	for (i = 0; i < COPIES && !ret; i++)
+		ret = transfer_at(disk, copy_at[i], c->bytes[i], HEAD, false);
+	return ret;
+}
+
+static int put_copies(const char *disk, struct copies *c)
+{
+	int ret = 0, i;
+
+	for (i = 0; i < COPIES && !ret; i++)
+		ret = transfer_at(disk, copy_at[i], c->bytes[i], HEAD, true);
+	return ret;
+}
+
+static bool same_copies(const struct copies *c)
+{
+	return !memcmp(c->bytes[0], c->bytes[1], HEAD);
+}
+
+/* Any byte that changed is noticed, in either; where both changed there is no store. */
 TEST_F(store, damaged_header)
 {
-	static const size_t at[] = { 0, 7, 8, 12, 16, 31, 32, 40, 48, 100, 511 };
+	static const size_t at[] = { 0, 7, 8, 12, 16, 31, 32, 40, 48, 56, 100, 511 };
 	char path[KVT_TEXT];
-	size_t i;
+	struct copies c;
+	size_t i, j;
 
 	ASSERT_EQ(0, attr_write(FORMAT, self->disk));
-	ASSERT_EQ(0, transfer(self->disk, self->head, HEAD, false));
+	ASSERT_EQ(0, get_copies(self->disk, &c));
+	EXPECT_TRUE(same_copies(&c));
 	for (i = 0; i < sizeof(at) / sizeof(at[0]); i++) {
-		self->head[at[i]] ^= 1;
-		ASSERT_EQ(0, transfer(self->disk, self->head, HEAD, true));
+		for (j = 0; j < COPIES; j++)
+			c.bytes[j][at[i]] ^= 1;
+		ASSERT_EQ(0, put_copies(self->disk, &c));
 		EXPECT_EQ(-EINVAL, attr_write(ATTACH, self->disk)) TH_LOG("byte %zu", at[i]);
-		self->head[at[i]] ^= 1;
+		for (j = 0; j < COPIES; j++)
+			c.bytes[j][at[i]] ^= 1;
 	}
-	ASSERT_EQ(0, transfer(self->disk, self->head, HEAD, true));
-	EXPECT_EQ(0, attr_write(ATTACH, self->disk));
-	EXPECT_TRUE(store_of(self->name, path));
+	ASSERT_EQ(0, put_copies(self->disk, &c));
+	EXPECT_EQ(0, store_attach(self->disk, path));
+}
+
+/* One copy is enough, whichever it is, and what is damaged is mended by the next writing. */
+TEST_F(store, one_copy_of_the_header)
+{
+	char path[KVT_TEXT];
+	struct copies c, now;
+	int i;
+
+	ASSERT_EQ(0, attr_write(FORMAT, self->disk));
+	for (i = 0; i < COPIES; i++) {
+		ASSERT_EQ(0, get_copies(self->disk, &c));
+		memset(c.bytes[i] + 20, 'x', 100); /* a write that was torn */
+		ASSERT_EQ(0, put_copies(self->disk, &c));
+		ASSERT_EQ(0, store_attach(self->disk, path)) TH_LOG("copy %d", i);
+		EXPECT_EQ(0, store_attr(path, "hold"));
+		ASSERT_EQ(0, store_detach(path));
+		ASSERT_EQ(0, get_copies(self->disk, &now));
+		EXPECT_TRUE(same_copies(&now));
+		EXPECT_EQ(0, memcmp(now.bytes[i] + 16, c.bytes[!i] + 16, 16)); /* the UUID */
+	}
+}
+
+/* A pool on a store, with a reservation. */
+static int reserve_some(struct pool *pool, const char *store, struct manifest *m)
+{
+	struct kvtier_pool_create request = pool_request(SHIFT, 32, 16, 64);
+	int ret;
+
+	request.flags = KVTIER_POOL_KEEP;
+	request.budget[KVTIER_TIER_NVME].nodes = 1ULL << store_number(store);
+	ret = pool_open(pool, &request);
+	if (ret)
+		return ret;
+	fill(pool, 0, 4, 1);
+	ret = op(pool, KVTIER_OP_SEAL, 0, 4);
+	return ret ? ret : checkpoint_blocks(pool, m, 0, 4);
+}
+
+/* Of two whole copies the later one counts, whatever it says; a torn one never does. */
+TEST_F(store, power_cut_between_the_copies)
+{
+	struct manifest m = { .nr = 0 };
+	struct copies before, after, cut;
+	char path[KVT_TEXT];
+	struct pool pool;
+	int i;
+
+	ASSERT_EQ(0, attr_write(FORMAT, self->disk));
+	ASSERT_EQ(0, get_copies(self->disk, &before));
+	ASSERT_EQ(0, store_attach(self->disk, path));
+	ASSERT_EQ(0, reserve_some(&pool, path, &m));
+	pool_close(&pool);
+	ASSERT_EQ(0, store_detach(path));
+	ASSERT_EQ(0, get_copies(self->disk, &after));
+	for (i = 0; i < COPIES; i++) {
+		cut = after;
+		memcpy(cut.bytes[i], before.bytes[i], HEAD);
+		ASSERT_EQ(0, put_copies(self->disk, &cut));
+		ASSERT_EQ(0, store_attach(self->disk, path));
+		EXPECT_EQ(1, store_attr(path, "hold"));
+		ASSERT_EQ(0, store_detach(path));
+	}
+	cut = before;
+	memset(cut.bytes[0], 'x', 300);
+	ASSERT_EQ(0, put_copies(self->disk, &cut));
+	ASSERT_EQ(0, store_attach(self->disk, path));
+	EXPECT_EQ(0, store_attr(path, "hold"));
+}
+
+static uint32_t crc32c(const uint8_t *bytes, size_t nr)
+{
+	uint32_t crc = ~0U;
+	int i;
+
+	while (nr--) {
+		crc ^= *bytes++;
+		for (i = 0; i < 8; i++)
+			crc = crc >> 1 ^ (crc & 1 ? 0x82f63b78 : 0);
+	}
+	return ~crc;
+}
+
+/* Make of a copy what a module of another version would have written. */
+static void set_version(char *copy, uint32_t version)
+{
+	uint32_t crc = 0;
+
+	memcpy(copy + 8, &version, 4);
+	memset(copy + 56, 0, 8); /* the generation */
+	memcpy(copy + 12, &crc, 4);
+	crc = crc32c((const uint8_t *)copy, 512);
+	memcpy(copy + 12, &crc, 4);
+}
+
+/* A store of version 1 is taken as it is, and has both copies from its next writing on. */
+TEST_F(store, versions_of_the_header)
+{
+	char path[KVT_TEXT];
+	struct copies c;
+
+	ASSERT_EQ(0, attr_write(FORMAT, self->disk));
+	ASSERT_EQ(0, get_copies(self->disk, &c));
+	memset(c.bytes[1], 0, HEAD);
+	set_version(c.bytes[0], 3);
+	ASSERT_EQ(0, put_copies(self->disk, &c));
+	EXPECT_EQ(-EINVAL, attr_write(ATTACH, self->disk));
+	set_version(c.bytes[0], 1);
+	ASSERT_EQ(0, put_copies(self->disk, &c));
+	ASSERT_EQ(0, store_attach(self->disk, path));
+	EXPECT_EQ(0, store_attr(path, "hold"));
+	ASSERT_EQ(0, store_detach(path));
+	ASSERT_EQ(0, get_copies(self->disk, &c));
+	EXPECT_TRUE(same_copies(&c));
+	EXPECT_EQ(2, c.bytes[0][8]);
 }
 
 TEST_F(store, in_use)
@@ -304,6 +460,123 @@ TEST_F(store, stripe)
 	ASSERT_EQ(0, op(&pool, KVTIER_OP_DEMOTE, 0, pool.blocks));
 	EXPECT_EQ(0, check(&pool, 0, pool.blocks, 1));
 	pool_close(&pool);
+	EXPECT_EQ(0, store_down(path));
+	drop_loop(file, loop);
+}
+
+/* ---- what is promised of a store -------------------------------------------------- */
+
+#define SMALL_CHUNKS 15 /* of 2 MiB, of the 31 of the least store */
+#define PER_CHUNK 32 /* slots of 64 KiB */
+
+/* The least store there can be, on a file; its path. */
+static int small_store(int *file, int *loop, char path[KVT_TEXT])
+{
+	char device[KVT_TEXT];
+
+	make_loop(64, file, loop, device);
+	return device[0] ? store_up(device, path) : -ENODEV;
+}
+
+static int pool_on(struct pool *pool, const char *store, uint32_t shift, uint64_t blocks,
+		   uint64_t nvme)
+{
+	struct kvtier_pool_create request = pool_request(shift, blocks, 8, nvme);
+
+	request.flags = KVTIER_POOL_NO_PREDICT | KVTIER_POOL_KEEP;
+	request.budget[KVTIER_TIER_NVME].nodes = 1ULL << store_number(store);
+	return pool_open(pool, &request);
+}
+
+/* Leave one slot of each chunk that a pool has. */
+static int thin_out(struct pool *pool)
+{
+	uint64_t i;
+	int ret = 0;
+
+	for (i = 0; i < pool->blocks && !ret; i++) {
+		if (info(pool, i).slot % PER_CHUNK)
+			ret = op(pool, KVTIER_OP_DISCARD, i, 1);
+	}
+	return ret;
+}
+
+static int fill_and_demote(struct pool *pool, uint64_t stamp)
+{
+	uint64_t i;
+	int ret = 0;
+
+	for (i = 0; i < pool->blocks && !ret; i += 8) {
+		fill(pool, i, 8, stamp);
+		ret = op(pool, KVTIER_OP_DEMOTE, i, 8);
+	}
+	return ret;
+}
+
+/* However small slots lie, a pool gets the large ones that it claimed. */
+TEST_F(store, small_slots_leave_room_for_large_ones)
+{
+	const uint64_t blocks = SMALL_CHUNKS * PER_CHUNK, rest = 31 - SMALL_CHUNKS;
+	struct pool small, large;
+	char path[KVT_TEXT];
+	int file, loop, ret = small_store(&file, &loop, path);
+
+	if (ret == -ENODEV)
+		SKIP(return, "no loop devices");
+	ASSERT_EQ(0, ret);
+	ASSERT_EQ(31 << HUGE_SHIFT, store_attr(path, "size_bytes"));
+	ASSERT_EQ(0, pool_on(&small, path, SHIFT, blocks, blocks));
+	EXPECT_EQ(-ENOSPC, pool_on(&large, path, HUGE_SHIFT, rest, rest + 1));
+	ASSERT_EQ(0, pool_on(&large, path, HUGE_SHIFT, rest, rest));
+	ASSERT_EQ(0, fill_and_demote(&small, 1));
+	ASSERT_EQ(0, thin_out(&small));
+	ASSERT_EQ(0, fill_and_demote(&small, 2));
+	EXPECT_EQ(0, fill_and_demote(&large, 3));
+	EXPECT_EQ(31 << HUGE_SHIFT, store_attr(path, "used_bytes"));
+	EXPECT_EQ(0, check(&small, 0, 64, 2));
+	EXPECT_EQ(0, check(&large, 0, rest, 3));
+	pool_close(&small);
+	pool_close(&large);
+	EXPECT_EQ(0, store_attr(path, "used_bytes"));
+	EXPECT_EQ(0, store_down(path));
+	drop_loop(file, loop);
+}
+
+/* Of chunks that reservations hold in part, nothing is promised to large slots. */
+TEST_F(store, nothing_is_promised_of_parts)
+{
+	const uint64_t blocks = 31 * PER_CHUNK;
+	struct manifest m = { .nr = 0 };
+	struct pool small, large;
+	char path[KVT_TEXT];
+	int file, loop, ret = small_store(&file, &loop, path);
+	uint64_t i;
+
+	if (ret == -ENODEV)
+		SKIP(return, "no loop devices");
+	ASSERT_EQ(0, ret);
+	ASSERT_EQ(0, pool_on(&small, path, SHIFT, blocks, blocks));
+	for (i = 0; i < blocks; i++)
+		fill_word((uint64_t *)at(&small, i), 0, i);
+	ASSERT_EQ(0, op(&small, KVTIER_OP_DEMOTE, 0, blocks));
+	ASSERT_EQ(0, thin_out(&small));
+	for (i = 0; i < blocks; i++) {
+		if (info(&small, i).state == KVTIER_BLOCK_EMPTY)
+			continue;
+		ASSERT_EQ(0, op(&small, KVTIER_OP_SEAL, i, 1));
+		ASSERT_EQ(0, checkpoint_blocks(&small, &m, i, 1));
+	}
+	EXPECT_GE(m.nr, 31 - 8); /* those that were in memory have none, or another */
+	pool_close(&small);
+	EXPECT_EQ((long long)m.nr << SHIFT, store_attr(path, "kept_bytes"));
+	EXPECT_EQ((long long)m.nr << SHIFT, store_attr(path, "used_bytes"));
+	EXPECT_EQ(-ENOSPC, pool_on(&large, path, HUGE_SHIFT, 8, 31 - m.nr + 1));
+	ASSERT_EQ(0, pool_on(&small, path, SHIFT, blocks, blocks)); /* they fit in the parts */
+	EXPECT_EQ(0, adopt_blocks(&small, &m));
+	EXPECT_EQ(0, release_key(&small, &m));
+	pool_close(&small);
+	ASSERT_EQ(0, pool_on(&large, path, HUGE_SHIFT, 16, 31));
+	pool_close(&large);
 	EXPECT_EQ(0, store_down(path));
 	drop_loop(file, loop);
 }

@@ -308,6 +308,11 @@
  * first promoted, so bytes that are not the manifest's end as BAD, never as data.
  * Blocks of several pools may have one slot.
  *
+ * A pool is charged for what it reserved, and for what it adopted from a pool that has
+ * gone, until RELEASE, even when its blocks are discarded.  What nobody's pool has any
+ * more is promised to no other user.  To its own user it is: a pool that is made to adopt
+ * it may have the budget that the old one had, of which it counts as used from the start.
+ *
  * A reservation is known by a key of 128 random bits that ADOPT and RELEASE need
  * (ENOENT otherwise): to know a slot's number is no right to its content.
  * Reservations last as long as the store is attached.  A store that was attached
@@ -466,7 +471,8 @@ enum kvtier_pool_flags {
  * @bytes: size of the pool, a multiple of the block size; fewer than 2^32 - 1
  *         blocks
  * @block_shift: log2 of the block size, KVTIER_SHIFT_MIN to KVTIER_SHIFT_MAX
- * @io_deadline_ms: bound of an I/O and of a wait for space; 0: KVTIER_DEADLINE_MS
+ * @io_deadline_ms: bound of an I/O and of a wait for space; 0: KVTIER_DEADLINE_MS;
+ *                  EINVAL: not within what the administrator allows
  * @budget: indexed by enum kvtier_tier; that of KVTIER_TIER_NONE must be 0
  * @name: shown in sysfs and by tools; zero-terminated; empty: the name of the
  *        calling program
@@ -688,7 +694,8 @@ struct kvtier_query {
 /**
  * struct kvtier_tier_stats - one tier of a pool
  * @budget_bytes: what the pool may occupy
- * @used_bytes: what it occupies; for NVMe with the slots it has reserved
+ * @used_bytes: what it occupies; for NVMe with the slots it has reserved, and what it
+ *              is to adopt where the store had no room besides
  * @peak_bytes: the most it ever occupied
  * @bytes_in: moved into this tier; for NVMe: written
  * @bytes_out: moved out of it; for NVMe: read
@@ -845,7 +852,8 @@ struct kvtier_slot {
  * @store: output: UUID of the store, which the manifest should keep
  *
  * Needs KVTIER_POOL_KEEP (EINVAL).  Every block of the range must be sealed
- * (EBUSY).  On failure nothing is reserved.
+ * (EBUSY).  More than the administrator allows a user to reserve is ENOSPC.  On failure
+ * nothing is reserved.
  */
 struct kvtier_checkpoint {
 	__u32 size;
@@ -873,6 +881,7 @@ struct kvtier_checkpoint {
  * Entries may share a slot, as clones do.  EINVAL: a slot or block does not exist,
  * a block is named twice, or a slot with two checksums.  EEXIST: a block is not
  * empty.  ENODEV: the pool is on another store.  ENOENT: not reserved by this key.
+ * ENOSPC: over the pool's budget of NVMe.
  */
 struct kvtier_adopt {
 	__u32 size;
