@@ -13,12 +13,6 @@
 #include "size.h"
 #include "system.h"
 
-static const struct option options[] = {
-	{ "json", no_argument, NULL, 'j' },
-	{ "help", no_argument, NULL, 'h' },
-	{ NULL, 0, NULL, 0 },
-};
-
 static int help(void)
 {
 	puts("usage: kvtier pool [list]\n"
@@ -248,24 +242,11 @@ static int check(int argc, char **argv)
 int cmd_pool(int argc, char **argv)
 {
 	struct system s;
-	int found, ret;
+	int ret = option_take_none(argc, argv) ?: check(argc - optind, argv + optind);
 
-	option_json(argc, argv, ":h", options);
-	while ((found = getopt_long(argc, argv, ":h", options, NULL)) != -1) {
-		if (found == 'h')
-			return help();
-		if (found == '?' || found == ':')
-			return option_bad(EXIT_USAGE, found, argv, options);
-	}
-	ret = check(argc - optind, argv + optind);
 	if (ret)
-		return ret;
-	system_open(&s);
-	ret = system_read(&s);
-	if (ret)
-		ret = fail(1, "cannot read the pools' files: %s", strerror(-ret));
-	else
-		ret = run(&s, argc - optind, argv + optind);
+		return ret < 0 ? help() : ret;
+	ret = system_look(&s) ?: run(&s, argc - optind, argv + optind);
 	system_close(&s);
 	return ret;
 }

@@ -26,9 +26,7 @@
 static const struct option options[] = {
 	{ "bench", required_argument, NULL, 'b' },
 	{ "stats", required_argument, NULL, 's' },
-	{ "json", no_argument, NULL, 'j' },
-	{ "help", no_argument, NULL, 'h' },
-	{ NULL, 0, NULL, 0 },
+	OPTIONS_OF_ALL,
 };
 
 struct report {
@@ -78,22 +76,20 @@ static int read_array(const char *option, const char *path, cJSON **array)
 	return ret;
 }
 
+static int take_option(void *command, int option)
+{
+	struct report *r = command;
+
+	return option == 'b' ? read_array("bench", optarg, &r->bench) :
+			       read_array("stats", optarg, &r->pools);
+}
+
 /* 0, an exit code, or -1: help was asked for. */
 static int parse(struct report *r, int argc, char **argv)
 {
-	int found, ret = 0;
+	static const struct option_set set = { ":h", options, EXIT_USAGE, take_option };
+	int ret = option_take(argc, argv, &set, r);
 
-	option_json(argc, argv, ":h", options);
-	while (!ret && (found = getopt_long(argc, argv, ":h", options, NULL)) != -1) {
-		if (found == 'h')
-			return -1;
-		if (found == '?' || found == ':')
-			return option_bad(EXIT_USAGE, found, argv, options);
-		if (found == 'b')
-			ret = read_array("bench", optarg, &r->bench);
-		if (found == 's')
-			ret = read_array("stats", optarg, &r->pools);
-	}
 	if (!ret && optind + 1 != argc)
 		return fail(EXIT_USAGE, "one OUT.html is wanted: see `kvtier report --help`");
 	return ret;
@@ -102,12 +98,9 @@ static int parse(struct report *r, int argc, char **argv)
 static int take_pools(struct report *r)
 {
 	size_t i;
-	int ret;
 
-	system_open(&r->system);
-	ret = system_read(&r->system);
-	if (ret)
-		return fail(1, "cannot read the pools' files: %s", strerror(-ret));
+	if (system_look(&r->system))
+		return 1;
 	if (r->pools)
 		return 0;
 	r->pools = cJSON_CreateArray();

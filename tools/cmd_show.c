@@ -20,12 +20,6 @@
 
 #define POOLS_SHOWN 12
 
-static const struct option options[] = {
-	{ "json", no_argument, NULL, 'j' },
-	{ "help", no_argument, NULL, 'h' },
-	{ NULL, 0, NULL, 0 },
-};
-
 static int help(void)
 {
 	puts("usage: kvtier [show] [OPTION...]\n\n"
@@ -252,22 +246,12 @@ int cmd_show(int argc, char **argv)
 {
 	struct system s;
 	struct sums sums;
-	int found, ret;
+	int ret = option_take_none(argc, argv) ?: option_end(argc, argv);
 
-	option_json(argc, argv, ":h", options);
-	while ((found = getopt_long(argc, argv, ":h", options, NULL)) != -1) {
-		if (found == 'h')
-			return help();
-		if (found == '?' || found == ':')
-			return option_bad(EXIT_USAGE, found, argv, options);
-	}
-	if (optind < argc)
-		return fail(EXIT_USAGE, "unexpected argument '%s': see `kvtier --help`", argv[optind]);
-	system_open(&s);
-	ret = system_read(&s);
-	if (ret) {
-		ret = fail(1, "cannot read the pools' files: %s", strerror(-ret));
-	} else {
+	if (ret)
+		return ret < 0 ? help() : ret;
+	ret = system_look(&s);
+	if (!ret) {
 		add_up(&s, &sums);
 		ret = json_errors ? print_json(&s, &sums) : print(&s, &sums);
 	}

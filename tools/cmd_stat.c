@@ -18,10 +18,8 @@
 #include "size.h"
 
 static const struct option options[] = {
-	{ "json", no_argument, NULL, 'j' },
 	{ "watch", required_argument, NULL, 'w' },
-	{ "help", no_argument, NULL, 'h' },
-	{ NULL, 0, NULL, 0 },
+	OPTIONS_OF_ALL,
 };
 
 static int help(void)
@@ -149,37 +147,18 @@ static int watch(double seconds)
 	}
 }
 
-static int take_seconds(double *seconds, const char *text)
+static int take_option(void *seconds, int option)
 {
-	char *end;
-
-	*seconds = strtod(text, &end);
-	if (end != text && !*end && *seconds >= 0.01 && *seconds <= 86400)
-		return 0;
-	return fail(EXIT_USAGE, "--watch: '%s' is not a number of seconds from 0.01 to 86400",
-		    text);
+	(void)option;
+	return option_number("watch", optarg, 0.01, 86400, seconds);
 }
 
 /* 0, an exit code, or -1: help was asked for. */
 static int parse(double *seconds, int argc, char **argv)
 {
-	static const char letters[] = ":w:h";
-	int found, ret;
+	static const struct option_set set = { ":w:h", options, EXIT_USAGE, take_option };
 
-	option_json(argc, argv, letters, options);
-	while ((found = getopt_long(argc, argv, letters, options, NULL)) != -1) {
-		if (found == 'h')
-			return -1;
-		if (found == '?' || found == ':')
-			return option_bad(EXIT_USAGE, found, argv, options);
-		ret = found == 'w' ? take_seconds(seconds, optarg) : 0;
-		if (ret)
-			return ret;
-	}
-	if (optind < argc)
-		return fail(EXIT_USAGE, "unexpected argument '%s': see `kvtier stat --help`",
-			    argv[optind]);
-	return 0;
+	return option_take(argc, argv, &set, seconds) ?: option_end(argc, argv);
 }
 
 int cmd_stat(int argc, char **argv)

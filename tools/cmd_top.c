@@ -20,9 +20,7 @@ static const struct option options[] = {
 	{ "count", required_argument, NULL, 'n' },
 	{ "delay", required_argument, NULL, 'd' },
 	{ "sort", required_argument, NULL, 's' },
-	{ "json", no_argument, NULL, 'j' },
-	{ "help", no_argument, NULL, 'h' },
-	{ NULL, 0, NULL, 0 },
+	OPTIONS_OF_ALL,
 };
 
 struct top {
@@ -73,25 +71,21 @@ static int take_sort(struct top *t, const char *text)
 static int take_option(void *command, int option)
 {
 	struct top *t = command;
-	char *end;
+	double count;
+	int ret;
 
 	switch (option) {
 	case 'b':
 		t->batch = true;
 		return 0;
 	case 'n':
-		t->count = strtol(optarg, &end, 10);
-		return end != optarg && !*end && t->count >= 1 ? 0 :
-			       fail(EXIT_USAGE, "--count: '%s' is not a number from 1 on", optarg);
+		ret = option_number("count", optarg, 1, 1e9, &count);
+		t->count = ret ? 0 : (long)count;
+		return ret;
 	case 'd':
-		t->delay = strtod(optarg, &end);
-		return end != optarg && !*end && t->delay >= 0.1 && t->delay <= 3600 ? 0 :
-			       fail(EXIT_USAGE, "--delay: '%s' is not a number from 0.1 to 3600",
-				    optarg);
-	case 's':
+		return option_number("delay", optarg, 0.1, 3600, &t->delay);
+	default:
 		return take_sort(t, optarg);
-	default: /* --json was seen before */
-		return 0;
 	}
 }
 
@@ -101,12 +95,11 @@ static int parse(struct top *t, int argc, char **argv)
 	static const struct option_set set = { ":bn:d:s:h", options, EXIT_USAGE, take_option };
 	int ret = option_take(argc, argv, &set, t);
 
+	if (!ret)
+		ret = option_end(argc, argv);
 	if (ret)
 		return ret;
 	t->batch |= json_errors;
-	if (optind < argc)
-		return fail(EXIT_USAGE, "unexpected argument '%s': see `kvtier top --help`",
-			    argv[optind]);
 	if (!t->batch && (!isatty(STDOUT_FILENO) || !isatty(STDIN_FILENO)))
 		return fail(1, "this is no terminal: use `kvtier top --batch`");
 	return 0;

@@ -9,6 +9,7 @@
 
 #include "command.h"
 #include "kvtier.h"
+#include "text.h"
 
 static const struct {
 	const char *name;
@@ -43,6 +44,7 @@ int fail(int code, const char *fmt, ...)
 	va_start(args, fmt);
 	vsnprintf(line, sizeof(line), fmt, args);
 	va_end(args);
+	text_clean(line);
 	if (json_errors) {
 		cJSON *object = cJSON_CreateObject();
 		char *text;

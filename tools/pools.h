@@ -27,6 +27,7 @@ bool pool_alive(const struct kvt_stat_file *pool);
 int pools_read(struct pools *pools, bool (*want)(const struct kvt_stat_file *, void *), void *arg);
 /* Add a copy of @pool; 0 or -ENOMEM. */
 int pools_add(struct pools *pools, const struct kvt_stat_file *pool, const char *path);
+void pools_remove(struct pools *pools, size_t nr);
 void pools_free(struct pools *pools);
 
 cJSON *pool_json(const struct kvt_stat_file *pool);
