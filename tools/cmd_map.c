@@ -83,9 +83,9 @@ static int terminal_width(void)
 {
 	struct winsize size;
 
-	if (!ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) && size.ws_col >= 24)
-		return size.ws_col - 14; /* what stands before the cells */
-	return 64;
+	if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) || !size.ws_col)
+		return 64;
+	return size.ws_col > 22 ? size.ws_col - 14 : 8; /* without what stands before the cells */
 }
 
 /* Block by block: as one tree, a million of them would take half a GiB. */
@@ -135,9 +135,17 @@ static int show(const struct map *m, const struct blocks *b, const struct pool_r
 	return 0;
 }
 
+/* https://no-color.org: set, and not empty. */
+static bool color_wanted(void)
+{
+	const char *no = getenv("NO_COLOR"), *term = getenv("TERM");
+
+	return isatty(STDOUT_FILENO) && !(no && *no) && !(term && !strcmp(term, "dumb"));
+}
+
 int cmd_map(int argc, char **argv)
 {
-	struct map m = { .color = isatty(STDOUT_FILENO) };
+	struct map m = { .color = color_wanted() };
 	struct blocks blocks = { 0 };
 	struct pool_ref ref;
 	struct system s;

@@ -17,11 +17,13 @@
 #include "heatmap.h"
 #include "option.h"
 #include "plot.h"
+#include "print.h"
 #include "problems.h"
 #include "size.h"
 #include "system.h"
 
 #define FILE_MAX (64 << 20)
+#define MAPS_MAX 16
 
 static const struct option options[] = {
 	{ "bench", required_argument, NULL, 'b' },
@@ -43,7 +45,7 @@ static int help(void)
 	     "  --bench FILE  results of `make bench...` (build/bench.json)\n"
 	     "  --stats FILE  pools of `kvtier run --stats` or `kvtier stat --json`, instead of\n"
 	     "                those that run now\n"
-	     "  --json        errors as JSON\n"
+	     "  --json        what was written, or the error, as one JSON object\n"
 	     "  -h, --help    show this help\n\n"
 	     "Exit status: 0; 1 a file cannot be read or written; 2 usage.");
 	return 0;
@@ -106,6 +108,8 @@ static int take_pools(struct report *r)
 	r->pools = cJSON_CreateArray();
 	for (i = 0; i < r->system.pools.nr; i++)
 		cJSON_AddItemToArray(r->pools, pool_json(&r->system.pools.pool[i]));
+	for (i = 0; i < r->system.shared.nr; i++)
+		cJSON_AddItemToArray(r->pools, pool_json(&r->system.shared.pool[i]));
 	return 0;
 }
 
@@ -227,20 +231,39 @@ static void plot_parts(FILE *out, const cJSON *pools)
 	}
 }
 
-/* Blocks of pools that run; one that cannot be asked is left out. */
-static void draw_maps(FILE *out, const struct system *s)
+static void draw_map(FILE *out, const struct system *s, const struct pool_ref *ref)
 {
 	struct blocks blocks;
-	size_t i;
 
-	for (i = 0; i < s->pools.nr && i < 16; i++) {
-		struct pool_ref ref = { .file = &s->pools.pool[i], .path = s->pools.path[i] };
-
-		if (ref.file->kernel_id >= 0 || blocks_read(s, &ref, &blocks))
-			continue;
-		heatmap_svg(out, &blocks, ref.file->name, 96);
-		blocks_free(&blocks);
+	if (blocks_read(s, ref, &blocks)) {
+		fputs("<p>", out);
+		xml_text(out, ref->file->name);
+		fputs(" has no map here: ", out);
+		xml_text(out, blocks.why);
+		fputs("</p>\n", out);
+	} else {
+		heatmap_svg(out, &blocks, ref->file->name, 96);
 	}
+	blocks_free(&blocks);
+}
+
+/* Blocks of pools that run. */
+static void draw_maps(FILE *out, const struct system *s)
+{
+	size_t all = s->pools.nr + s->shared.nr, i;
+
+	for (i = 0; i < all && i < MAPS_MAX; i++) {
+		size_t shared = i - s->pools.nr;
+		struct pool_ref ref = { .file = i < s->pools.nr ? &s->pools.pool[i] :
+								  &s->shared.pool[shared],
+					.path = i < s->pools.nr ? s->pools.path[i] : "",
+					.daemon = i < s->pools.nr ? NULL :
+								    &s->daemon_pools[shared] };
+
+		draw_map(out, s, &ref);
+	}
+	if (i < all)
+		fprintf(out, "<p>and %zu more pools without a map</p>\n", all - i);
 }
 
 static void table_row(FILE *out, const cJSON *o)
@@ -348,13 +371,21 @@ static int write_report(const struct report *r, const char *path)
 {
 	FILE *out = fopen(path, "we");
 	bool failed;
+	cJSON *o;
 
 	if (!out)
 		return fail(1, "cannot write %s: %s", path, strerror(errno));
 	draw(out, r);
 	failed = ferror(out);
 	failed |= fclose(out) != 0;
-	return failed ? fail(1, "cannot write %s: %s", path, strerror(errno)) : 0;
+	if (failed)
+		return fail(1, "cannot write %s: %s", path, strerror(errno));
+	if (!json_errors)
+		return 0;
+	o = cJSON_CreateObject();
+	cJSON_AddStringToObject(o, "file", path);
+	cJSON_AddNumberToObject(o, "pools", cJSON_GetArraySize(r->pools));
+	return print_object(o);
 }
 
 int cmd_report(int argc, char **argv)

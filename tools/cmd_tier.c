@@ -233,6 +233,7 @@ static int quota(char **argv)
 	struct system s;
 	uint64_t bytes = 0;
 	int tier = tier_of(argv[1]), ret;
+	cJSON *o;
 
 	if (!tier)
 		return fail(EXIT_USAGE, "'%s' is not dram, cxl or nvme", argv[1]);
@@ -245,7 +246,13 @@ static int quota(char **argv)
 				   kvt_error_detail()[0] ? kvt_error_detail() : kvt_strerror(ret));
 	}
 	system_close(&s);
-	return ret;
+	if (ret || !json_errors)
+		return ret;
+	o = cJSON_CreateObject();
+	cJSON_AddStringToObject(o, "tenant", argv[0]);
+	cJSON_AddStringToObject(o, "tier", argv[1]);
+	cJSON_AddNumberToObject(o, "quota_bytes", (double)bytes);
+	return print_object(o);
 }
 
 static int run(int argc, char **argv)

@@ -244,6 +244,17 @@ double stats_accuracy(const struct kvtier_stats *s)
 	return known ? (double)s->prefetch_used / (double)known : NAN;
 }
 
+const char *pool_owner(const struct kvt_stat_file *pool, char buf[POOL_OWNER])
+{
+	if (!strcmp(pool->pager, "daemon"))
+		return "kvtierd";
+	if (pool->pid)
+		snprintf(buf, POOL_OWNER, "%u", pool->pid);
+	else
+		snprintf(buf, POOL_OWNER, "pool%d", pool->kernel_id);
+	return buf;
+}
+
 static cJSON *tier_json(const struct kvtier_tier_stats *t)
 {
 	cJSON *o = cJSON_CreateObject();

@@ -32,6 +32,10 @@ void pools_free(struct pools *pools);
 
 cJSON *pool_json(const struct kvt_stat_file *pool);
 
+/* Whose it is, in a column of 7: a process, "poolN" of the module, or "kvtierd". */
+#define POOL_OWNER 16
+const char *pool_owner(const struct kvt_stat_file *pool, char buf[POOL_OWNER]);
+
 /* Is there a process @pid that has not ended? */
 bool process_alive(uint32_t pid);
 /* Session files are named SESSION_PREFIX<pid of kvtier run>-XXXXXX. */

@@ -149,8 +149,7 @@ struct kvt_client *system_need_daemon(struct system *s, int *ret)
 {
 	system_open(s);
 	*ret = s->client ? 0 :
-			   fail(1, "no kvtierd answers (%s): start it, or name its socket in "
-				   "KVTIER_SOCKET", s->daemon_detail);
+			   fail(1, "no kvtierd answers: %s", s->daemon_detail);
 	return s->client;
 }
 

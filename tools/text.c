@@ -48,17 +48,32 @@ char *text_clean(char *text)
 	return text;
 }
 
+/* The next character; @text is clean. */
+static const char *next(const char *text)
+{
+	do
+		text++;
+	while ((*text & 0xc0) == 0x80);
+	return text;
+}
+
+int text_bytes(const char *text, int width)
+{
+	const char *end = text;
+
+	while (*end && width-- > 0)
+		end = next(end);
+	return (int)(end - text);
+}
+
 const char *text_column(const char *text, int width, char buf[TEXT_COLUMN])
 {
-	char *to = buf;
+	const char *end = text;
 
-	while (*text && width > 0) {
-		do
-			*to++ = *text++;
-		while ((*text & 0xc0) == 0x80);
-		width--;
-	}
-	memset(to, ' ', (size_t)width);
-	to[width] = '\0';
+	for (; *end && width > 0; width--)
+		end = next(end);
+	memcpy(buf, text, (size_t)(end - text));
+	memset(buf + (end - text), ' ', (size_t)width);
+	buf[end - text + width] = '\0';
 	return buf;
 }

@@ -6,6 +6,9 @@
 /* Control characters, and bytes that are no UTF-8, become '?'.  Returns @text. */
 char *text_clean(char *text);
 
+/* How many bytes its first @width characters have. */
+int text_bytes(const char *text, int width);
+
 #define TEXT_COLUMN 260 /* room for a column of up to 64 characters */
 
 /* @text cut or padded to @width characters, for a table. */
