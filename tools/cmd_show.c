@@ -239,7 +239,7 @@ int cmd_show(int argc, char **argv)
 {
 	struct system s;
 	struct sums sums;
-	int ret = option_take_none(argc, argv) ?: option_end(argc, argv);
+	int ret = option_take_none(argc, argv) ?: option_end(argc, argv, 0);
 
 	if (ret)
 		return ret < 0 ? help() : ret;
