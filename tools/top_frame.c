@@ -143,10 +143,9 @@ static void draw_head(struct top_frame *f, const struct top_look *look)
 
 	if (localtime_r(&now, &tm))
 		strftime(clock, sizeof(clock), "%H:%M:%S", &tm);
-	add(f, TOP_HEAD, "kvtier top  %s  by %s  pools %zu  %s%s", clock, top_sorts[look->sort],
-	    s->pools.nr + s->nr_daemon_pools,
-	    s->client && !s->daemon_error ? "daemon " : "no daemon",
-	    s->client && !s->daemon_error ? s->status.backend : "");
+	add(f, TOP_HEAD, "kvtier top  %s  by %s  pools %zu  daemon: %s", clock,
+	    top_sorts[look->sort], s->pools.nr + s->nr_daemon_pools,
+	    system_daemon_silent(s) ? "cannot be asked" : s->client ? s->status.backend : "none");
 }
 
 static void draw_tier(struct top_frame *f, int t, uint64_t used, uint64_t budget)

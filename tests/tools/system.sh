@@ -68,6 +68,32 @@ nothing()
 	expect_text "$("$kvtier")" "pools    none"
 }
 
+# The folder of which free bytes are said is the one that kvtier run would choose.
+nvme_folder()
+{
+	local dir
+
+	dir=$("$kvtier" doctor --json | jq -r '.[] | select(.check == "o_direct").text |
+		capture("works in (?<dir>.*)").dir')
+	[[ $dir ]] || { skip "no disk with O_DIRECT here" || return; }
+	expect_text "$("$kvtier")" "free in $dir" && json tier &&
+		expect "folder" "$(result '.[] | select(.tier == "nvme").where')" "\"$dir\""
+}
+
+# A daemon that cannot be asked is not taken for none.
+silent_daemon()
+{
+	local text
+
+	: >"$work/plain"
+	export KVTIER_SOCKET=$work/plain/x
+	text=$("$kvtier") || return 1
+	expect_text "$text" "daemon   cannot be asked" && expect_text "$text" "kvtierd cannot be reached" &&
+		json show && expect "problems" "$(result '.problems | length')" 1 &&
+		says 1 "which cannot be asked" map other &&
+		expect_text "$("$kvtier" top -b -n 1)" "daemon: cannot be asked"
+}
+
 screen()
 {
 	local text
@@ -346,6 +372,8 @@ bad_options()
 }
 
 ktap_case nothing "a host with nothing on it" nothing
+ktap_case nvme_folder "free bytes of the right disk" nvme_folder
+ktap_case silent_daemon "a daemon that cannot be asked" silent_daemon
 ktap_case screen "the system on one screen" with_pool screen
 ktap_case pools "kvtier pool" with_pool pools
 ktap_case map "where the blocks of another process are" with_pool map
