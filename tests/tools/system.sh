@@ -192,7 +192,9 @@ top()
 	expect "looks" "$(grep -c '^kvtier top' "$work/top")" 2 &&
 		expect "pool" "$(grep -c '^scanned' "$work/top")" 2 || return 1
 	"$kvtier" top --json -n 2 -d 0.5 | tail -n 1 >"$work/json"
-	expect "bytes are read" "$(result '.pools[0].read_bytes_per_s > 0')" true
+	expect "bytes are read" "$(result '.pools[0].read_bytes_per_s > 0 and
+		.tiers.nvme.out_bytes_per_s == .pools[0].read_bytes_per_s and
+		.tiers.dram.in_bytes_per_s > 0')" true
 }
 
 # on_screen WIDTH HEIGHT COMMAND...: with top in such a terminal.
@@ -298,6 +300,10 @@ report_of_files()
 {
 	"$kvtier" stat --json >"$work/none.json" &&
 		"$kvtier" report --stats "$work/none.json" "$work/report.html" || return 1
+	printf '[{"name":"a\033[1m\377\303\244<","value":1,"target":2,"unit":"\377"},7]' >"$work/odd.json"
+	"$kvtier" report --bench "$work/odd.json" --stats "$work/odd.json" "$work/report.html" &&
+		iconv -f utf-8 "$work/report.html" >/dev/null &&
+		expect "control characters" "$(grep -c $'\e' "$work/report.html")" 0 || return 1
 	echo '{}' >"$work/object.json"
 	says 1 "is not a JSON array" report --bench "$work/object.json" "$work/r" &&
 		says 1 "--bench: cannot read" report --bench "$work/none" "$work/r" &&
