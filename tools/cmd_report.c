@@ -17,18 +17,19 @@
 #include "heatmap.h"
 #include "option.h"
 #include "plot.h"
+#include "print.h"
 #include "problems.h"
 #include "size.h"
 #include "system.h"
+#include "text.h"
 
 #define FILE_MAX (64 << 20)
+#define MAPS_MAX 16
 
 static const struct option options[] = {
 	{ "bench", required_argument, NULL, 'b' },
 	{ "stats", required_argument, NULL, 's' },
-	{ "json", no_argument, NULL, 'j' },
-	{ "help", no_argument, NULL, 'h' },
-	{ NULL, 0, NULL, 0 },
+	OPTIONS_OF_ALL,
 };
 
 struct report {
@@ -45,13 +46,24 @@ static int help(void)
 	     "  --bench FILE  results of `make bench...` (build/bench.json)\n"
 	     "  --stats FILE  pools of `kvtier run --stats` or `kvtier stat --json`, instead of\n"
 	     "                those that run now\n"
-	     "  --json        errors as JSON\n"
+	     "  --json        what was written, or the error, as one JSON object\n"
 	     "  -h, --help    show this help\n\n"
 	     "Exit status: 0; 1 a file cannot be read or written; 2 usage.");
 	return 0;
 }
 
 /* ---- input --------------------------------------------------------------------- */
+
+/* A file may hold anything. */
+static void clean(cJSON *array)
+{
+	cJSON *object, *item;
+
+	cJSON_ArrayForEach(object, array)
+		cJSON_ArrayForEach(item, object)
+			if (cJSON_IsString(item))
+				text_clean(item->valuestring);
+}
 
 static int read_array(const char *option, const char *path, cJSON **array)
 {
@@ -70,6 +82,7 @@ static int read_array(const char *option, const char *path, cJSON **array)
 		text = calloc((size_t)st.st_size + 1, 1);
 	if (text && fread(text, 1, (size_t)st.st_size, f) == (size_t)st.st_size)
 		*array = cJSON_Parse(text);
+	clean(*array);
 	if (f)
 		fclose(f);
 	free(text);
@@ -78,22 +91,20 @@ static int read_array(const char *option, const char *path, cJSON **array)
 	return ret;
 }
 
+static int take_option(void *command, int option)
+{
+	struct report *r = command;
+
+	return option == 'b' ? read_array("bench", optarg, &r->bench) :
+			       read_array("stats", optarg, &r->pools);
+}
+
 /* 0, an exit code, or -1: help was asked for. */
 static int parse(struct report *r, int argc, char **argv)
 {
-	int found, ret = 0;
+	static const struct option_set set = { ":h", options, EXIT_USAGE, take_option };
+	int ret = option_take(argc, argv, &set, r);
 
-	option_json(argc, argv, ":h", options);
-	while (!ret && (found = getopt_long(argc, argv, ":h", options, NULL)) != -1) {
-		if (found == 'h')
-			return -1;
-		if (found == '?' || found == ':')
-			return option_bad(EXIT_USAGE, found, argv, options);
-		if (found == 'b')
-			ret = read_array("bench", optarg, &r->bench);
-		if (found == 's')
-			ret = read_array("stats", optarg, &r->pools);
-	}
 	if (!ret && optind + 1 != argc)
 		return fail(EXIT_USAGE, "one OUT.html is wanted: see `kvtier report --help`");
 	return ret;
@@ -102,17 +113,16 @@ static int parse(struct report *r, int argc, char **argv)
 static int take_pools(struct report *r)
 {
 	size_t i;
-	int ret;
 
-	system_open(&r->system);
-	ret = system_read(&r->system);
-	if (ret)
-		return fail(1, "cannot read the pools' files: %s", strerror(-ret));
+	if (system_look(&r->system))
+		return 1;
 	if (r->pools)
 		return 0;
 	r->pools = cJSON_CreateArray();
 	for (i = 0; i < r->system.pools.nr; i++)
 		cJSON_AddItemToArray(r->pools, pool_json(&r->system.pools.pool[i]));
+	for (i = 0; i < r->system.shared.nr; i++)
+		cJSON_AddItemToArray(r->pools, pool_json(&r->system.shared.pool[i]));
 	return 0;
 }
 
@@ -140,9 +150,10 @@ static const cJSON *tier(const cJSON *pool, int t)
 
 static void label_of(const cJSON *pool, char label[PLOT_LABEL])
 {
+	const char *name = text_of(pool, "name");
 	double pid = number(pool, "pid");
 
-	snprintf(label, PLOT_LABEL, "%.20s %.0f", text_of(pool, "name"), isnan(pid) ? 0 : pid);
+	snprintf(label, PLOT_LABEL, "%.*s %.0f", text_bytes(name, 20), name, isnan(pid) ? 0 : pid);
 }
 
 static void plot_tiers(FILE *out, const cJSON *pools)
@@ -234,20 +245,39 @@ static void plot_parts(FILE *out, const cJSON *pools)
 	}
 }
 
-/* Blocks of pools that run; one that cannot be asked is left out. */
-static void draw_maps(FILE *out, const struct system *s)
+static void draw_map(FILE *out, const struct system *s, const struct pool_ref *ref)
 {
 	struct blocks blocks;
-	size_t i;
 
-	for (i = 0; i < s->pools.nr && i < 16; i++) {
-		struct pool_ref ref = { .file = &s->pools.pool[i], .path = s->pools.path[i] };
-
-		if (ref.file->kernel_id >= 0 || blocks_read(s, &ref, &blocks))
-			continue;
-		heatmap_svg(out, &blocks, ref.file->name, 96);
-		blocks_free(&blocks);
+	if (blocks_read(s, ref, &blocks)) {
+		fputs("<p>", out);
+		xml_text(out, ref->file->name);
+		fputs(" has no map here: ", out);
+		xml_text(out, blocks.why);
+		fputs("</p>\n", out);
+	} else {
+		heatmap_svg(out, &blocks, ref->file->name, 96);
 	}
+	blocks_free(&blocks);
+}
+
+/* Blocks of pools that run. */
+static void draw_maps(FILE *out, const struct system *s)
+{
+	size_t all = s->pools.nr + s->shared.nr, i;
+
+	for (i = 0; i < all && i < MAPS_MAX; i++) {
+		size_t shared = i - s->pools.nr;
+		struct pool_ref ref = { .file = i < s->pools.nr ? &s->pools.pool[i] :
+								  &s->shared.pool[shared],
+					.path = i < s->pools.nr ? s->pools.path[i] : "",
+					.daemon = i < s->pools.nr ? NULL :
+								    &s->daemon_pools[shared] };
+
+		draw_map(out, s, &ref);
+	}
+	if (i < all)
+		fprintf(out, "<p>and %zu more pools without a map</p>\n", all - i);
 }
 
 static void table_row(FILE *out, const cJSON *o)
@@ -288,7 +318,8 @@ static void draw_bench(FILE *out, const cJSON *bench)
 		bar = plot_bar(&p);
 		if (!bar)
 			break;
-		snprintf(bar->label, PLOT_LABEL, "%s", text_of(o, "name"));
+		snprintf(bar->label, PLOT_LABEL, "%.*s", text_bytes(text_of(o, "name"), 32),
+			 text_of(o, "name"));
 		bar->value[0] = 100 * value / target;
 	}
 	plot_draw(out, &p);
@@ -321,6 +352,7 @@ static void draw_problems(FILE *out, const struct system *s)
 static void draw(FILE *out, const struct report *r)
 {
 	char when[64] = "", host[64] = "";
+	int nr = cJSON_GetArraySize(r->pools);
 	time_t now = time(NULL);
 	struct tm tm;
 
@@ -336,8 +368,12 @@ static void draw(FILE *out, const struct report *r)
 	xml_text(out, host);
 	fprintf(out, ", %s</p>\n", when);
 	draw_problems(out, &r->system);
-	fprintf(out, "<h2>Pools</h2>\n%s", cJSON_GetArraySize(r->pools) ? "" : "<p>none</p>\n");
-	if (cJSON_GetArraySize(r->pools)) {
+	fputs("<h2>Pools</h2>\n", out);
+	if (nr > PLOT_BARS)
+		fprintf(out, "<p>%d, of which the first %d are drawn</p>\n", nr, PLOT_BARS);
+	if (!nr)
+		fputs("<p>none</p>\n", out);
+	if (nr) {
 		plot_tiers(out, r->pools);
 		plot_faults(out, r->pools);
 		plot_transfers(out, r->pools);
@@ -355,13 +391,21 @@ static int write_report(const struct report *r, const char *path)
 {
 	FILE *out = fopen(path, "we");
 	bool failed;
+	cJSON *o;
 
 	if (!out)
 		return fail(1, "cannot write %s: %s", path, strerror(errno));
 	draw(out, r);
 	failed = ferror(out);
 	failed |= fclose(out) != 0;
-	return failed ? fail(1, "cannot write %s: %s", path, strerror(errno)) : 0;
+	if (failed)
+		return fail(1, "cannot write %s: %s", path, strerror(errno));
+	if (!json_errors)
+		return 0;
+	o = cJSON_CreateObject();
+	cJSON_AddStringToObject(o, "file", path);
+	cJSON_AddNumberToObject(o, "pools", cJSON_GetArraySize(r->pools));
+	return print_object(o);
 }
 
 int cmd_report(int argc, char **argv)

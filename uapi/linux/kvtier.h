@@ -210,9 +210,10 @@
  *
  * The descriptor is the capability: who has it may map and operate the pool; to
  * others it has no name.  sysfs shows every user of the host its counters, and the
- * administrator how many blocks are in which state; nothing more.  The descriptor may
- * be passed over a UNIX socket, and is best opened with O_CLOEXEC.  One open for
- * reading alone allows INFO and cannot become a pool: the rest is EACCES.
+ * administrator how many blocks are in which state; nothing more.  Who may trace a process
+ * finds in /proc/PID/fdinfo/FD, as "kvtier-pool:", the id of the pool that FD is.  The
+ * descriptor may be passed over a UNIX socket, and is best opened with O_CLOEXEC.  One
+ * open for reading alone allows INFO and cannot become a pool: the rest is EACCES.
  *
  * No frame or slot ever shows what another pool, or an earlier life of a block,
  * left in it: a first touch finds zeroes.
