@@ -208,6 +208,7 @@ static void submit(struct pool *p, struct io *io, uint32_t b, bool write)
 		io_uring_sqe_set_flags(sqe, IOSQE_ASYNC);
 	io_uring_sqe_set_data(sqe, &io->op);
 	p->ios++;
+	p->d->begun++;
 	if (write && !p->writes++)
 		p->write_since_ns = io->start_ns;
 	if (!write && !p->reads++)
@@ -312,7 +313,7 @@ static void write_done(struct pool *p, uint32_t b, int res)
 	if (why & B_CAPTURE)
 		checkpoint_written(p, b);
 	if (why & B_EVICT && !(blk->flags & B_DIRTY) && !blk->pins && !blk->busy &&
-	    !file_wanted(p, b))
+	    !wanted_of(p, b))
 		file_drop(p, b);
 }
 
@@ -408,6 +409,7 @@ static void give_up_write(struct pool *p, uint32_t b)
 	write_failed(p, b, -ETIMEDOUT);
 	if (captured)
 		checkpoint_written(p, b);
+	file_serve(p, b);
 }
 
 /* What is late is given up: the block is BAD, or stays in memory; the transfer may still end. */
@@ -494,8 +496,8 @@ static void trim(struct pool *p)
 /* Something ended: who waited for it goes on. */
 void file_progress(struct pool *p)
 {
-	if (p->waits)
-		file_serve_all(p);
+	if (p->nr_waits)
+		file_serve_starved(p);
 	if (p->commands)
 		file_run_commands(p);
 	if (p->checkpoint)

@@ -325,22 +325,6 @@ static void wrong_descriptor(void)
 
 /* ---- connections ------------------------------------------------------------------------- */
 
-static double cpu_s(pid_t pid)
-{
-	unsigned long user = 0, system = 0;
-	char path[64];
-	FILE *file;
-
-	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
-	file = fopen(path, "re");
-	if (file && fscanf(file, "%*d %*s %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user,
-			   &system) != 2)
-		user = system = 0;
-	if (file)
-		fclose(file);
-	return (double)(user + system) / (double)sysconf(_SC_CLK_TCK);
-}
-
 static void thousand_connections(void)
 {
 	static int socks[1000];
@@ -361,9 +345,9 @@ static void thousand_connections(void)
 	EVENTUALLY(daemon_metric("kvtier_connected_clients") == 1000, "expected 1000 connections");
 	c = client();
 	p = bystander(c);
-	begun = cpu_s(daemon_.pid);
+	begun = daemon_cpu_s();
 	pause_ms(1000);
-	used = cpu_s(daemon_.pid) - begun;
+	used = daemon_cpu_s() - begun;
 	figure("idle.connections_cpu_pct", 100 * used, "percent");
 	still_serves(p);
 	/* One too many is refused, and the others stay. */
@@ -405,9 +389,9 @@ static void thousand_pools(void)
 	EVENTUALLY(state_of(p[999], 0) == KVTIER_BLOCK_CLEAN && state_of(p[0], 0) == KVTIER_BLOCK_CLEAN,
 		   "expected idle pools to be written back");
 	pause_ms(500);
-	begun = cpu_s(daemon_.pid);
+	begun = daemon_cpu_s();
 	pause_ms(2000);
-	used = cpu_s(daemon_.pid) - begun;
+	used = daemon_cpu_s() - begun;
 	figure("idle.pools_cpu_pct", 100 * used / 2, "percent");
 	for (i = 0; i < 1000; i++) {
 		CHECK(!wrong_words(p[i], 0, (uint64_t)i), "pool %d", i);

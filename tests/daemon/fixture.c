@@ -354,6 +354,22 @@ double daemon_metric(const char *begin)
 	return value;
 }
 
+double daemon_cpu_s(void)
+{
+	unsigned long user = 0, system = 0;
+	char path[64];
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", daemon_.pid);
+	file = fopen(path, "re");
+	if (file && fscanf(file, "%*d %*s %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user,
+			   &system) != 2)
+		user = system = 0;
+	if (file)
+		fclose(file);
+	return (double)(user + system) / (double)sysconf(_SC_CLK_TCK);
+}
+
 /* ---- pools ------------------------------------------------------------------------------- */
 
 struct kvt_client *client(void)

@@ -113,6 +113,7 @@ const char *daemon_program(void);
 bool daemon_logged(const char *text);
 /* A line of metrics by its beginning: the value; -1: none. */
 double daemon_metric(const char *begin);
+double daemon_cpu_s(void);
 
 struct kvt_client *client(void);
 struct kvt_pool *pool(struct kvt_client *c, const char *name, uint64_t bytes, uint64_t dram,
