@@ -8,6 +8,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -187,7 +188,8 @@ const char *daemon_program(void)
 
 	CHECK(n > 0, "/proc/self/exe: %m");
 	path[n] = 0;
-	for (i = 0; i < 3; i++) { /* build/tests/daemon/suite */
+	/* build/tests/daemon/suite */
+	for (i = daemon_.spoilt ? 2 : 0; i < 3; i++) {
 		slash = strrchr(path, '/');
 		CHECK(slash, "%s: not where it was built", path);
 		*slash = 0;
@@ -283,6 +285,23 @@ void daemon_start(const char *lines)
 	daemon_configure(lines);
 	daemon_spawn();
 	setenv("KVTIER_SOCKET", daemon_.socket, 1);
+}
+
+struct spoil *daemon_spoil(void)
+{
+	struct spoil *spoil;
+	char path[300];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/spoil", daemon_.dir);
+	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	CHECK(fd >= 0 && !ftruncate(fd, sizeof(*spoil)), "%s: %m", path);
+	spoil = mmap(NULL, sizeof(*spoil), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	CHECK(spoil != MAP_FAILED, "mmap: %m");
+	close(fd);
+	setenv("KVTIER_TEST_SPOIL", path, 1);
+	daemon_.spoilt = true;
+	return spoil;
 }
 
 void daemon_kill(int signal)
