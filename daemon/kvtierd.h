@@ -108,7 +108,9 @@ struct op {
 struct watch {
 	struct op op;
 	struct kvtierd *d;
+	struct watch *next; /* of those that are armed later */
 	int fd;
+	int error; /* the last time */
 	short events;
 	void (*ready)(void *arg); /* NULL: stopped; goes with its last completion */
 	void *arg;
@@ -155,12 +157,17 @@ void job_stop(struct kvtierd *d);
 void job_submit(struct kvtierd *d, struct job *job);
 
 /* ---- sdnotify.c -------------------------------------------------------------------------- */
+void sd_open(struct kvtierd *d);
+void sd_close(void);
+/* Nobody waits for the manager: what it cannot take now it is told later, in order. */
 __attribute__((format(printf, 1, 2))) void sd_notifyf(const char *fmt, ...);
 /* Give a descriptor to the service manager, so that it outlives us; take it back. */
 void sd_store(int fd, const char *name);
 void sd_unstore(const char *name);
-/* Wait until the manager has taken what was sent. */
-void sd_barrier(void);
+/* May it keep so many more, as far as it says? */
+bool sd_has_room(uint32_t fds);
+/* Has it taken all whose names begin so? */
+bool sd_is_stored(const char *prefix);
 bool sd_has_manager(void);
 /* Half of the watchdog's period in ns; 0: no watchdog. */
 uint64_t sd_watchdog_ns(void);
@@ -366,6 +373,7 @@ struct pool {
 	bool idle; /* its client said so, or nothing happened for long */
 	bool told_idle; /* its client did */
 	bool removed; /* no longer to be found by its name */
+	bool unkept; /* the service manager has no room for its descriptors */
 	bool module;
 
 	/* Pools of the module: device_sweep.c's way through them. */
@@ -436,6 +444,8 @@ void pools_take_fds(struct kvtierd *d);
 void pools_take_back(struct kvtierd *d);
 void pools_expire(struct kvtierd *d);
 int pool_budget(struct pool *p, uint64_t dram_bytes);
+/* Does the service manager have what a successor needs of it? */
+bool pool_is_kept(const struct pool *p);
 
 /* ---- file_*.c ---------------------------------------------------------------------------- */
 int file_pool_probe(void);
@@ -645,8 +655,10 @@ struct kvtierd {
 	uint64_t turn_ns; /* when this turn of the loop began */
 
 	uint32_t nr_watches;
+	struct watch *late; /* could not be armed: tried again */
 	struct timer *timers;
-	struct timer watchdog, waits, writeback, scrub_timer, idle_timer, attend_timer, unread, plan_timer, http_timer;
+	struct timer watchdog, waits, writeback, scrub_timer, idle_timer, attend_timer, unread, plan_timer, http_timer,
+		notes, late_timer;
 	int signal_fd;
 	struct watch *signal_watch;
 	int listen_fd;

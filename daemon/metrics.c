@@ -89,12 +89,25 @@ static void gauge(FILE *out, const char *name, const char *unit, const char *hel
 	fprintf(out, "%s %.17g\n", name, value);
 }
 
+static uint32_t unkept(const struct kvtierd *d)
+{
+	const struct pool *p;
+	uint32_t nr = 0;
+
+	for (p = d->pools; p; p = p->next)
+		nr += !pool_is_kept(p);
+	return nr;
+}
+
 static void write_gauges(struct kvtierd *d, FILE *out)
 {
 	gauge(out, "kvtier_uptime_seconds", "seconds", "Since the daemon began.",
 	      (double)(now_ns() - d->started_ns) / NS_PER_S);
 	gauge(out, "kvtier_connected_clients", "clients", "Connections now.", d->nr_clients);
 	gauge(out, "kvtier_live_pools", "pools", "Pools now.", d->nr_pools);
+	gauge(out, "kvtier_unkept_pools", "pools",
+	      "Pools that would end with the daemon: the service manager has not their descriptors.",
+	      unkept(d));
 	gauge(out, "kvtier_nvme_bandwidth_bytes", "bytes", "Bytes a second that reads reach, measured.",
 	      (double)d->bandwidth);
 	gauge(out, "kvtier_nvme_latency_seconds", "seconds", "Latency of the fastest read of late.",

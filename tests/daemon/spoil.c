@@ -5,6 +5,7 @@
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <liburing.h>
 #include <stdlib.h>
@@ -28,6 +29,25 @@ __attribute__((constructor)) static void find(void)
 	close(fd);
 }
 
+/* A poll that is about to be begun becomes an operation that ends with the error. */
+static void spoil_polls(struct io_uring *ring)
+{
+	struct io_uring_sq *sq = &ring->sq;
+	unsigned int at;
+
+	for (at = sq->sqe_head; spoil && at != sq->sqe_tail; at++) {
+		struct io_uring_sqe *sqe = &sq->sqes[at & sq->ring_mask];
+
+		if (sqe->opcode != IORING_OP_POLL_ADD || spoil->polls <= 0)
+			continue;
+		sqe->opcode = IORING_OP_NOP;
+		sqe->flags = 0;
+		sqe->rw_flags = 1; /* IORING_NOP_INJECT_RESULT: of Linux 6.10, before it is 0 */
+		sqe->len = (unsigned int)-ENOMEM;
+		spoil->polls--;
+	}
+}
+
 /* The loop's, here: what has come by then passes through our hands. */
 int io_uring_submit_and_wait_timeout(struct io_uring *ring, struct io_uring_cqe **cqe, unsigned nr,
 				     struct __kernel_timespec *ts, sigset_t *mask)
@@ -39,6 +59,7 @@ int io_uring_submit_and_wait_timeout(struct io_uring *ring, struct io_uring_cqe 
 
 	if (!next)
 		*(void **)&next = dlsym(RTLD_NEXT, "io_uring_submit_and_wait_timeout");
+	spoil_polls(ring);
 	ret = next(ring, cqe, nr, ts, mask);
 	io_uring_for_each_cqe(ring, head, *cqe)
 	{

@@ -8,6 +8,7 @@
 struct spoil {
 	volatile int failures; /* so many of them fail ... */
 	volatile int error; /* ... like this; positive: so many bytes came */
+	volatile int polls; /* so many that are begun end at once, for want of memory */
 };
 
 #endif
