@@ -26,7 +26,7 @@ struct test_case {
 	bool slow; /* with --long alone */
 };
 
-extern const struct test_case pool_cases[], quota_cases[], plan_cases[], bad_cases[], disk_cases[],
+extern const struct test_case pool_cases[], quota_cases[], limit_cases[], plan_cases[], bad_cases[], disk_cases[],
 	restart_cases[], checkpoint_cases[], service_cases[], hostile_cases[];
 
 /* End the case: it failed, or cannot be run here. */
@@ -102,6 +102,8 @@ extern struct daemon daemon_; /* of this case */
 
 /* Write the configuration (lines besides the paths), start it and wait until it is ready. */
 void daemon_start(const char *lines);
+/* The same, and other users may reach it. */
+void daemon_start_for_all(const char *lines);
 void daemon_configure(const char *lines);
 void daemon_spawn(void);
 void daemon_kill(int signal);
@@ -113,6 +115,11 @@ const char *daemon_program(void);
 bool daemon_logged(const char *text);
 /* A line of metrics by its beginning: the value; -1: none. */
 double daemon_metric(const char *begin);
+
+/* Other users: a process of one that runs a function, and what that returned. */
+void need_root(void);
+pid_t as(uint32_t uid, int (*run)(void));
+int end_of(pid_t pid);
 
 struct kvt_client *client(void);
 struct kvt_pool *pool(struct kvt_client *c, const char *name, uint64_t bytes, uint64_t dram,
