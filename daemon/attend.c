@@ -28,11 +28,14 @@
 #define LOOKS_A_BLOCK 8ull
 #define LOOKS_A_POOL 4ull
 #define RETRY_NS (NS_PER_MS / 2)
+#define RING_FDS 2 /* a bell each way */
 
 struct attend_ring {
 	struct attachment *a; /* NULL: its client is gone */
 	struct kvt_attend_ring *ring;
 	size_t bytes;
+	struct tenant *tenant; /* for whom it is counted */
+	uint64_t metadata_bytes;
 	int bell; /* an eventfd that the client has too */
 	int answer; /* a bell of ours */
 	struct watch *watch;
@@ -270,6 +273,7 @@ static void free_ring(struct attend_ring *r)
 		close(r->bell);
 	if (r->answer >= 0)
 		close(r->answer);
+	tenant_give(r->tenant, r->metadata_bytes, RING_FDS);
 	free(r);
 }
 
@@ -590,6 +594,14 @@ int attend_ring_make(struct attachment *a, uint64_t bytes, int fds[3])
 	r->a = a;
 	r->bytes = bytes;
 	r->bell = r->answer = -1;
+	r->tenant = a->client->tenant;
+	/* A query is copied, its output made twice; what it holds is a number and a bit a block. */
+	r->metadata_bytes = sizeof(*r) + 3 * bytes + a->pool->nr_blocks * 5ull;
+	ret = tenant_take(a->pool->d, r->tenant, r->metadata_bytes, RING_FDS);
+	if (ret) {
+		free(r);
+		return ret;
+	}
 	ret = make_ring(r, &fds[0], &fds[2]);
 	if (!ret) {
 		r->watch = watch_start(a->pool->d, r->bell, bell, r);

@@ -423,10 +423,11 @@ int checkpoint_restore(struct kvtierd *d, struct tenant *t, const char *name, co
 	ret = check_manifest(d, t, name, &m);
 	if (!ret && model && strcmp(m.def.model, model))
 		ret = kvt_fail(-EMEDIUMTYPE, "pool %s is of model '%s', not '%s'", name, m.def.model, model);
-	p = ret ? NULL : pool_new(d, &m.def, t);
-	if (!p) {
+	if (!ret)
+		ret = pool_new(d, &m.def, t, &p);
+	if (ret) {
 		manifest_free(&m);
-		return ret ? ret : -ENOMEM;
+		return ret;
 	}
 	ret = bring_back(p, &m);
 	if (ret) {

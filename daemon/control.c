@@ -54,8 +54,7 @@ static int hello(struct call *call)
 /* Give the client what it maps. */
 static int hand_over(struct call *call, struct pool *p)
 {
-	int fds[2];
-	struct attachment *a = attachment_new(call->c, p, &fds[1]);
+	int fds[2], ret = attachment_new(call->c, p, &fds[1]);
 	struct kvt_opened opened = {
 		.pool = p->id,
 		.block_shift = p->shift,
@@ -65,8 +64,8 @@ static int hand_over(struct call *call, struct pool *p)
 		.module = p->module,
 	};
 
-	if (!a)
-		return kvt_fail(-ENOMEM, "no memory for another use of the pool");
+	if (ret)
+		return ret;
 	fds[0] = p->fd;
 	pool_activity(p);
 	client_reply(call->c, call->msg->type, call->msg->id, 0, &opened, sizeof(opened), fds, 2);
@@ -259,9 +258,9 @@ static int checkpoint(struct call *call)
 		return ret;
 	if (call->bytes - sizeof(*id) > KVT_NOTE_MAX)
 		return kvt_fail(-EINVAL, "a note has at most %d bytes", KVT_NOTE_MAX);
-	r = request_begin(call->c, call->msg);
-	if (!r)
-		return -ENOMEM;
+	ret = request_begin(call->c, call->msg, &r);
+	if (ret)
+		return ret;
 	ret = checkpoint_begin(p, r, id + 1, call->bytes - sizeof(*id), !id->value);
 	if (!ret)
 		return 0;
@@ -560,13 +559,30 @@ void client_message(struct client *c, const struct kvt_msg *msg, const int *fds,
 
 /* ---- the socket -------------------------------------------------------------------------- */
 
+/* In a turn: who connects without end is not all that we do. */
+#define ACCEPTS_MAX 64
+#define ACCEPT_AGAIN_NS (100 * NS_PER_MS)
+
 static void accept_ready(void *arg)
 {
 	struct kvtierd *d = arg;
-	int sock;
+	int sock, left;
 
-	while ((sock = accept4(d->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)) >= 0)
+	for (left = ACCEPTS_MAX; left; left--) {
+		sock = accept4(d->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+		if (sock < 0)
+			break;
 		client_accept(d, sock);
+	}
+	if (!left)
+		timer_within(d, &d->accept_timer, 0);
+	else if (errno != EAGAIN) /* out of descriptors, say: nothing tells us when there are some */
+		timer_within(d, &d->accept_timer, ACCEPT_AGAIN_NS);
+}
+
+void control_accept(struct kvtierd *d)
+{
+	accept_ready(d);
 }
 
 int control_open(struct kvtierd *d)

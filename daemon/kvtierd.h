@@ -67,6 +67,9 @@ struct tenant_config {
 	char cgroup[256]; /* "": not by cgroup */
 	uint32_t uid_first, uid_last; /* first > last: not by user */
 	uint64_t quota[KVTIER_NR_TIERS]; /* 0: none */
+	uint64_t max_metadata; /* bytes of our own memory; 0: no bound */
+	uint32_t max_clients;
+	uint32_t max_pools;
 	uint32_t weight;
 };
 
@@ -76,6 +79,7 @@ struct config {
 	char state_dir[256]; /* slots and manifests */
 	char metrics_socket[108]; /* "": none */
 	uint32_t http_port; /* on the loopback; 0: none */
+	bool metrics_pools; /* each pool's, for all who ask */
 	bool use_module;
 	int cxl_node; /* -1: none */
 	uint64_t limit[KVTIER_NR_TIERS]; /* of all pools together; 0: none */
@@ -181,14 +185,23 @@ struct tenant {
 	uint32_t uid;
 	uint64_t quota[KVTIER_NR_TIERS];
 	uint64_t used[KVTIER_NR_TIERS];
+	uint64_t pinned_bytes; /* of memory files */
+	uint64_t metadata_bytes; /* tables, plans, rings and requests that we keep for it */
+	uint64_t max_metadata;
 	uint32_t weight;
-	uint32_t pools;
-	uint32_t clients;
+	uint32_t pools, max_pools;
+	uint32_t clients, max_clients;
+	uint32_t fds; /* descriptors that we have open for it */
 	uint64_t promoted_bytes;
 	uint64_t waits;
+	uint64_t refusals;
+	struct kvtier_stats ended; /* of pools that ended, what is counted */
+	struct kvtier_stats sums; /* metrics.c: with those that are */
 	uint64_t virtual_time; /* bytes by weight: who has had least is next */
 };
 
+/* Root and our own user see and set what is of all. */
+bool is_admin(uint32_t uid);
 struct tenant *tenant_named(struct kvtierd *d, const char *name);
 struct tenant *tenant_again(struct kvtierd *d, const char *name, uint32_t uid);
 struct tenant *tenant_of(struct kvtierd *d, uint32_t uid, int pid);
@@ -196,6 +209,19 @@ void tenants_reconfigure(struct kvtierd *d);
 /* May it occupy so much more?  0 or -EDQUOT (its quota), -ENOSPC (the host's limit). */
 int tenant_room(struct kvtierd *d, const struct tenant *t, uint32_t tier, uint64_t bytes);
 void tenant_charge(struct kvtierd *d, struct tenant *t, uint32_t tier, int64_t bytes);
+/*
+ * What else there is only so much of, each tenant apart: 0, or -EDQUOT with its detail, and
+ * then the refusal is counted.  A client or pool is counted by who makes it.
+ */
+int tenant_client_room(struct tenant *t);
+int tenant_pool_room(struct tenant *t);
+/* Blocks that cannot leave memory: at most the quota, and never all of the host's limit. */
+int tenant_pin_room(struct kvtierd *d, const struct tenant *t, uint64_t bytes);
+void tenant_pin(struct kvtierd *d, struct tenant *t, int64_t bytes);
+/* Memory and descriptors of ours.  Given back they are what was taken. */
+int tenant_take(struct kvtierd *d, struct tenant *t, uint64_t bytes, uint32_t fds);
+void tenant_took(struct tenant *t, uint64_t bytes, uint32_t fds);
+void tenant_give(struct tenant *t, uint64_t bytes, uint32_t fds);
 
 /* ---- client.c and control.c -------------------------------------------------------------- */
 
@@ -229,7 +255,7 @@ struct client {
 	bool gone; /* closed; freed by clients_reap() once no request refers to it */
 	uint32_t requests; /* being worked on */
 	struct unsent *unsent, *unsent_last; /* answers that its socket has not room for */
-	size_t unsent_bytes;
+	size_t unsent_bytes; /* counted as metadata: they were asked for */
 	uint64_t unsent_since_ns; /* when the last of them went, or the first came */
 	struct watch *room; /* while there are any */
 	struct tenant *tenant;
@@ -239,11 +265,13 @@ struct client {
 /* Who waits for an answer that takes time. */
 struct request {
 	struct client *client;
+	uint64_t bytes; /* of metadata */
 	uint16_t type;
 	uint32_t id;
 };
 
 int control_open(struct kvtierd *d);
+void control_accept(struct kvtierd *d);
 void control_close(struct kvtierd *d);
 void client_accept(struct kvtierd *d, int sock);
 void client_close(struct client *c, const char *why);
@@ -255,10 +283,10 @@ void clients_unread(struct kvtierd *d);
 void client_message(struct client *c, const struct kvt_msg *msg, const int *fds, int nr_fds);
 void client_reply(struct client *c, uint16_t type, uint32_t id, int error, const void *body,
 		  size_t bytes, const int *fds, int nr_fds);
-struct request *request_begin(struct client *c, const struct kvt_msg *msg);
+int request_begin(struct client *c, const struct kvt_msg *msg, struct request **request);
 void request_end(struct request *r, int error, const void *body, size_t bytes);
 struct attachment *attachment_of(struct client *c, uint32_t pool);
-struct attachment *attachment_new(struct client *c, struct pool *p, int *event_fd);
+int attachment_new(struct client *c, struct pool *p, int *event_fd);
 void attachment_free(struct attachment *a);
 
 /* ---- pool.c ------------------------------------------------------------------------------ */
@@ -439,7 +467,7 @@ void pool_event(struct pool *p, uint32_t type, uint32_t b, int error);
 int pool_check_model(const char *model, size_t room);
 int pool_check_name(const char *name, size_t room, const char *what);
 void pool_used(struct pool *p, uint64_t used[KVTIER_NR_TIERS]);
-struct pool *pool_new(struct kvtierd *d, const struct table *def, struct tenant *t);
+int pool_new(struct kvtierd *d, const struct table *def, struct tenant *t, struct pool **pool);
 void pools_take_fds(struct kvtierd *d);
 void pools_take_back(struct kvtierd *d);
 void pools_expire(struct kvtierd *d);
@@ -533,6 +561,7 @@ struct plan {
 	struct attachment *a;
 	struct kvt_plan_ring *ring;
 	size_t ring_bytes;
+	uint64_t metadata_bytes; /* counted for its tenant */
 	uint32_t entries;
 	int doorbell;
 	struct watch *watch;
@@ -629,7 +658,9 @@ void attend_run(struct kvtierd *d);
 void attend_stop(struct kvtierd *d);
 
 /* ---- metrics.c and http.c ---------------------------------------------------------------- */
-void metrics_write(struct kvtierd *d, FILE *out);
+/* @pools: each pool's counters too, beside its tenant's sums. */
+void metrics_write(struct kvtierd *d, FILE *out, bool pools);
+void metrics_pool_ended(struct pool *p);
 int http_open(struct kvtierd *d);
 void http_run(struct kvtierd *d);
 void http_close(struct kvtierd *d);
@@ -652,13 +683,15 @@ struct kvtierd {
 	bool many_cpus; /* enough for threads beside this one and the clients' */
 	bool stop;
 	uint64_t started_ns;
+	uint64_t uptime_ns; /* metrics.c: as last shown */
+	uint32_t nr_unkept; /* so is this */
 	uint64_t turn_ns; /* when this turn of the loop began */
 
 	uint32_t nr_watches;
 	struct watch *late; /* could not be armed: tried again */
 	struct timer *timers;
 	struct timer watchdog, waits, writeback, scrub_timer, idle_timer, attend_timer, unread, plan_timer, http_timer,
-		notes, late_timer;
+		notes, late_timer, accept_timer;
 	int signal_fd;
 	struct watch *signal_watch;
 	int listen_fd;
@@ -673,7 +706,9 @@ struct kvtierd {
 	uint32_t nr_pools;
 	uint32_t last_pool;
 	bool module;
+	uint32_t max_fds; /* that this process may have open */
 	uint64_t used[KVTIER_NR_TIERS];
+	uint64_t pinned_bytes;
 
 	struct plan *plans;
 	uint64_t bandwidth; /* bytes a second that reads were measured to reach */

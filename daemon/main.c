@@ -192,7 +192,7 @@ static int take_locks(struct kvtierd *d)
 	return take_lock(path);
 }
 
-static void raise_limits(void)
+static void raise_limits(struct kvtierd *d)
 {
 	struct rlimit limit;
 
@@ -200,6 +200,7 @@ static void raise_limits(void)
 		return;
 	limit.rlim_cur = limit.rlim_max;
 	setrlimit(RLIMIT_NOFILE, &limit);
+	d->max_fds = limit.rlim_max < UINT32_MAX ? (uint32_t)limit.rlim_max : UINT32_MAX;
 }
 
 static int choose_backend(struct kvtierd *d)
@@ -220,6 +221,7 @@ static void add_timers(struct kvtierd *d)
 	timer_add(d, &d->plan_timer, plans_run);
 	timer_add(d, &d->http_timer, http_run);
 	sd_open(d);
+	timer_add(d, &d->accept_timer, control_accept);
 	if (sd_watchdog_ns())
 		timer_within(d, &d->watchdog, sd_watchdog_ns());
 	if (d->config.scrub_every_s)
@@ -231,7 +233,7 @@ static int set_up(struct kvtierd *d)
 	int ret;
 
 	pools_take_fds(d);
-	raise_limits();
+	raise_limits(d);
 	ret = folders(d);
 	if (!ret)
 		ret = take_locks(d);

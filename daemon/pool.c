@@ -12,6 +12,7 @@
 #include "kvtierd.h"
 
 #define MIB (1ull << 20)
+#define POOL_FDS 3 /* table, memory, slots */
 
 int pool_check_name(const char *name, size_t room, const char *what)
 {
@@ -222,6 +223,13 @@ static int check_quotas(struct client *c, const struct table *def)
 	return ret;
 }
 
+static int one_more(struct client *c)
+{
+	if (c->d->nr_pools >= c->d->config.max_pools)
+		return kvt_fail(-ENOSPC, "the daemon has %u pools, its max-pools", c->d->nr_pools);
+	return tenant_pool_room(c->tenant);
+}
+
 static bool has_checkpoint(struct kvtierd *d, const struct tenant *t, const char *name)
 {
 	char path[512];
@@ -276,14 +284,35 @@ static int define(struct client *c, const struct kvt_create *want, struct table 
 	return choose_budgets(c, want, def);
 }
 
-/* A pool that has its numbers and its table, and no memory yet. */
-struct pool *pool_new(struct kvtierd *d, const struct table *def, struct tenant *t)
-{
-	struct pool *p = calloc(1, sizeof(*p));
-	struct table with_id = *def;
+/* What a block of a pool of the module takes of the kernel's memory, in our name. */
+#define MODULE_BLOCK_BYTES 56
 
+/* Our own memory for it: the table, lists, counts of slots; of one that is kept, two manifests. */
+static uint64_t metadata_of(const struct table *def)
+{
+	uint64_t blocks = def->bytes >> def->block_shift, each = MODULE_BLOCK_BYTES;
+
+	if (!def->module)
+		each = sizeof(struct block) + sizeof(*((struct pool *)0)->frames) +
+		       sizeof(*((struct pool *)0)->queue);
+	if (def->flags & KVT_SHARED_KEEP)
+		each += 2 * sizeof(struct kvtier_slot);
+	return sizeof(struct pool) + sizeof(*def) + blocks * each +
+	       (def->budget[KVTIER_TIER_NVME] >> def->block_shift) * sizeof(uint16_t);
+}
+
+/* A pool that has its numbers and its table, and no memory yet. */
+int pool_new(struct kvtierd *d, const struct table *def, struct tenant *t, struct pool **pool)
+{
+	struct table with_id = *def;
+	struct pool *p;
+	int ret = tenant_take(d, t, metadata_of(def), POOL_FDS);
+
+	if (ret)
+		return ret;
+	p = calloc(1, sizeof(*p));
 	if (!p)
-		return NULL;
+		goto no_memory;
 	p->d = d;
 	p->tenant = t;
 	p->fd = p->table_fd = p->slots_fd = -1;
@@ -296,9 +325,14 @@ struct pool *pool_new(struct kvtierd *d, const struct table *def, struct tenant 
 	p->unkept = true;
 	if (table_create(p, &with_id)) {
 		free(p);
-		return NULL;
+		goto no_memory;
 	}
-	return p;
+	*pool = p;
+	return 0;
+
+no_memory:
+	tenant_give(t, metadata_of(def), POOL_FDS);
+	return kvt_fail(-ENOMEM, "no memory for a pool's table");
 }
 
 static void add(struct pool *p)
@@ -385,6 +419,7 @@ void pool_discard(struct pool *p)
 		file_pool_destroy(p);
 	if (p->table_fd >= 0)
 		close(p->table_fd);
+	tenant_give(p->tenant, metadata_of(p->t), POOL_FDS);
 	munmap(p->t, p->table_bytes);
 	free(p->kept);
 	free(p);
@@ -408,14 +443,13 @@ int pool_create(struct client *c, const struct kvt_create *want, struct pool **p
 	}
 	if (p || has_checkpoint(d, c->tenant, def.name))
 		return kvt_fail(-EEXIST, "there is a pool %s: attach it, or remove it first", def.name);
-	if (d->nr_pools >= d->config.max_pools)
-		return kvt_fail(-ENOSPC, "the daemon has %u pools, its max-pools", d->nr_pools);
-	ret = check_quotas(c, &def);
+	ret = one_more(c);
+	if (!ret)
+		ret = check_quotas(c, &def);
+	if (!ret)
+		ret = pool_new(d, &def, c->tenant, &p);
 	if (ret)
 		return ret;
-	p = pool_new(d, &def, c->tenant);
-	if (!p)
-		return kvt_fail(-ENOMEM, "no memory for a pool's table");
 	ret = p->module ? device_pool_create(p) : file_pool_create(p);
 	if (ret) {
 		pool_discard(p);
@@ -440,9 +474,9 @@ int pool_find(struct client *c, const char *name, const char *model, struct pool
 	int ret;
 
 	if (!p) {
-		if (c->d->nr_pools >= c->d->config.max_pools)
-			return kvt_fail(-ENOSPC, "the daemon has %u pools, its max-pools", c->d->nr_pools);
-		ret = checkpoint_restore(c->d, c->tenant, name, model, &p);
+		ret = one_more(c);
+		if (!ret)
+			ret = checkpoint_restore(c->d, c->tenant, name, model, &p);
 		if (ret)
 			return ret;
 		add(p);
@@ -479,6 +513,7 @@ void pool_destroy(struct pool *p)
 	if (p->ios || p->checkpoint)
 		return; /* file_progress() comes here again */
 	scrub_forget(d, p);
+	metrics_pool_ended(p);
 	unkeep_fds(p);
 	log_line(LOG_INFO, "pool_destroyed", "pool=%u name=%s tenant=%s", p->id, p->t->name,
 		 p->t->tenant);
@@ -660,6 +695,7 @@ static void take_back(struct kvtierd *d, struct kept *k)
 				close(k->fds[i]);
 		return;
 	}
+	tenant_took(p->tenant, metadata_of(p->t), POOL_FDS);
 	add(p);
 	if (p->id > d->last_pool)
 		d->last_pool = p->id;

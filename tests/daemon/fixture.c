@@ -304,6 +304,13 @@ struct spoil *daemon_spoil(void)
 	return spoil;
 }
 
+void daemon_start_for_all(const char *lines)
+{
+	CHECK(!chmod(daemon_.dir, 0755), "chmod: %m");
+	daemon_start(lines);
+	CHECK(!chmod(daemon_.socket, 0666), "chmod: %m");
+}
+
 void daemon_kill(int signal)
 {
 	int status;
@@ -387,6 +394,33 @@ double daemon_cpu_s(void)
 	if (file)
 		fclose(file);
 	return (double)(user + system) / (double)sysconf(_SC_CLK_TCK);
+}
+
+/* ---- other users -------------------------------------------------------------------------- */
+
+void need_root(void)
+{
+	if (geteuid())
+		skip("only root can be other users");
+}
+
+pid_t as(uint32_t uid, int (*run)(void))
+{
+	pid_t pid = fork();
+
+	if (pid)
+		return pid;
+	if (setgid(uid) || setuid(uid))
+		_exit(3);
+	_exit(run());
+}
+
+int end_of(pid_t pid)
+{
+	int status;
+
+	CHECK(waitpid(pid, &status, 0) == pid, "waitpid: %m");
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
 /* ---- pools ------------------------------------------------------------------------------- */

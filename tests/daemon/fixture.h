@@ -27,7 +27,7 @@ struct test_case {
 	bool slow; /* with --long alone */
 };
 
-extern const struct test_case pool_cases[], quota_cases[], plan_cases[], bad_cases[], disk_cases[],
+extern const struct test_case pool_cases[], quota_cases[], limit_cases[], plan_cases[], bad_cases[], disk_cases[],
 	restart_cases[], checkpoint_cases[], service_cases[], hostile_cases[];
 
 /* End the case: it failed, or cannot be run here. */
@@ -106,6 +106,8 @@ extern struct daemon daemon_; /* of this case */
 void daemon_start(const char *lines);
 /* Called before: the transfers of this case's daemon fail as this says. */
 struct spoil *daemon_spoil(void);
+/* The same, and other users may reach it. */
+void daemon_start_for_all(const char *lines);
 void daemon_configure(const char *lines);
 void daemon_spawn(void);
 void daemon_kill(int signal);
@@ -118,6 +120,11 @@ bool daemon_logged(const char *text);
 /* A line of metrics by its beginning: the value; -1: none. */
 double daemon_metric(const char *begin);
 double daemon_cpu_s(void);
+
+/* Other users: a process of one that runs a function, and what that returned. */
+void need_root(void);
+pid_t as(uint32_t uid, int (*run)(void));
+int end_of(pid_t pid);
 
 struct kvt_client *client(void);
 struct kvt_pool *pool(struct kvt_client *c, const char *name, uint64_t bytes, uint64_t dram,
