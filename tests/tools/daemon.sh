@@ -9,10 +9,8 @@ set -u
 kvtierd=$(dirname "$kvtier")/kvtierd
 [[ -x $kvtierd ]] || { echo "1..0 # SKIP kvtierd is not built" && exit 0; }
 export KVTIER_SOCKET=$work/kvtierd.sock KVTIER_SYSFS=$work/sysfs
-compile pool_user -Iuapi -Ilibkvtier/include -L"$B" -lkvtier -Wl,-rpath,"$(realpath "$B")" || {
-	echo "Bail out! pool_user does not compile"
-	exit 1
-}
+pool_user=$B/tests/tools/pool_user
+[[ -x $pool_user ]] || { echo "1..0 # SKIP $pool_user is not built" && exit 4; }
 
 daemon=
 stop()
@@ -65,7 +63,7 @@ made()
 {
 	local line=
 
-	coproc "$work/pool_user" conversation 2>"$work/maker"
+	coproc "$pool_user" conversation 2>"$work/maker"
 	local pid=$COPROC_PID in=${COPROC[1]}
 
 	read -r -t 60 line <&"${COPROC[0]}"
