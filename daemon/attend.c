@@ -12,6 +12,9 @@
 #include "attention.h"
 
 #define RETRY_NS (NS_PER_MS / 2)
+#define RING_FDS 2 /* a bell each way */
+/* Numbers of a block in a reader's lists: wanted, coming, come, and given back twice. */
+#define LISTED_BYTES (4 * sizeof(uint32_t) + sizeof(struct kvt_arrival))
 
 /* ---- answers -------------------------------------------------------------------------------- */
 
@@ -26,6 +29,7 @@ static void free_ring(struct attend_ring *r)
 		close(r->bell);
 	if (r->answer >= 0)
 		close(r->answer);
+	tenant_give(r->tenant, r->metadata_bytes, RING_FDS);
 	free(r);
 }
 
@@ -250,6 +254,14 @@ int attend_ring_make(struct attachment *a, uint64_t bytes, int fds[3])
 	r->a = a;
 	r->bytes = bytes;
 	r->bell = r->answer = -1;
+	r->tenant = a->client->tenant;
+	/* A query is copied, and its output made twice. */
+	r->metadata_bytes = sizeof(*r) + 3 * bytes + a->pool->nr_blocks * LISTED_BYTES;
+	ret = tenant_take(d, r->tenant, r->metadata_bytes, RING_FDS);
+	if (ret) {
+		free(r);
+		return ret;
+	}
 	reader_init(&r->reader, a->pool, d->attend->kick_fd);
 	ret = make_ring(r, &fds[0], &fds[2]);
 	if (!ret) {

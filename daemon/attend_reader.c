@@ -177,10 +177,13 @@ static int begin_file(struct pool *p, uint32_t b)
 		return -EIO;
 	if (blk->busy == UINT8_MAX)
 		return -EAGAIN;
-	if (blk->where == W_EMPTY)
+	if (blk->where == W_EMPTY) {
 		ret = file_zero_fill(p, b);
-	else if (blk->where == W_COLD)
+		if (!ret)
+			file_serve(p, b); /* who has been waiting for it */
+	} else if (blk->where == W_COLD) {
 		ret = file_read(p, b, 0);
+	}
 	if (ret)
 		return ret;
 	hold(blk);

@@ -91,6 +91,8 @@ struct attend_ring {
 	struct attachment *a; /* NULL: its client is gone */
 	struct kvt_attend_ring *ring;
 	size_t bytes;
+	struct tenant *tenant; /* for whom it is counted */
+	uint64_t metadata_bytes;
 	int bell; /* an eventfd that the client has too */
 	int answer; /* a bell of ours */
 	struct watch *watch;

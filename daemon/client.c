@@ -32,6 +32,8 @@
  */
 #define UNSENT_NS (10 * NS_PER_S)
 #define UNSENT_MAX (16u << 20)
+/* What a request takes beside its message. */
+#define REQUEST_BYTES 256u
 
 struct unsent {
 	struct unsent *next;
@@ -39,6 +41,9 @@ struct unsent {
 	int fds[KVT_MSG_FDS], nr_fds;
 	char data[];
 };
+
+/* Of an attachment: its bell and the userfaultfd. */
+#define ATTACHMENT_FDS 2
 
 /* One buffer for all: a message is dealt with before the next is read. */
 static char message[KVT_MSG_MAX + 1] __attribute__((aligned(8)));
@@ -79,6 +84,7 @@ void client_close(struct client *c, const char *why)
 	close_elsewhere(c->d, c->sock); /* what it had sent and we did not take goes with it */
 	c->d->nr_clients--;
 	c->tenant->clients--;
+	tenant_give(c->tenant, sizeof(*c), 1);
 	c->d->clients_gone = true;
 }
 
@@ -114,7 +120,7 @@ static int take_fds(struct msghdr *msg, int *fds)
 }
 
 /* Bytes of the next message, 0 when there is none, or a negative errno: the end. */
-static ssize_t receive(struct client *c, int *fds, int *nr_fds)
+static ssize_t receive(int sock, int *fds, int *nr_fds)
 {
 	union {
 		char room[CMSG_SPACE(FDS_MAX * sizeof(int))];
@@ -127,7 +133,7 @@ static ssize_t receive(struct client *c, int *fds, int *nr_fds)
 		.msg_control = control.room,
 		.msg_controllen = sizeof(control.room),
 	};
-	ssize_t n = recvmsg(c->sock, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+	ssize_t n = recvmsg(sock, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
 
 	*nr_fds = 0;
 	if (n < 0)
@@ -151,7 +157,7 @@ static bool take_message(struct client *c)
 {
 	const struct kvt_msg *msg = (const struct kvt_msg *)message;
 	int fds[FDS_MAX] = { 0 }, nr_fds, i;
-	ssize_t n = receive(c, fds, &nr_fds);
+	ssize_t n = receive(c->sock, fds, &nr_fds);
 	bool good = n > 0 && well_formed(msg, n) && nr_fds <= KVT_MSG_FDS;
 
 	if (!n)
@@ -250,6 +256,7 @@ static void drop_unsent(struct client *c)
 
 	c->unsent = u->next;
 	c->unsent_bytes -= u->bytes;
+	tenant_give(c->tenant, u->bytes, (uint32_t)u->nr_fds);
 	for (i = 0; i < u->nr_fds; i++)
 		if (u->fds[i] >= 0)
 			close(u->fds[i]);
@@ -318,6 +325,7 @@ static void keep(struct client *c, const struct iovec iov[2], const int *fds, in
 		c->unsent = u;
 	c->unsent_last = u;
 	c->unsent_bytes += bytes;
+	tenant_took(c->tenant, bytes, (uint32_t)nr_fds);
 	if (c->room)
 		return;
 	c->unsent_since_ns = c->d->turn_ns;
@@ -350,25 +358,43 @@ void client_reply(struct client *c, uint16_t type, uint32_t id, int error, const
 		client_give_up(c);
 }
 
-struct request *request_begin(struct client *c, const struct kvt_msg *msg)
+/* It and what works on it have a copy of the message. */
+int request_begin(struct client *c, const struct kvt_msg *msg, struct request **request)
 {
-	struct request *r = malloc(sizeof(*r));
+	uint64_t bytes = sizeof(**request) + REQUEST_BYTES + msg->size;
+	int ret = tenant_take(c->d, c->tenant, bytes, 0);
+	struct request *r;
 
-	if (!r)
-		return NULL;
-	*r = (struct request){ .client = c, .type = msg->type, .id = msg->id };
+	if (ret)
+		return ret;
+	r = malloc(sizeof(*r));
+	if (!r) {
+		tenant_give(c->tenant, bytes, 0);
+		return kvt_fail(-ENOMEM, "no memory for a request");
+	}
+	*r = (struct request){ .client = c, .bytes = bytes, .type = msg->type, .id = msg->id };
 	c->requests++;
-	return r;
+	*request = r;
+	return 0;
 }
 
 void request_end(struct request *r, int error, const void *body, size_t bytes)
+{
+	if (!r)
+		return;
+	client_reply(r->client, r->type, r->id, error, body, bytes, NULL, 0);
+	request_close(r);
+}
+
+/* One that was answered. */
+void request_close(struct request *r)
 {
 	struct client *c;
 
 	if (!r)
 		return;
 	c = r->client;
-	client_reply(c, r->type, r->id, error, body, bytes, NULL, 0);
+	tenant_give(c->tenant, r->bytes, 0);
 	c->requests--;
 	c->d->clients_gone |= c->gone;
 	free(r);
@@ -400,43 +426,94 @@ int client_signal(int sock, int pid, int signal)
 
 /* ---- come -------------------------------------------------------------------------------- */
 
-void client_accept(struct kvtierd *d, int sock)
+/*
+ * It hears why.  What it had sent is taken first, and no more comes: of a socket that is
+ * closed over unread messages a peer gets nothing but a reset.
+ */
+static void refuse(struct kvtierd *d, int sock, int error)
+{
+	const char *why = kvt_error_detail();
+	struct kvt_msg head = { .size = (uint32_t)(sizeof(head) + strlen(why)),
+				.type = KVT_MSG_HELLO, .error = error };
+	struct iovec iov[2] = { { &head, sizeof(head) }, { (void *)why, strlen(why) } };
+	int fds[FDS_MAX], nr, i;
+
+	d->count.connections_refused++;
+	log_line(LOG_DEBUG, "connection_refused", "clients=%u reason=\"%s\"", d->nr_clients, why);
+	send_now(sock, iov, 2, NULL, 0);
+	shutdown(sock, SHUT_RD);
+	while (receive(sock, fds, &nr) > 0)
+		for (i = 0; i < nr; i++)
+			close_elsewhere(d, fds[i]);
+	close_elsewhere(d, sock);
+}
+
+/* Beyond the others' connections the administrator has a few, to see what is wrong. */
+#define ADMIN_CLIENTS 16
+
+static int admit(struct kvtierd *d, struct client *c)
+{
+	uint32_t most = d->config.max_clients + (c->admin ? ADMIN_CLIENTS : 0);
+	int ret;
+
+	if (d->nr_clients >= most)
+		return kvt_fail(-ENOSPC, "the daemon has %u connections, its max-clients", d->nr_clients);
+	ret = tenant_client_room(c->tenant);
+	if (!ret)
+		ret = tenant_take(d, c->tenant, sizeof(*c), 1);
+	if (!ret || !c->admin || c->tenant->clients >= c->tenant->max_clients + ADMIN_CLIENTS)
+		return ret;
+	tenant_took(c->tenant, sizeof(*c), 1);
+	return 0;
+}
+
+static int make_client(struct kvtierd *d, int sock, struct client **client)
 {
 	struct ucred who = { 0 };
 	socklen_t bytes = sizeof(who);
 	struct client *c;
+	int ret;
 
-	if (d->nr_clients >= d->config.max_clients ||
-	    getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &who, &bytes)) {
-		d->count.connections_refused++;
-		log_line(LOG_WARNING, "connection_refused", "clients=%u reason=\"max-clients\"",
-			 d->nr_clients);
-		close(sock);
-		return;
-	}
+	*client = NULL;
+	if (getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &who, &bytes))
+		return kvt_fail(-errno, "who is it? %s", strerror(errno));
 	c = calloc(1, sizeof(*c));
-	if (!c) {
-		close(sock);
-		return;
-	}
+	if (!c)
+		return kvt_fail(-ENOMEM, "no memory for a connection");
 	*c = (struct client){ .d = d, .sock = sock, .pid = who.pid, .uid = who.uid,
-			      .admin = !who.uid || who.uid == geteuid(), .next = d->clients };
-	c->tenant = tenant_of(d, who.uid, who.pid);
+			      .admin = is_admin(who.uid),
+			      .tenant = tenant_of(d, who.uid, who.pid) };
 	/* By its number we looked into its group: was that still its own? */
-	if (c->tenant && client_signal(sock, who.pid, 0) == -ESRCH)
-		c->tenant = NULL;
-	c->watch = c->tenant ? watch_start(d, sock, client_ready, c) : NULL;
-	if (!c->watch) {
-		close(sock);
+	if (!c->tenant || client_signal(sock, who.pid, 0) == -ESRCH)
+		ret = kvt_fail(-ESRCH, "the process is gone");
+	else
+		ret = admit(d, c);
+	if (ret)
 		free(c);
+	else
+		*client = c;
+	return ret;
+}
+
+void client_accept(struct kvtierd *d, int sock)
+{
+	struct client *c;
+	int ret = make_client(d, sock, &c);
+
+	if (ret) {
+		refuse(d, sock, ret);
 		return;
 	}
 	c->tenant->clients++;
+	c->next = d->clients;
 	if (d->clients)
 		d->clients->prev = c;
 	d->clients = c;
 	d->nr_clients++;
 	d->count.connections++;
+	c->watch = watch_start(d, sock, client_ready, c);
+	if (!c->watch)
+		client_give_up(c);
 }
 
 /* ---- attachments ------------------------------------------------------------------------- */
@@ -452,18 +529,24 @@ struct attachment *attachment_of(struct client *c, uint32_t pool)
 	return a;
 }
 
-struct attachment *attachment_new(struct client *c, struct pool *p, int *event_fd)
+int attachment_new(struct client *c, struct pool *p, int *event_fd)
 {
 	struct attachment *a = calloc(1, sizeof(*a));
+	int ret = a ? tenant_take(c->d, c->tenant, sizeof(*a), ATTACHMENT_FDS) :
+		      kvt_fail(-ENOMEM, "no memory for another use of the pool");
 
-	if (!a)
-		return NULL;
+	if (ret) {
+		free(a);
+		return ret;
+	}
 	a->pool = p;
 	a->client = c;
 	a->uffd = -1;
-	if (bell_make(&a->event_fd, event_fd)) {
+	ret = bell_make(&a->event_fd, event_fd);
+	if (ret) {
+		tenant_give(c->tenant, sizeof(*a), ATTACHMENT_FDS);
 		free(a);
-		return NULL;
+		return kvt_fail(ret, "cannot make a bell: %s", strerror(-ret));
 	}
 	a->next = p->attachments;
 	p->attachments = a;
@@ -471,7 +554,7 @@ struct attachment *attachment_new(struct client *c, struct pool *p, int *event_f
 	c->attachments = a;
 	p->clients++;
 	p->linger_until_ns = 0;
-	return a;
+	return 0;
 }
 
 /* One that its client's list has no more. */
@@ -492,6 +575,9 @@ static void drop_attachment(struct attachment *a)
 	if (a->uffd >= 0)
 		close(a->uffd);
 	close(a->event_fd);
+	if (a->pins)
+		tenant_give(a->client->tenant, p->nr_blocks * sizeof(*a->pins), 0);
+	tenant_give(a->client->tenant, sizeof(*a), ATTACHMENT_FDS);
 	free(a->pins);
 	free(a);
 	if (!--p->clients)

@@ -40,6 +40,7 @@ static const struct key keys[] = {
 	{ "daemon", "log-level", LEVEL, AT(log_level), 0, 0, 0 },
 	{ "metrics", "socket", TEXT, AT(metrics_socket), ROOM(config, metrics_socket), 0, 0 },
 	{ "metrics", "http-port", NUMBER, AT(http_port), 0, 0, 65535 },
+	{ "metrics", "pools", BOOL, AT(metrics_pools), 0, 0, 0 },
 	{ "tiers", "dram", BYTES, AT(limit[KVTIER_TIER_DRAM]), 0, 0, 0 },
 	{ "tiers", "cxl", BYTES, AT(limit[KVTIER_TIER_CXL]), 0, 0, 0 },
 	{ "tiers", "nvme", BYTES, AT(limit[KVTIER_TIER_NVME]), 0, 0, 0 },
@@ -54,10 +55,18 @@ static const struct key keys[] = {
 	{ "tenant", "dram", BYTES, IN(quota[KVTIER_TIER_DRAM]), 0, 0, 0 },
 	{ "tenant", "cxl", BYTES, IN(quota[KVTIER_TIER_CXL]), 0, 0, 0 },
 	{ "tenant", "nvme", BYTES, IN(quota[KVTIER_TIER_NVME]), 0, 0, 0 },
+	{ "tenant", "max-clients", NUMBER, IN(max_clients), 0, 1, 100000 },
+	{ "tenant", "max-pools", NUMBER, IN(max_pools), 0, 1, 100000 },
+	{ "tenant", "max-metadata", BYTES, IN(max_metadata), 0, 0, 0 },
 	{ "tenant", "weight", NUMBER, IN(weight), 0, 1, 1000 },
 	{ "tenant", "cgroup", TEXT, IN(cgroup), ROOM(tenant_config, cgroup), 0, 0 },
 	{ "tenant", "user", USERS, IN(uid_first), 0, 0, 0 },
 };
+
+/* Half of what the daemon has for all, and tables of a pool of 1 TiB of the smallest blocks. */
+#define TENANT_DEFAULTS                                                                        \
+	{ .weight = 1, .uid_first = 1, .max_clients = 2048, .max_pools = 4096,                 \
+	  .max_metadata = 4ull << 30 }
 
 void config_defaults(struct config *c)
 {
@@ -79,7 +88,7 @@ void config_defaults(struct config *c)
 		.attend_threads = 0,
 		.attend_queries = 4,
 		.log_level = LOG_INFO,
-		.default_tenant = { .weight = 1, .uid_first = 1 },
+		.default_tenant = TENANT_DEFAULTS,
 	};
 }
 
@@ -269,7 +278,7 @@ static struct tenant_config *tenant_section(struct reading *r, const char *name)
 		return NULL;
 	}
 	t = &c->tenants[c->nr_tenants++];
-	*t = (struct tenant_config){ .weight = 1, .uid_first = 1 };
+	*t = (struct tenant_config)TENANT_DEFAULTS;
 	snprintf(t->name, sizeof(t->name), "%s", name);
 	return t;
 }

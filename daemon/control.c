@@ -51,55 +51,19 @@ static int hello(struct call *call)
 
 /* ---- pools ------------------------------------------------------------------------------- */
 
-/* Give the client what it maps. */
-static int hand_over(struct call *call, struct pool *p)
-{
-	int fds[2];
-	struct attachment *a = attachment_new(call->c, p, &fds[1]);
-	struct kvt_opened opened = {
-		.pool = p->id,
-		.block_shift = p->shift,
-		.bytes = p->t->bytes,
-		.instance = p->t->instance,
-		.fds = 2,
-		.module = p->module,
-	};
-
-	if (!a)
-		return kvt_fail(-ENOMEM, "no memory for another use of the pool");
-	fds[0] = p->fd;
-	pool_activity(p);
-	client_reply(call->c, call->msg->type, call->msg->id, 0, &opened, sizeof(opened), fds, 2);
-	close(fds[1]);
-	return 0;
-}
-
 static int create(struct call *call)
 {
-	uint32_t before = call->c->d->nr_pools;
-	struct pool *p;
-	int ret = pool_create(call->c, call->body, &p);
-
-	if (ret)
-		return ret;
-	ret = hand_over(call, p);
-	/* Not one that was made before, and asked for again. */
-	if (ret && call->c->d->nr_pools > before)
-		pool_destroy(p);
-	return ret;
+	return pool_create(call->c, call->msg, call->body);
 }
 
 static int attach(struct call *call)
 {
 	const struct kvt_attach *want = call->body;
-	struct pool *p;
 	int ret = pool_check_name(want->name, sizeof(want->name), "a pool's name");
 
 	if (!ret)
 		ret = pool_check_model(want->model, sizeof(want->model));
-	if (!ret)
-		ret = pool_find(call->c, want->name, want->model, &p);
-	return ret ? ret : hand_over(call, p);
+	return ret ? ret : pool_attach(call->c, call->msg, want);
 }
 
 static int map(struct call *call)
@@ -138,9 +102,7 @@ static int drop(struct call *call)
 	const struct kvt_attach *want = call->body;
 	int ret = pool_check_name(want->name, sizeof(want->name), "a pool's name");
 
-	if (!ret)
-		ret = pool_remove(call->c, want->name);
-	return ret ? ret : answer(call, NULL, 0);
+	return ret ? ret : pool_remove(call->c, call->msg, want->name);
 }
 
 static int range_op(struct call *call)
@@ -259,9 +221,9 @@ static int checkpoint(struct call *call)
 		return ret;
 	if (call->bytes - sizeof(*id) > KVT_NOTE_MAX)
 		return kvt_fail(-EINVAL, "a note has at most %d bytes", KVT_NOTE_MAX);
-	r = request_begin(call->c, call->msg);
-	if (!r)
-		return -ENOMEM;
+	ret = request_begin(call->c, call->msg, &r);
+	if (ret)
+		return ret;
 	ret = checkpoint_begin(p, r, id + 1, call->bytes - sizeof(*id), !id->value);
 	if (!ret)
 		return 0;
@@ -273,18 +235,8 @@ static int note(struct call *call)
 {
 	struct pool *p;
 	int ret = pool_of(call, &p);
-	char *text;
 
-	if (ret)
-		return ret;
-	text = malloc(KVT_NOTE_MAX);
-	if (!text)
-		return -ENOMEM;
-	ret = checkpoint_note(p, text, KVT_NOTE_MAX);
-	if (ret >= 0)
-		answer(call, text, (size_t)ret);
-	free(text);
-	return ret < 0 ? ret : 0;
+	return ret ? ret : pool_note(call->c, call->msg, p);
 }
 
 static int idle(struct call *call)
@@ -355,7 +307,7 @@ static void show_pool(const struct pool *p, struct kvt_daemon_pool *out)
 	out->bytes = p->t->bytes;
 	out->block_bytes = p->block_bytes;
 	out->idle_ms = (now - p->active_ns) / NS_PER_MS;
-	out->flags = p->t->flags;
+	out->flags = p->t->flags | (pool_is_kept(p) ? KVT_POOL_OUTLIVES : 0);
 	out->checkpoint = UINT32_MAX;
 	if (p->t->checkpoint_s)
 		out->checkpoint = (uint32_t)((uint64_t)time(NULL) - p->t->checkpoint_s);
@@ -562,13 +514,30 @@ void client_message(struct client *c, const struct kvt_msg *msg, const int *fds,
 
 /* ---- the socket -------------------------------------------------------------------------- */
 
+/* In a turn: who connects without end is not all that we do. */
+#define ACCEPTS_MAX 64
+#define ACCEPT_AGAIN_NS (100 * NS_PER_MS)
+
 static void accept_ready(void *arg)
 {
 	struct kvtierd *d = arg;
-	int sock;
+	int sock, left;
 
-	while ((sock = accept4(d->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)) >= 0)
+	for (left = ACCEPTS_MAX; left; left--) {
+		sock = accept4(d->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+		if (sock < 0)
+			break;
 		client_accept(d, sock);
+	}
+	if (!left)
+		timer_within(d, &d->accept_timer, 0);
+	else if (errno != EAGAIN) /* out of descriptors, say: nothing tells us when there are some */
+		timer_within(d, &d->accept_timer, ACCEPT_AGAIN_NS);
+}
+
+void control_accept(struct kvtierd *d)
+{
+	accept_ready(d);
 }
 
 int control_open(struct kvtierd *d)

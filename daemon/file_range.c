@@ -51,9 +51,9 @@ static int check_memory(struct pool *p, const struct kvtier_range *r, bool pin)
 		more += !block_of(p, b)->pins && (pin || block_of(p, b)->where != W_EMPTY);
 	if (!pin)
 		return more + p->pinned > frames ? -ENOSPC : 0;
-	if (frames == p->nr_blocks)
-		return 0;
-	return more + p->pinned + KVTIER_FRAMES_MIN > frames ? -ENOSPC : 0;
+	if (frames != p->nr_blocks && more + p->pinned + KVTIER_FRAMES_MIN > frames)
+		return -ENOSPC;
+	return tenant_pin_room(p->d, p->tenant, (uint64_t)more << p->shift);
 }
 
 static int check_blocks(struct pool *p, uint32_t op, const struct kvtier_range *r)
@@ -89,13 +89,17 @@ static int check_range(struct pool *p, struct command *c)
 static int promote(struct pool *p, uint32_t b, bool fill)
 {
 	struct block *blk = block_of(p, b);
+	int ret;
 
 	switch (blk->where) {
 	case W_RESIDENT:
 	case W_WRITING:
 		return 0;
 	case W_EMPTY:
-		return fill ? file_zero_fill(p, b) : 0;
+		ret = fill ? file_zero_fill(p, b) : 0;
+		if (!ret)
+			file_serve(p, b); /* who has been waiting for it */
+		return ret;
 	case W_COLD:
 		file_read(p, b, 0);
 		return -EAGAIN;
@@ -173,9 +177,20 @@ static int seal(struct pool *p, uint32_t b)
 
 static uint16_t *pins_of(struct attachment *a)
 {
+	uint64_t bytes = a->pool->nr_blocks * sizeof(*a->pins);
+
+	if (a->pins || tenant_take(a->pool->d, a->client->tenant, bytes, 0))
+		return a->pins;
+	a->pins = calloc(a->pool->nr_blocks, sizeof(*a->pins));
 	if (!a->pins)
-		a->pins = calloc(a->pool->nr_blocks, sizeof(*a->pins));
+		tenant_give(a->client->tenant, bytes, 0);
 	return a->pins;
+}
+
+static void count_pin(struct pool *p, int more)
+{
+	p->pinned += (uint32_t)more;
+	tenant_pin(p->d, p->tenant, more * (int64_t)p->block_bytes);
 }
 
 static int pin(struct pool *p, struct attachment *a, uint32_t b)
@@ -188,11 +203,14 @@ static int pin(struct pool *p, struct attachment *a, uint32_t b)
 		return -ENOMEM;
 	if (blk->pins == UINT16_MAX)
 		return -ENOSPC;
-	ret = promote(p, b, true);
+	/* Others may have pinned since the whole range was looked at. */
+	ret = blk->pins ? 0 : tenant_pin_room(p->d, p->tenant, p->block_bytes);
+	if (!ret)
+		ret = promote(p, b, true);
 	if (ret)
 		return ret;
 	if (!blk->pins++)
-		p->pinned++;
+		count_pin(p, 1);
 	pins[b]++;
 	return 0;
 }
@@ -205,7 +223,7 @@ static void unpin(struct pool *p, struct attachment *a, uint32_t b)
 		return;
 	a->pins[b]--;
 	if (!--blk->pins)
-		p->pinned--;
+		count_pin(p, -1);
 	/* A device may have written to it unseen. */
 	if (blk->flags & B_SEALED)
 		return;
@@ -456,10 +474,10 @@ int file_range_op(struct client *client, const struct kvt_msg *msg, const struct
 		c->body.ranges[i].result = 0;
 	c->client = client;
 	c->a = a;
-	c->request = request_begin(client, msg);
-	if (!c->request) {
+	ret = request_begin(client, msg, &c->request);
+	if (ret) {
 		free(c);
-		return -ENOMEM;
+		return ret;
 	}
 	if (body->tier == KVTIER_TIER_CXL)
 		no_tier(c);

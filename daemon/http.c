@@ -46,11 +46,27 @@ static enum MHD_Result respond(struct MHD_Connection *c, unsigned int status, ch
 	return ret;
 }
 
+/* Over the socket we know who asks; over the loopback it may be anybody. */
+static bool shows_pools(const struct server *s, struct MHD_Connection *c)
+{
+	const union MHD_ConnectionInfo *info =
+		MHD_get_connection_info(c, MHD_CONNECTION_INFO_CONNECTION_FD);
+	struct ucred who = { 0 };
+	socklen_t bytes = sizeof(who);
+
+	if (s->d->config.metrics_pools)
+		return true;
+	return s == &s->d->http->server[0] && info &&
+	       !getsockopt(info->connect_fd, SOL_SOCKET, SO_PEERCRED, &who, &bytes) &&
+	       is_admin(who.uid);
+}
+
 static enum MHD_Result answer(void *arg, struct MHD_Connection *c, const char *url,
 			      const char *method, const char *version, const char *data,
 			      size_t *data_bytes, void **state)
 {
 	static const char plain[] = "text/plain; charset=utf-8";
+	const struct server *s = arg;
 	char *text = NULL;
 	size_t bytes = 0;
 	FILE *out;
@@ -67,7 +83,7 @@ static enum MHD_Result answer(void *arg, struct MHD_Connection *c, const char *u
 	out = open_memstream(&text, &bytes);
 	if (!out)
 		return MHD_NO;
-	metrics_write(arg, out);
+	metrics_write(s->d, out, shows_pools(s, c));
 	fclose(out);
 	return respond(c, MHD_HTTP_OK, text, bytes,
 		       "application/openmetrics-text; version=1.0.0; charset=utf-8");
@@ -116,7 +132,8 @@ static int serve(struct kvtierd *d, struct server *s, int sock, const char *what
 {
 	const union MHD_DaemonInfo *info;
 
-	s->mhd = MHD_start_daemon(MHD_USE_EPOLL, 0, NULL, NULL, answer, d, MHD_OPTION_LISTEN_SOCKET,
+	s->d = d;
+	s->mhd = MHD_start_daemon(MHD_USE_EPOLL, 0, NULL, NULL, answer, s, MHD_OPTION_LISTEN_SOCKET,
 				  sock, MHD_OPTION_CONNECTION_TIMEOUT, TIMEOUT_S,
 				  MHD_OPTION_CONNECTION_LIMIT, CONNECTIONS, MHD_OPTION_END);
 	if (!s->mhd) {
@@ -124,7 +141,6 @@ static int serve(struct kvtierd *d, struct server *s, int sock, const char *what
 		return kvt_fail(-EIO, "%s: cannot serve metrics there", what);
 	}
 	info = MHD_get_daemon_info(s->mhd, MHD_DAEMON_INFO_EPOLL_FD);
-	s->d = d;
 	s->epoll_fd = info ? info->epoll_fd : -1;
 	s->watch = info ? watch_start(d, info->epoll_fd, ready, s) : NULL;
 	return s->watch ? 0 : -ENOMEM;

@@ -10,6 +10,7 @@
  *	tenant.c	whose it is, and what quotas it has
  *	pool.c		pools by name and number; both kinds of them
  *	file_pool.c	... memory files whose faults we serve (no module):
+ *	file_wait.c	    who waits in a fault, and for what
  *	file_fault.c	    a client touched what it has not mapped, or may not write
  *	file_move.c	    a block comes from its slot, goes to it, leaves memory
  *	file_victim.c	    which block leaves
@@ -24,6 +25,8 @@
  *	checkpoint.c	make a pool durable, and take it back (manifest.c: the file)
  *	attend*.c	attention for processes that have not the memory: attention.h
  *	metrics.c	counters as OpenMetrics text (http.c: over sockets)
+ *	errand.c	what of it needs the disk, step by step (pool_errand.c: pools made,
+ *			taken back, removed)
  *	job.c		what may block (fsync, rename) in a second thread
  *	config.c log.c sdnotify.c main.c
  *
@@ -53,6 +56,7 @@ struct client;
 struct plan;
 struct kept;
 struct manifest;
+struct errand;
 
 /* ---- log.c: lines of key=value on stderr, with the level that the journal knows ------ */
 enum log_level { LOG_ERROR = 3, LOG_WARNING = 4, LOG_INFO = 6, LOG_DEBUG = 7 };
@@ -66,6 +70,9 @@ struct tenant_config {
 	char cgroup[256]; /* "": not by cgroup */
 	uint32_t uid_first, uid_last; /* first > last: not by user */
 	uint64_t quota[KVTIER_NR_TIERS]; /* 0: none */
+	uint64_t max_metadata; /* bytes of our own memory; 0: no bound */
+	uint32_t max_clients;
+	uint32_t max_pools;
 	uint32_t weight;
 };
 
@@ -75,6 +82,7 @@ struct config {
 	char state_dir[256]; /* slots and manifests */
 	char metrics_socket[108]; /* "": none */
 	uint32_t http_port; /* on the loopback; 0: none */
+	bool metrics_pools; /* each pool's, for all who ask */
 	bool use_module;
 	int cxl_node; /* -1: none */
 	uint64_t limit[KVTIER_NR_TIERS]; /* of all pools together; 0: none */
@@ -108,7 +116,9 @@ struct op {
 struct watch {
 	struct op op;
 	struct kvtierd *d;
+	struct watch *next; /* of those that are armed later */
 	int fd;
+	int error; /* the last time */
 	short events;
 	void (*ready)(void *arg); /* NULL: stopped; goes with its last completion */
 	void *arg;
@@ -155,10 +165,17 @@ void job_stop(struct kvtierd *d);
 void job_submit(struct kvtierd *d, struct job *job);
 
 /* ---- sdnotify.c -------------------------------------------------------------------------- */
+void sd_open(struct kvtierd *d);
+void sd_close(void);
+/* Nobody waits for the manager: what it cannot take now it is told later, in order. */
 __attribute__((format(printf, 1, 2))) void sd_notifyf(const char *fmt, ...);
 /* Give a descriptor to the service manager, so that it outlives us; take it back. */
 void sd_store(int fd, const char *name);
 void sd_unstore(const char *name);
+/* May it keep so many more, as far as it says? */
+bool sd_has_room(uint32_t fds);
+/* Has it taken all whose names begin so? */
+bool sd_is_stored(const char *prefix);
 bool sd_has_manager(void);
 /* Half of the watchdog's period in ns; 0: no watchdog. */
 uint64_t sd_watchdog_ns(void);
@@ -172,15 +189,24 @@ struct tenant {
 	uint32_t uid;
 	uint64_t quota[KVTIER_NR_TIERS];
 	uint64_t used[KVTIER_NR_TIERS];
+	uint64_t pinned_bytes; /* of memory files */
+	uint64_t metadata_bytes; /* tables, plans, rings and requests that we keep for it */
+	uint64_t max_metadata;
 	uint32_t weight;
-	uint32_t pools;
-	uint32_t clients;
+	uint32_t pools, max_pools;
+	uint32_t clients, max_clients;
+	uint32_t fds; /* descriptors that we have open for it */
 	uint64_t promoted_bytes;
 	uint64_t waits;
+	uint64_t refusals;
+	struct kvtier_stats ended; /* of pools that ended, what is counted */
+	struct kvtier_stats sums; /* metrics.c: with those that are */
 	uint64_t virtual_time; /* bytes by weight: who has had least is next */
 	uint64_t attend_time; /* ns of its queries in lanes, by weight */
 };
 
+/* Root and our own user see and set what is of all. */
+bool is_admin(uint32_t uid);
 struct tenant *tenant_named(struct kvtierd *d, const char *name);
 struct tenant *tenant_again(struct kvtierd *d, const char *name, uint32_t uid);
 struct tenant *tenant_of(struct kvtierd *d, uint32_t uid, int pid);
@@ -188,6 +214,19 @@ void tenants_reconfigure(struct kvtierd *d);
 /* May it occupy so much more?  0 or -EDQUOT (its quota), -ENOSPC (the host's limit). */
 int tenant_room(struct kvtierd *d, const struct tenant *t, uint32_t tier, uint64_t bytes);
 void tenant_charge(struct kvtierd *d, struct tenant *t, uint32_t tier, int64_t bytes);
+/*
+ * What else there is only so much of, each tenant apart: 0, or -EDQUOT with its detail, and
+ * then the refusal is counted.  A client or pool is counted by who makes it.
+ */
+int tenant_client_room(struct tenant *t);
+int tenant_pool_room(struct tenant *t);
+/* Blocks that cannot leave memory: at most the quota, and never all of the host's limit. */
+int tenant_pin_room(struct kvtierd *d, const struct tenant *t, uint64_t bytes);
+void tenant_pin(struct kvtierd *d, struct tenant *t, int64_t bytes);
+/* Memory and descriptors of ours.  Given back they are what was taken. */
+int tenant_take(struct kvtierd *d, struct tenant *t, uint64_t bytes, uint32_t fds);
+void tenant_took(struct tenant *t, uint64_t bytes, uint32_t fds);
+void tenant_give(struct tenant *t, uint64_t bytes, uint32_t fds);
 
 /* ---- client.c and control.c -------------------------------------------------------------- */
 
@@ -201,6 +240,7 @@ struct attachment {
 	int uffd; /* of its mapping; -1: none yet */
 	struct watch *faults;
 	uint64_t addr;
+	uint64_t pass; /* in which a block was mapped for it */
 	uint16_t *pins;
 	struct plan *plan;
 	struct attend_ring *attend;
@@ -220,7 +260,7 @@ struct client {
 	bool gone; /* closed; freed by clients_reap() once no request refers to it */
 	uint32_t requests; /* being worked on */
 	struct unsent *unsent, *unsent_last; /* answers that its socket has not room for */
-	size_t unsent_bytes;
+	size_t unsent_bytes; /* counted as metadata: they were asked for */
 	uint64_t unsent_since_ns; /* when the last of them went, or the first came */
 	struct watch *room; /* while there are any */
 	struct tenant *tenant;
@@ -230,11 +270,13 @@ struct client {
 /* Who waits for an answer that takes time. */
 struct request {
 	struct client *client;
+	uint64_t bytes; /* of metadata */
 	uint16_t type;
 	uint32_t id;
 };
 
 int control_open(struct kvtierd *d);
+void control_accept(struct kvtierd *d);
 void control_close(struct kvtierd *d);
 void client_accept(struct kvtierd *d, int sock);
 void client_close(struct client *c, const char *why);
@@ -246,10 +288,11 @@ void clients_unread(struct kvtierd *d);
 void client_message(struct client *c, const struct kvt_msg *msg, const int *fds, int nr_fds);
 void client_reply(struct client *c, uint16_t type, uint32_t id, int error, const void *body,
 		  size_t bytes, const int *fds, int nr_fds);
-struct request *request_begin(struct client *c, const struct kvt_msg *msg);
+int request_begin(struct client *c, const struct kvt_msg *msg, struct request **request);
 void request_end(struct request *r, int error, const void *body, size_t bytes);
+void request_close(struct request *r);
 struct attachment *attachment_of(struct client *c, uint32_t pool);
-struct attachment *attachment_new(struct client *c, struct pool *p, int *event_fd);
+int attachment_new(struct client *c, struct pool *p, int *event_fd);
 void attachment_free(struct attachment *a);
 
 /* ---- pool.c ------------------------------------------------------------------------------ */
@@ -320,13 +363,24 @@ struct table {
 
 /* A thread of a client that waits in a fault. */
 struct wait {
-	struct wait *next;
+	struct wait *next, **at; /* of those for its block */
+	struct wait *next_of_bucket;
+	struct wanted *wanted;
 	struct attachment *a;
 	uint64_t since_ns;
 	uint64_t addr;
-	uint32_t block;
 	uint32_t tid;
 	bool write;
+};
+
+/* A block that threads wait for. */
+struct wanted {
+	struct wanted *next; /* of its bucket */
+	struct wanted *before, *after; /* of those that are starved */
+	struct wait *waits;
+	uint64_t since_ns;
+	uint32_t block;
+	bool starved; /* of memory, or of room for a transfer */
 };
 
 struct command;
@@ -353,7 +407,9 @@ struct pool {
 	uint64_t linger_until_ns; /* without clients and KEEP it goes then; 0: at once */
 	bool idle; /* its client said so, or nothing happened for long */
 	bool told_idle; /* its client did */
+	bool making; /* its slots are still to come: nobody has it yet */
 	bool removed; /* no longer to be found by its name */
+	bool unkept; /* the service manager has no room for its descriptors */
 	bool module;
 
 	/* Pools of the module: device_sweep.c's way through them. */
@@ -369,7 +425,11 @@ struct pool {
 	uint32_t nr_frames;
 	uint32_t pinned; /* blocks */
 	uint32_t ios; /* under way */
-	struct wait *waits;
+	struct waits *waits; /* file_wait.c's */
+	uint32_t nr_waits;
+	uint64_t wait_since_ns; /* when the first of them came */
+	uint64_t waits_expire_ns; /* before none of them does; 0: not known */
+	uint64_t passes; /* see attachment.pass */
 	struct command *commands;
 	uint64_t visit_ns; /* the turn in which commands may visit ... */
 	uint32_t visits; /* ... so many blocks more */
@@ -385,8 +445,8 @@ struct pool {
 	uint64_t random;
 
 	struct kvtier_stats stats;
-	uint64_t read_since_ns, write_since_ns, wait_since_ns;
-	uint32_t reads, writes, nr_waits;
+	uint64_t read_since_ns, write_since_ns;
+	uint32_t reads, writes;
 	struct kvtier_event events[POOL_EVENTS];
 	uint32_t event_first, nr_events;
 	bool events_lost;
@@ -402,12 +462,14 @@ static inline char *block_addr(const struct pool *p, uint32_t b)
 	return p->alias + ((uint64_t)b << p->shift);
 }
 
-int pool_create(struct client *c, const struct kvt_create *want, struct pool **pool);
-int pool_find(struct client *c, const char *name, const char *model, struct pool **pool);
+/* @making: with all but its slots; or the one that a predecessor made when this was asked for. */
+int pool_make(struct client *c, const struct kvt_create *want, struct pool **pool);
+struct pool *pool_named(struct kvtierd *d, const struct tenant *t, const char *name);
+int pool_one_more(struct client *c);
+void pool_add(struct pool *p);
+void pool_keep(struct pool *p);
 struct pool *pool_by_id(struct kvtierd *d, uint32_t id);
 int pool_visible(struct client *c, uint32_t id, struct pool **pool);
-int pool_remove(struct client *c, const char *name);
-void pool_unlink_files(struct kvtierd *d, const struct tenant *t, const char *name);
 void pool_unused(struct pool *p);
 void pool_destroy(struct pool *p);
 void pool_discard(struct pool *p);
@@ -416,15 +478,17 @@ void pool_event(struct pool *p, uint32_t type, uint32_t b, int error);
 int pool_check_model(const char *model, size_t room);
 int pool_check_name(const char *name, size_t room, const char *what);
 void pool_used(struct pool *p, uint64_t used[KVTIER_NR_TIERS]);
-struct pool *pool_new(struct kvtierd *d, const struct table *def, struct tenant *t);
+int pool_new(struct kvtierd *d, const struct table *def, struct tenant *t, struct pool **pool);
 void pools_take_fds(struct kvtierd *d);
 void pools_take_back(struct kvtierd *d);
 void pools_expire(struct kvtierd *d);
 int pool_budget(struct pool *p, uint64_t dram_bytes);
+/* Does the service manager have what a successor needs of it? */
+bool pool_is_kept(const struct pool *p);
 
 /* ---- file_*.c ---------------------------------------------------------------------------- */
 int file_pool_probe(void);
-int file_pool_create(struct pool *p);
+int file_pool_create(struct pool *p); /* all but its slots */
 int file_pool_restore(struct pool *p, int slots_fd);
 int file_pool_take_back(struct pool *p);
 void file_pool_destroy(struct pool *p);
@@ -434,16 +498,27 @@ int file_pool_query(struct pool *p, uint64_t first, uint32_t nr, struct kvtier_b
 int table_create(struct pool *p, const struct table *def);
 int table_map(struct pool *p, int fd);
 void slots_path(const struct pool *p, char *buf, size_t room);
-int slots_open(struct pool *p, bool make);
+/* They may block: in the second thread. */
+int slots_make(struct pool *p);
+int slots_of_manifest(const char *path, const struct table *def);
 
 void file_faults(void *attachment);
 void file_serve(struct pool *p, uint32_t b);
-void file_serve_all(struct pool *p);
+void file_serve_starved(struct pool *p);
 void file_drop_waits(struct attachment *a);
 void file_fail_waits(struct pool *p, uint32_t b);
 void file_wait_deadlines(struct kvtierd *d);
-bool file_wanted(const struct pool *p, uint32_t b);
 void file_map_block(struct attachment *a, uint32_t b, bool write);
+/* -ENOMEM: the thread must be woken, to ask again. */
+int wait_add(struct attachment *a, uint32_t b, uint32_t tid, uint64_t addr, bool write);
+void wait_free(struct pool *p, struct wait *w);
+void waits_each(struct pool *p, void (*visit)(struct pool *p, struct wait *w, void *arg), void *arg);
+void waits_exit(struct pool *p);
+/* NULL: nobody waits for it. */
+struct wanted *wanted_of(const struct pool *p, uint32_t b);
+void wanted_starves(struct pool *p, struct wanted *n, bool starved);
+/* Of the starved, the one that came first; NULL: there are none. */
+struct wanted *wanted_first(const struct pool *p);
 int file_protect(struct pool *p, uint32_t b);
 
 int file_take_frame(struct pool *p, uint32_t b, uint64_t next_use);
@@ -499,6 +574,7 @@ struct plan {
 	struct attachment *a;
 	struct kvt_plan_ring *ring;
 	size_t ring_bytes;
+	uint64_t metadata_bytes; /* counted for its tenant */
 	uint32_t entries;
 	int doorbell;
 	struct watch *watch;
@@ -566,10 +642,8 @@ int checkpoint_begin(struct pool *p, struct request *r, const void *note, size_t
 void checkpoint_run(struct pool *p);
 void checkpoint_starved(struct pool *p);
 void checkpoint_written(struct pool *p, uint32_t b);
-/* @model: NULL, whichever it is of. */
-int checkpoint_restore(struct kvtierd *d, struct tenant *t, const char *name, const char *model,
-		       struct pool **pool);
-int checkpoint_note(struct pool *p, void *note, size_t room);
+/* Of what was read.  @model: NULL, whichever it is of; @slots_fd is the pool's then. */
+int checkpoint_restore(struct errand *e, const char *name, const char *model, struct pool **pool);
 void checkpoint_sweep(struct kvtierd *d);
 void checkpoint_reload_kept(struct pool *p);
 
@@ -588,6 +662,49 @@ int manifest_write(const char *path, struct manifest *m);
 int manifest_read(const char *path, struct manifest *m);
 void manifest_free(struct manifest *m);
 
+/* ---- errand.c and pool_errand.c: what needs the disk of state-dir ------------------------ */
+#define ERRAND_WORKS 1 /* a step has begun the next */
+#define ERRAND_NS (30 * NS_PER_S) /* so long a client waits for one */
+
+struct errand {
+	struct job job; /* first */
+	struct errand *next;
+	struct kvtierd *d;
+	struct tenant *tenant;
+	struct request *request; /* NULL: its time was up, and it was answered */
+	uint64_t until_ns;
+	bool begun;
+	int (*begin)(struct errand *e); /* in the loop: ERRAND_WORKS, 0 (answered) or an error */
+	int (*work)(struct errand *e); /* in the second thread */
+	int (*then)(struct errand *e, int result); /* in the loop, as begin() */
+	char why[256]; /* the work's error in words */
+
+	struct pool *pool;
+	struct manifest manifest;
+	int fd; /* of slots */
+	int error;
+	char path[512]; /* of the manifest */
+	char slots[512];
+	union {
+		struct kvt_create create;
+		struct kvt_attach attach;
+	};
+};
+
+int errand_new(struct client *c, const struct kvt_msg *msg, struct errand **errand);
+void errand_run(struct errand *e);
+int errand_work(struct errand *e, int (*work)(struct errand *e),
+		int (*then)(struct errand *e, int result));
+/* Who waits for it; NULL: nobody. */
+struct client *errand_client(const struct errand *e);
+void errands_expire(struct kvtierd *d);
+void errands_stop(struct kvtierd *d);
+/* Each answers, now or later; or returns an error. */
+int pool_create(struct client *c, const struct kvt_msg *msg, const struct kvt_create *want);
+int pool_attach(struct client *c, const struct kvt_msg *msg, const struct kvt_attach *want);
+int pool_remove(struct client *c, const struct kvt_msg *msg, const char *name);
+int pool_note(struct client *c, const struct kvt_msg *msg, struct pool *p);
+
 /* ---- attend*.c: attention for clients that have not the memory ---------------------------- */
 int attend_ring_make(struct attachment *a, uint64_t bytes, int fds[3]);
 void attend_ring_free(struct attachment *a);
@@ -596,7 +713,9 @@ void attend_progress(struct pool *p);
 void attend_stop(struct kvtierd *d);
 
 /* ---- metrics.c and http.c ---------------------------------------------------------------- */
-void metrics_write(struct kvtierd *d, FILE *out);
+/* @pools: each pool's counters too, beside its tenant's sums. */
+void metrics_write(struct kvtierd *d, FILE *out, bool pools);
+void metrics_pool_ended(struct pool *p);
 int http_open(struct kvtierd *d);
 void http_run(struct kvtierd *d);
 void http_close(struct kvtierd *d);
@@ -619,11 +738,15 @@ struct kvtierd {
 	bool many_cpus; /* enough for threads beside this one and the clients' */
 	bool stop;
 	uint64_t started_ns;
+	uint64_t uptime_ns; /* metrics.c: as last shown */
+	uint32_t nr_unkept; /* so is this */
 	uint64_t turn_ns; /* when this turn of the loop began */
 
 	uint32_t nr_watches;
+	struct watch *late; /* could not be armed: tried again */
 	struct timer *timers;
-	struct timer watchdog, waits, writeback, scrub_timer, idle_timer, attend_timer, unread, plan_timer, http_timer;
+	struct timer watchdog, waits, writeback, scrub_timer, idle_timer, attend_timer, unread, plan_timer, http_timer,
+		notes, late_timer, accept_timer, errand_timer;
 	int signal_fd;
 	struct watch *signal_watch;
 	int listen_fd;
@@ -638,7 +761,9 @@ struct kvtierd {
 	uint32_t nr_pools;
 	uint32_t last_pool;
 	bool module;
+	uint32_t max_fds; /* that this process may have open */
 	uint64_t used[KVTIER_NR_TIERS];
+	uint64_t pinned_bytes;
 
 	struct plan *plans;
 	uint64_t bandwidth; /* bytes a second that reads were measured to reach */
@@ -647,6 +772,7 @@ struct kvtierd {
 	uint64_t fastest_since_ns;
 	uint64_t measured_bytes, measured_since_ns;
 	uint64_t reading; /* bytes under way */
+	uint64_t begun; /* transfers, ever */
 	uint64_t virtual_now; /* of the tenant that was served last */
 	uint64_t had_now; /* by the plan that was, before */
 
@@ -662,6 +788,7 @@ struct kvtierd {
 	} scrub;
 
 	struct jobs *jobs;
+	struct errand *errands, **errands_end; /* the first is under way */
 	struct http *http;
 	struct attend_service *attend;
 	struct counters count;

@@ -69,37 +69,46 @@ static void idle(struct kvtierd *d)
 
 /* ---- signals ----------------------------------------------------------------------------- */
 
+/* Where we listen and keep things is settled at the start. */
+static void keep_places(struct config *c, const struct config *old)
+{
+	memcpy(c->socket, old->socket, sizeof(c->socket));
+	memcpy(c->state_dir, old->state_dir, sizeof(c->state_dir));
+	memcpy(c->metrics_socket, old->metrics_socket, sizeof(c->metrics_socket));
+	c->http_port = old->http_port;
+	c->use_module = old->use_module;
+	c->attend_threads = old->attend_threads;
+	c->attend_queries = old->attend_queries;
+}
+
+static void take_over(struct kvtierd *d, struct config *new)
+{
+	keep_places(new, &d->config);
+	d->config = *new;
+	log_most = d->config.log_level;
+	tenants_reconfigure(d);
+	d->count.reloads++;
+	log_line(LOG_INFO, "reloaded", "config=%s", d->config_path ? d->config_path : "-");
+	writeback_kick(d);
+	timer_within(d, &d->idle_timer, 0);
+}
+
 static void reload(struct kvtierd *d)
 {
-	struct config *old = malloc(sizeof(*old));
+	struct config *new = malloc(sizeof(*new));
 	int ret;
 
-	if (!old)
+	if (!new)
 		return;
-	*old = d->config;
+	*new = d->config;
 	sd_notifyf("RELOADING=1\nMONOTONIC_USEC=%llu", (unsigned long long)(now_ns() / 1000));
-	ret = d->config_path ? config_read(&d->config, d->config_path) : 0;
-	if (ret) {
-		d->config = *old;
+	ret = d->config_path ? config_read(new, d->config_path) : 0;
+	if (ret)
 		log_line(LOG_ERROR, "reload_refused", "reason=\"%s\" note=\"the old configuration stays\"",
 			 kvt_error_detail());
-	} else {
-		/* Where we listen and keep things is settled at the start. */
-		memcpy(d->config.socket, old->socket, sizeof(old->socket));
-		memcpy(d->config.state_dir, old->state_dir, sizeof(old->state_dir));
-		memcpy(d->config.metrics_socket, old->metrics_socket, sizeof(old->metrics_socket));
-		d->config.http_port = old->http_port;
-		d->config.use_module = old->use_module;
-		d->config.attend_threads = old->attend_threads;
-		d->config.attend_queries = old->attend_queries;
-		log_most = d->config.log_level;
-		tenants_reconfigure(d);
-		d->count.reloads++;
-		log_line(LOG_INFO, "reloaded", "config=%s", d->config_path ? d->config_path : "-");
-		writeback_kick(d);
-		timer_within(d, &d->idle_timer, 0);
-	}
-	free(old);
+	else
+		take_over(d, new);
+	free(new);
 	sd_notifyf("READY=1");
 }
 
@@ -194,7 +203,7 @@ static int take_locks(struct kvtierd *d)
 	return take_lock(path);
 }
 
-static void raise_limits(void)
+static void raise_limits(struct kvtierd *d)
 {
 	struct rlimit limit;
 
@@ -202,6 +211,7 @@ static void raise_limits(void)
 		return;
 	limit.rlim_cur = limit.rlim_max;
 	setrlimit(RLIMIT_NOFILE, &limit);
+	d->max_fds = limit.rlim_max < UINT32_MAX ? (uint32_t)limit.rlim_max : UINT32_MAX;
 }
 
 static int choose_backend(struct kvtierd *d)
@@ -221,6 +231,9 @@ static void add_timers(struct kvtierd *d)
 	timer_add(d, &d->unread, clients_unread);
 	timer_add(d, &d->plan_timer, plans_run);
 	timer_add(d, &d->http_timer, http_run);
+	timer_add(d, &d->errand_timer, errands_expire);
+	sd_open(d);
+	timer_add(d, &d->accept_timer, control_accept);
 	if (sd_watchdog_ns())
 		timer_within(d, &d->watchdog, sd_watchdog_ns());
 	if (d->config.scrub_every_s)
@@ -232,7 +245,7 @@ static int set_up(struct kvtierd *d)
 	int ret;
 
 	pools_take_fds(d);
-	raise_limits();
+	raise_limits(d);
 	ret = folders(d);
 	if (!ret)
 		ret = take_locks(d);
@@ -243,6 +256,7 @@ static int set_up(struct kvtierd *d)
 	if (ret)
 		return ret;
 	add_timers(d);
+	d->errands_end = &d->errands;
 	ret = signals_open(d);
 	if (!ret)
 		ret = job_start(d);
@@ -261,6 +275,7 @@ static void tear_down(struct kvtierd *d)
 	attend_stop(d);
 	http_close(d);
 	job_stop(d);
+	errands_stop(d);
 	clients_reap(d);
 	watch_stop(d->signal_watch);
 	loop_exit(d);
@@ -283,6 +298,7 @@ static int run(struct kvtierd *d)
 	sd_notifyf("STOPPING=1");
 	log_line(LOG_INFO, "stopping", "pools=%u clients=%u", d->nr_pools, d->nr_clients);
 	tear_down(d);
+	sd_close();
 	return 0;
 }
 

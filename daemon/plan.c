@@ -23,6 +23,7 @@
 
 #define POSITIONS_MAX (64u << 20)
 #define WORK_MAX 65536u /* positions a turn and plan: the others wait meanwhile */
+#define PLAN_FDS 1 /* the doorbell */
 
 /* ---- positions --------------------------------------------------------------------------- */
 
@@ -121,18 +122,37 @@ static void forget(struct plan *plan)
 	plan->cycle = false;
 }
 
-static int make_room(uint32_t **array, uint32_t *room, uint64_t need)
+static struct tenant *tenant_of_plan(const struct plan *plan)
+{
+	return plan->a->client->tenant;
+}
+
+/* Our memory for the plan grows, as far as its tenant may have it. */
+static int charge(struct plan *plan, uint64_t bytes)
+{
+	int ret = tenant_take(plan->a->pool->d, tenant_of_plan(plan), bytes, 0);
+
+	if (!ret)
+		plan->metadata_bytes += bytes;
+	return ret;
+}
+
+static int make_room(struct plan *plan, uint32_t **array, uint32_t *room, uint64_t need)
 {
 	uint64_t more = *room ? *room : 1024;
 	uint32_t *grown;
+	int ret;
 
 	while (more < need)
 		more *= 2;
 	if (more == *room)
 		return 0;
+	ret = charge(plan, (more - *room) * sizeof(**array));
+	if (ret)
+		return ret;
 	grown = realloc(*array, more * sizeof(**array));
 	if (!grown)
-		return -ENOMEM;
+		return kvt_fail(-ENOMEM, "no memory for the plan");
 	*array = grown;
 	*room = (uint32_t)more;
 	return 0;
@@ -141,14 +161,14 @@ static int make_room(uint32_t **array, uint32_t *room, uint64_t need)
 static int make_positions(struct plan *plan, uint32_t nr)
 {
 	uint32_t room = plan->room;
+	int ret;
 
 	if ((uint64_t)plan->nr + nr > POSITIONS_MAX)
 		return kvt_fail(-E2BIG, "the plan names more than %u blocks", POSITIONS_MAX);
-	if (make_room(&plan->starts, &plan->room_ranges, (uint64_t)plan->nr_ranges + 1) ||
-	    make_room(&plan->order, &room, (uint64_t)plan->nr + nr) ||
-	    make_room(&plan->again, &plan->room, (uint64_t)plan->nr + nr))
-		return kvt_fail(-ENOMEM, "no memory for the plan");
-	return 0;
+	ret = make_room(plan, &plan->starts, &plan->room_ranges, (uint64_t)plan->nr_ranges + 1);
+	if (!ret)
+		ret = make_room(plan, &plan->order, &room, (uint64_t)plan->nr + nr);
+	return ret ? ret : make_room(plan, &plan->again, &plan->room, (uint64_t)plan->nr + nr);
 }
 
 /* Blocks of the range that was begun, as many as may be taken in this turn. */
@@ -444,6 +464,7 @@ void plan_free(struct plan *plan)
 	free(plan->first);
 	free(plan->last);
 	free(plan->at);
+	tenant_give(tenant_of_plan(plan), plan->metadata_bytes, PLAN_FDS);
 	free(plan);
 }
 
@@ -452,7 +473,6 @@ static int make_ring(struct plan *plan, int *ring_fd)
 	int fd = memfd_create("kvtier-plan", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	void *ring;
 
-	plan->ring_bytes = sizeof(*plan->ring) + (size_t)plan->entries * sizeof(plan->ring->entry[0]);
 	if (fd < 0 || ftruncate(fd, (off_t)plan->ring_bytes) ||
 	    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
 		goto fail;
@@ -468,6 +488,13 @@ fail:
 	if (fd >= 0)
 		close(fd);
 	return kvt_fail(-errno, "cannot make a plan's ring: %s", strerror(errno));
+}
+
+/* Of arrays with a number for each block. */
+static uint64_t blocks_bytes(const struct pool *p)
+{
+	return (uint64_t)p->nr_blocks *
+	       (3 * sizeof(uint32_t) + (p->module ? sizeof(*((struct plan *)0)->brought) : 0));
 }
 
 static int make_plan(struct plan *plan, int *ring_fd)
@@ -511,6 +538,13 @@ int plan_ring_make(struct attachment *a, uint64_t entries, int fds[2])
 	plan->a = a;
 	plan->entries = (uint32_t)entries;
 	plan->doorbell = -1;
+	plan->ring_bytes = sizeof(*plan->ring) + entries * sizeof(plan->ring->entry[0]);
+	plan->metadata_bytes = sizeof(*plan) + plan->ring_bytes + blocks_bytes(a->pool);
+	ret = tenant_take(a->pool->d, a->client->tenant, plan->metadata_bytes, PLAN_FDS);
+	if (ret) {
+		free(plan);
+		return ret;
+	}
 	ret = make_plan(plan, &fds[0]);
 	if (ret) {
 		plan_free(plan);

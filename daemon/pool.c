@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* Pools by name and number: who may make, find and remove them, and when they end. */
+/* Pools by name and number: who may make and find them, and when they end. */
 #define _GNU_SOURCE
 #include <ctype.h>
 #include <errno.h>
@@ -12,6 +12,7 @@
 #include "kvtierd.h"
 
 #define MIB (1ull << 20)
+#define POOL_FDS 3 /* table, memory, slots */
 
 int pool_check_name(const char *name, size_t room, const char *what)
 {
@@ -54,12 +55,12 @@ int pool_visible(struct client *c, uint32_t id, struct pool **pool)
 	struct pool *p = pool_by_id(c->d, id);
 
 	*pool = p;
-	if (p && (c->admin || p->tenant == c->tenant))
+	if (p && !p->making && (c->admin || p->tenant == c->tenant))
 		return 0;
 	return kvt_fail(-ENOENT, "there is no pool %u", id);
 }
 
-static struct pool *by_name(struct kvtierd *d, const struct tenant *t, const char *name)
+struct pool *pool_named(struct kvtierd *d, const struct tenant *t, const char *name)
 {
 	struct pool *p;
 
@@ -115,17 +116,6 @@ void pool_used(struct pool *p, uint64_t used[KVTIER_NR_TIERS])
 	device_pool_stats(p, &st);
 	for (t = 0; t < KVTIER_NR_TIERS; t++)
 		used[t] = st.tier[t].used_bytes;
-}
-
-/* One that was removed, whose last checkpoint is still being written to its name. */
-static bool is_leaving(struct kvtierd *d, const struct tenant *t, const char *name)
-{
-	struct pool *p;
-
-	for (p = d->pools; p; p = p->next)
-		if (p->removed && p->checkpoint && p->tenant == t && !strcmp(p->t->name, name))
-			return true;
-	return false;
 }
 
 /* ---- make -------------------------------------------------------------------------------- */
@@ -222,12 +212,11 @@ static int check_quotas(struct client *c, const struct table *def)
 	return ret;
 }
 
-static bool has_checkpoint(struct kvtierd *d, const struct tenant *t, const char *name)
+int pool_one_more(struct client *c)
 {
-	char path[512];
-
-	manifest_path(d, t->name, name, path, sizeof(path));
-	return !access(path, F_OK);
+	if (c->d->nr_pools >= c->d->config.max_pools)
+		return kvt_fail(-ENOSPC, "the daemon has %u pools, its max-pools", c->d->nr_pools);
+	return tenant_pool_room(c->tenant);
 }
 
 static bool has_instance(const struct kvtierd *d, uint64_t instance)
@@ -276,14 +265,35 @@ static int define(struct client *c, const struct kvt_create *want, struct table 
 	return choose_budgets(c, want, def);
 }
 
-/* A pool that has its numbers and its table, and no memory yet. */
-struct pool *pool_new(struct kvtierd *d, const struct table *def, struct tenant *t)
-{
-	struct pool *p = calloc(1, sizeof(*p));
-	struct table with_id = *def;
+/* What a block of a pool of the module takes of the kernel's memory, in our name. */
+#define MODULE_BLOCK_BYTES 56
 
+/* Our own memory for it: the table, lists, counts of slots; of one that is kept, two manifests. */
+static uint64_t metadata_of(const struct table *def)
+{
+	uint64_t blocks = def->bytes >> def->block_shift, each = MODULE_BLOCK_BYTES;
+
+	if (!def->module)
+		each = sizeof(struct block) + sizeof(*((struct pool *)0)->frames) +
+		       sizeof(*((struct pool *)0)->queue);
+	if (def->flags & KVT_SHARED_KEEP)
+		each += 2 * sizeof(struct kvtier_slot);
+	return sizeof(struct pool) + sizeof(*def) + blocks * each +
+	       (def->budget[KVTIER_TIER_NVME] >> def->block_shift) * sizeof(uint16_t);
+}
+
+/* A pool that has its numbers and its table, and no memory yet. */
+int pool_new(struct kvtierd *d, const struct table *def, struct tenant *t, struct pool **pool)
+{
+	struct table with_id = *def;
+	struct pool *p;
+	int ret = tenant_take(d, t, metadata_of(def), POOL_FDS);
+
+	if (ret)
+		return ret;
+	p = calloc(1, sizeof(*p));
 	if (!p)
-		return NULL;
+		goto no_memory;
 	p->d = d;
 	p->tenant = t;
 	p->fd = p->table_fd = p->slots_fd = -1;
@@ -293,14 +303,20 @@ struct pool *pool_new(struct kvtierd *d, const struct table *def, struct tenant 
 	p->nr_blocks = (uint32_t)(def->bytes >> p->shift);
 	p->id = with_id.id = ++d->last_pool;
 	p->random = def->instance | 1;
+	p->unkept = true;
 	if (table_create(p, &with_id)) {
 		free(p);
-		return NULL;
+		goto no_memory;
 	}
-	return p;
+	*pool = p;
+	return 0;
+
+no_memory:
+	tenant_give(t, metadata_of(def), POOL_FDS);
+	return kvt_fail(-ENOMEM, "no memory for a pool's table");
 }
 
-static void add(struct pool *p)
+void pool_add(struct pool *p)
 {
 	struct kvtierd *d = p->d;
 
@@ -324,18 +340,34 @@ static void store_name(const struct pool *p, char kind, char *name, size_t room)
 }
 
 /* What a successor needs goes to the service manager. */
-static void keep_fds(struct pool *p)
+void pool_keep(struct pool *p)
+{
+	const int fds[] = { p->table_fd, p->fd, p->slots_fd };
+	const char kinds[] = "tds";
+	char name[64];
+	int i;
+
+	p->unkept = !sd_has_room(3);
+	if (p->unkept) {
+		log_line(LOG_WARNING, "pool_not_kept", "pool=%u name=%s tenant=%s reason=\"the service "
+			 "manager has no room for its descriptors: raise FileDescriptorStoreMax=\"",
+			 p->id, p->t->name, p->t->tenant);
+		return;
+	}
+	for (i = 0; i < 3; i++) {
+		store_name(p, kinds[i], name, sizeof(name));
+		if (fds[i] >= 0)
+			sd_store(fds[i], name);
+	}
+}
+
+bool pool_is_kept(const struct pool *p)
 {
 	char name[64];
 
 	store_name(p, 't', name, sizeof(name));
-	sd_store(p->table_fd, name);
-	store_name(p, 'd', name, sizeof(name));
-	sd_store(p->fd, name);
-	if (p->slots_fd < 0)
-		return;
-	store_name(p, 's', name, sizeof(name));
-	sd_store(p->slots_fd, name);
+	name[strlen(name) - 1] = 0;
+	return !p->unkept && sd_is_stored(name);
 }
 
 static void unkeep_fds(struct pool *p)
@@ -343,10 +375,20 @@ static void unkeep_fds(struct pool *p)
 	char name[64];
 	const char *kind;
 
-	for (kind = "tds"; *kind; kind++) {
+	for (kind = p->slots_fd < 0 ? "td" : "tds"; !p->unkept && *kind; kind++) {
 		store_name(p, *kind, name, sizeof(name));
 		sd_unstore(name);
 	}
+}
+
+/* Where a pool went another one may be kept. */
+static void keep_more(struct kvtierd *d)
+{
+	struct pool *p;
+
+	for (p = d->pools; p && sd_has_room(3); p = p->next)
+		if (p->unkept && !p->removed && !p->making)
+			pool_keep(p);
 }
 
 /* One that came to nothing, and was never shown. */
@@ -358,12 +400,13 @@ void pool_discard(struct pool *p)
 		file_pool_destroy(p);
 	if (p->table_fd >= 0)
 		close(p->table_fd);
+	tenant_give(p->tenant, metadata_of(p->t), POOL_FDS);
 	munmap(p->t, p->table_bytes);
 	free(p->kept);
 	free(p);
 }
 
-int pool_create(struct client *c, const struct kvt_create *want, struct pool **pool)
+int pool_make(struct client *c, const struct kvt_create *want, struct pool **pool)
 {
 	struct kvtierd *d = c->d;
 	struct table def;
@@ -372,67 +415,32 @@ int pool_create(struct client *c, const struct kvt_create *want, struct pool **p
 
 	if (ret)
 		return ret;
-	if (is_leaving(d, c->tenant, def.name))
-		return kvt_fail(-EBUSY, "pool %s is still being removed: try again", def.name);
-	p = by_name(d, c->tenant, def.name);
+	p = pool_named(d, c->tenant, def.name);
 	if (p && is_asked_again(p, want)) {
 		*pool = p;
 		return 0;
 	}
-	if (p || has_checkpoint(d, c->tenant, def.name))
+	if (p)
 		return kvt_fail(-EEXIST, "there is a pool %s: attach it, or remove it first", def.name);
-	if (d->nr_pools >= d->config.max_pools)
-		return kvt_fail(-ENOSPC, "the daemon has %u pools, its max-pools", d->nr_pools);
-	ret = check_quotas(c, &def);
+	ret = pool_one_more(c);
+	if (!ret)
+		ret = check_quotas(c, &def);
+	if (!ret)
+		ret = pool_new(d, &def, c->tenant, &p);
 	if (ret)
 		return ret;
-	p = pool_new(d, &def, c->tenant);
-	if (!p)
-		return kvt_fail(-ENOMEM, "no memory for a pool's table");
 	ret = p->module ? device_pool_create(p) : file_pool_create(p);
 	if (ret) {
 		pool_discard(p);
 		return ret;
 	}
-	add(p);
-	keep_fds(p);
-	log_line(LOG_INFO, "pool_created", "pool=%u name=%s tenant=%s bytes=%llu block=%u dram=%llu "
-		 "nvme=%llu", p->id, p->t->name, p->t->tenant, (unsigned long long)p->t->bytes,
-		 p->block_bytes, (unsigned long long)p->t->budget[KVTIER_TIER_DRAM],
-		 (unsigned long long)p->t->budget[KVTIER_TIER_NVME]);
+	p->making = true;
+	pool_add(p);
 	*pool = p;
 	return 0;
 }
 
-/* ---- find, remove, end ------------------------------------------------------------------- */
-
-int pool_find(struct client *c, const char *name, const char *model, struct pool **pool)
-{
-	struct pool *p = by_name(c->d, c->tenant, name);
-	struct attachment *a;
-	int ret;
-
-	if (!p) {
-		if (c->d->nr_pools >= c->d->config.max_pools)
-			return kvt_fail(-ENOSPC, "the daemon has %u pools, its max-pools", c->d->nr_pools);
-		ret = checkpoint_restore(c->d, c->tenant, name, model, &p);
-		if (ret)
-			return ret;
-		add(p);
-		keep_fds(p);
-		c->d->count.restores++;
-		log_line(LOG_INFO, "pool_restored", "pool=%u name=%s tenant=%s blocks=%u", p->id, name,
-			 p->t->tenant, p->nr_kept);
-	}
-	if (strcmp(p->t->model, model))
-		return kvt_fail(-EMEDIUMTYPE, "pool %s is of model '%s', not '%s'", name, p->t->model,
-				model);
-	for (a = c->attachments; a; a = a->next_of_client)
-		if (a->pool == p)
-			return kvt_fail(-EBUSY, "this connection has pool %s already", name);
-	*pool = p;
-	return 0;
-}
+/* ---- end --------------------------------------------------------------------------------- */
 
 /* No client has it any more. */
 void pool_unused(struct pool *p)
@@ -452,6 +460,7 @@ void pool_destroy(struct pool *p)
 	if (p->ios || p->checkpoint)
 		return; /* file_progress() comes here again */
 	scrub_forget(d, p);
+	metrics_pool_ended(p);
 	unkeep_fds(p);
 	log_line(LOG_INFO, "pool_destroyed", "pool=%u name=%s tenant=%s", p->id, p->t->name,
 		 p->t->tenant);
@@ -467,52 +476,7 @@ void pool_destroy(struct pool *p)
 		tenant_charge(d, p->tenant, KVTIER_TIER_CXL, -(int64_t)p->t->budget[KVTIER_TIER_CXL]);
 	}
 	pool_discard(p);
-}
-
-void pool_unlink_files(struct kvtierd *d, const struct tenant *t, const char *name)
-{
-	char path[512];
-	size_t n;
-
-	manifest_path(d, t->name, name, path, sizeof(path));
-	unlink(path);
-	n = strlen(path);
-	snprintf(path + n - strlen("manifest"), sizeof(path) - n + strlen("manifest"), "slots");
-	unlink(path);
-}
-
-int pool_remove(struct client *c, const char *name)
-{
-	struct pool *p = by_name(c->d, c->tenant, name);
-
-	if (!p && !has_checkpoint(c->d, c->tenant, name))
-		return kvt_fail(-ENOENT, "there is no pool %s", name);
-	if (!p && c->d->module) {
-		/* Its slots are the module's, reserved by the manifest's key. */
-		int ret = checkpoint_restore(c->d, c->tenant, name, NULL, &p);
-
-		if (ret)
-			return ret;
-		add(p);
-	}
-	if (p && p->module && p->t->checkpoint_s) {
-		struct manifest m;
-		char path[512];
-
-		manifest_path(c->d, c->tenant->name, name, path, sizeof(path));
-		if (!manifest_read(path, &m)) {
-			device_release(p->fd, &m.key);
-			manifest_free(&m);
-		}
-	}
-	pool_unlink_files(c->d, c->tenant, name);
-	if (!p)
-		return 0;
-	p->removed = true;
-	p->t->flags &= ~KVT_SHARED_KEEP;
-	if (!p->clients)
-		pool_destroy(p);
-	return 0;
+	keep_more(d);
 }
 
 int pool_budget(struct pool *p, uint64_t dram_bytes)
@@ -632,7 +596,8 @@ static void take_back(struct kvtierd *d, struct kept *k)
 				close(k->fds[i]);
 		return;
 	}
-	add(p);
+	tenant_took(p->tenant, metadata_of(p->t), POOL_FDS);
+	pool_add(p);
 	if (p->id > d->last_pool)
 		d->last_pool = p->id;
 	p->linger_until_ns = d->turn_ns + d->config.linger_ms * NS_PER_MS;

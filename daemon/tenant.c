@@ -10,8 +10,14 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "kvtierd.h"
+
+bool is_admin(uint32_t uid)
+{
+	return !uid || uid == geteuid();
+}
 
 struct tenant *tenant_named(struct kvtierd *d, const char *name)
 {
@@ -37,6 +43,9 @@ static void configure(struct kvtierd *d, struct tenant *t)
 	const struct tenant_config *c = section_of(d, t->name);
 
 	memcpy(t->quota, c->quota, sizeof(t->quota));
+	t->max_metadata = c->max_metadata;
+	t->max_clients = c->max_clients;
+	t->max_pools = c->max_pools;
 	t->weight = c->weight ? c->weight : 1;
 }
 
@@ -48,59 +57,76 @@ void tenants_reconfigure(struct kvtierd *d)
 		configure(d, t);
 }
 
-/* Is @path the group @under or inside it? */
-static bool in_cgroup(const char *path, const char *under)
+/* Is the path of so many bytes the group @under or inside it? */
+static bool in_cgroup(const char *path, size_t bytes, const char *under)
 {
 	size_t n = strlen(under);
 
 	while (n > 1 && under[n - 1] == '/')
 		n--;
-	return !strncmp(path, under, n) && (path[n] == 0 || path[n] == '/' || n == 1);
+	return bytes >= n && !memcmp(path, under, n) && (bytes == n || path[n] == '/' || n == 1);
 }
 
-/*
- * Does any hierarchy of the process have it in the group?  A line is as long as the path
- * that whoever made the group chose: what is not its beginning says nothing.
- */
-static bool process_in(int pid, const char *group)
+/* What the kernel says of the process's groups, to be freed; NULL: nothing. */
+static char *groups_of(int pid)
 {
-	char path[64], *line = NULL;
-	bool found = false;
+	char path[64], *text = NULL;
 	size_t room = 0;
 	FILE *file;
 
 	snprintf(path, sizeof(path), "/proc/%d/cgroup", pid);
 	file = fopen(path, "re");
 	if (!file)
-		return false;
-	while (!found && getline(&line, &room, file) > 0) {
-		char *at = strchr(line, ':');
-
-		at = at ? strchr(at + 1, ':') : NULL;
-		if (!at)
-			continue;
-		at[strcspn(at, "\n")] = 0;
-		found = in_cgroup(at + 1, group);
+		return NULL;
+	if (getdelim(&text, &room, 0, file) < 0) {
+		free(text);
+		text = NULL;
 	}
-	free(line);
 	fclose(file);
-	return found;
+	return text;
+}
+
+/*
+ * Does any hierarchy have it in the group?  A line is as long as the path that whoever
+ * made the group chose: what is not its beginning says nothing.
+ */
+static bool groups_have(const char *groups, const char *group)
+{
+	const char *line, *at;
+
+	for (line = groups; line && *line; line = *line ? line + 1 : NULL) {
+		size_t n = strcspn(line, "\n");
+
+		at = memchr(line, ':', n);
+		at = at ? memchr(at + 1, ':', n - (size_t)(at + 1 - line)) : NULL;
+		if (at && in_cgroup(at + 1, (size_t)(line + n - at - 1), group))
+			return true;
+		line += n;
+	}
+	return false;
 }
 
 static void choose_name(struct kvtierd *d, uint32_t uid, int pid, char *name, size_t room)
 {
+	char *groups = NULL;
+	bool asked = false;
 	uint32_t i;
 
+	snprintf(name, room, "user-%u", uid);
 	for (i = 0; i < d->config.nr_tenants; i++) {
 		const struct tenant_config *c = &d->config.tenants[i];
 
-		if (c->cgroup[0] ? process_in(pid, c->cgroup) :
+		if (c->cgroup[0] && !asked) {
+			groups = groups_of(pid);
+			asked = true;
+		}
+		if (c->cgroup[0] ? groups_have(groups, c->cgroup) :
 				   uid >= c->uid_first && uid <= c->uid_last) {
 			snprintf(name, room, "%s", c->name);
-			return;
+			break;
 		}
 	}
-	snprintf(name, room, "user-%u", uid);
+	free(groups);
 }
 
 static struct tenant *tenant_new(struct kvtierd *d, const char *name, uint32_t uid)
@@ -133,17 +159,99 @@ struct tenant *tenant_of(struct kvtierd *d, uint32_t uid, int pid)
 	return tenant_again(d, name, uid);
 }
 
+/* Of a limit, where 0 is none. */
+static bool is_over(uint64_t used, uint64_t more, uint64_t limit)
+{
+	return limit && (used > limit || more > limit - used);
+}
+
 int tenant_room(struct kvtierd *d, const struct tenant *t, uint32_t tier, uint64_t bytes)
 {
-	if (t->quota[tier] && t->used[tier] + bytes > t->quota[tier])
+	if (is_over(t->used[tier], bytes, t->quota[tier]))
 		return -EDQUOT;
-	if (d->config.limit[tier] && d->used[tier] + bytes > d->config.limit[tier])
-		return -ENOSPC;
-	return 0;
+	return is_over(d->used[tier], bytes, d->config.limit[tier]) ? -ENOSPC : 0;
 }
 
 void tenant_charge(struct kvtierd *d, struct tenant *t, uint32_t tier, int64_t bytes)
 {
 	t->used[tier] += (uint64_t)bytes;
 	d->used[tier] += (uint64_t)bytes;
+}
+
+/* ---- what else there is only so much of ----------------------------------------------------- */
+
+int tenant_client_room(struct tenant *t)
+{
+	if (!is_over(t->clients, 1, t->max_clients))
+		return 0;
+	t->refusals++;
+	return kvt_fail(-EDQUOT, "tenant %s has %u connections, its max-clients: close some, or have it "
+				 "raised", t->name, t->clients);
+}
+
+int tenant_pool_room(struct tenant *t)
+{
+	if (!is_over(t->pools, 1, t->max_pools))
+		return 0;
+	t->refusals++;
+	return kvt_fail(-EDQUOT, "tenant %s has %u pools, its max-pools: remove some, or have it raised",
+			t->name, t->pools);
+}
+
+/*
+ * What is pinned is in nobody's reach: a quarter of the host's limit stays free of pins, so
+ * that faults of all go on, and a tenant without a quota may take half at most.
+ */
+int tenant_pin_room(struct kvtierd *d, const struct tenant *t, uint64_t bytes)
+{
+	uint64_t limit = d->config.limit[KVTIER_TIER_DRAM], quota = t->quota[KVTIER_TIER_DRAM];
+
+	if (is_over(t->pinned_bytes, bytes, quota ? quota : limit / 2))
+		return -EDQUOT;
+	return is_over(d->pinned_bytes, bytes, limit - limit / 4) ? -ENOSPC : 0;
+}
+
+void tenant_pin(struct kvtierd *d, struct tenant *t, int64_t bytes)
+{
+	t->pinned_bytes += (uint64_t)bytes;
+	d->pinned_bytes += (uint64_t)bytes;
+}
+
+static int refuse_take(struct tenant *t, uint64_t bytes, uint32_t max_fds)
+{
+	t->refusals++;
+	if (max_fds)
+		return kvt_fail(-EDQUOT, "tenant %s has %u descriptors of the daemon, of %u that one may "
+					 "have: close connections, or end pools and plans",
+				t->name, t->fds, max_fds);
+	return kvt_fail(-EDQUOT, "this takes %llu KiB of the daemon's memory; tenant %s has used %llu of "
+				 "%llu KiB, its max-metadata: end pools and plans, or have it raised",
+			(unsigned long long)bytes >> 10, t->name,
+			(unsigned long long)t->metadata_bytes >> 10,
+			(unsigned long long)t->max_metadata >> 10);
+}
+
+int tenant_take(struct kvtierd *d, struct tenant *t, uint64_t bytes, uint32_t fds)
+{
+	uint32_t max_fds = d->max_fds - d->max_fds / 4;
+
+	if (fds && is_over(t->fds, fds, max_fds))
+		return refuse_take(t, bytes, max_fds);
+	if (is_over(t->metadata_bytes, bytes, t->max_metadata))
+		return refuse_take(t, bytes, 0);
+	tenant_took(t, bytes, fds);
+	return 0;
+}
+
+/* Without asking: it is there already. */
+void tenant_took(struct tenant *t, uint64_t bytes, uint32_t fds)
+{
+	t->metadata_bytes += bytes;
+	t->fds += fds;
+}
+
+void tenant_give(struct tenant *t, uint64_t bytes, uint32_t fds)
+{
+	t->metadata_bytes -= bytes;
+	t->fds -= fds;
 }

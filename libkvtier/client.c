@@ -21,7 +21,7 @@ int kvt_client_ask_now(int sock, const struct kvt_ask *ask)
 	int fds[KVT_MSG_FDS], nr_fds = 0;
 	int ret = kvt_link_send(sock, ask, 0);
 
-	if (!ret)
+	if (!ret || ret == -EPIPE) /* it may have said why it does not listen */
 		ret = kvt_link_receive(sock, &answer, fds, &nr_fds);
 	if (ret)
 		return kvt_fail(ret, "the daemon went away");

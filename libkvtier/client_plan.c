@@ -267,6 +267,9 @@ int kvt_plan_wait(struct kvt_pool *pool, uint32_t timeout_ms)
 		ret = taken(&kvt_shared_of(pool)->plan);
 		if (!ret)
 			return 0;
+		if (ret == -EDQUOT || ret == -E2BIG)
+			return kvt_fail(ret, "the plan names more positions than the daemon keeps%s: publish "
+					     "less at once", ret == -EDQUOT ? " for this tenant" : "");
 		if (ret != -EAGAIN)
 			return kvt_fail(-EBADMSG, "the daemon refused the plan: an entry is malformed or "
 						  "outside the pool; publish another");

@@ -43,7 +43,8 @@ struct kvt_client;
  * @path: its control socket; NULL: $KVTIER_SOCKET, else KVT_DAEMON_SOCKET
  *
  * Errors: -ENOENT, -ECONNREFUSED no daemon there; -EACCES no right to the socket;
- * -EPROTO a daemon of another version.
+ * -EPROTO a daemon of another version; -EDQUOT the tenant has as many connections as it
+ * may, -ENOSPC all tenants together have.
  */
 int kvt_client_open(const char *path, struct kvt_client **client);
 /* Its pools must be destroyed before.  NULL is allowed. */
@@ -91,8 +92,8 @@ struct kvt_shared_config {
  *
  * kvt_pool_destroy() ends this process's use of a pool.
  *
- * Errors: -EEXIST the name is taken; -ENOENT there is none; -EDQUOT the tenant's
- * quota does not hold it; -ENOSPC the disk does not; -EMEDIUMTYPE the pool, or the
+ * Errors: -EEXIST the name is taken; -ENOENT there is none; -EDQUOT a limit of the
+ * tenant's does not hold it; -ENOSPC the disk does not; -EMEDIUMTYPE the pool, or the
  * checkpoint, is of another model; -EPROTO the checkpoint is of another version;
  * -EINVAL a field is out of range; -EOPNOTSUPP this kernel lacks what sharing needs.
  */
@@ -139,8 +140,10 @@ struct kvt_plan_range {
  * kvt_plan_idle()    - no turn is near: the pool may leave memory
  *
  * Errors: -EOPNOTSUPP the pool is not of a daemon; -EAGAIN more ranges than the ring
- * has room for now; -EINVAL a range outside the pool; of wait: -ETIMEDOUT, and
- * -EBADMSG the daemon refused the ring, which is dropped: publish again.
+ * has room for now; -EINVAL a range outside the pool; -EDQUOT the tenant's max-metadata has
+ * no room for its ring; of wait: -ETIMEDOUT, and -EBADMSG, -EDQUOT (its positions are more
+ * than max-metadata leaves) or -E2BIG: the daemon refused the ring, which is dropped:
+ * publish again.
  */
 int kvt_plan_publish(struct kvt_pool *pool, const struct kvt_plan_range *ranges, uint32_t nr,
 		     uint32_t flags);
@@ -172,12 +175,16 @@ int kvt_shared_attend(struct kvt_pool *pool, const struct kvt_attend_params *par
 
 /* ---- what an operator sees and sets ------------------------------------------------ */
 
+/* kvt_daemon_pool.flags, besides those that it was made with */
+#define KVT_POOL_OUTLIVES (1u << 31)
+
 /*
  * struct kvt_daemon_pool - one pool
  * @id:         number, for the calls below
  * @clients:    processes that have it
  * @idle_ms:    since it was last touched or planned for
- * @flags:      KVT_SHARED_KEEP
+ * @flags:      KVT_SHARED_KEEP, and KVT_POOL_OUTLIVES: the service manager has what the next
+ *              daemon needs to go on with it
  * @checkpoint: age in seconds of its checkpoint; UINT32_MAX: none
  * @plan_left:  ranges of its plan that are still to come
  * @budget, @used: bytes of each tier

@@ -19,38 +19,6 @@
 static const char tenants[] = "[tenant alice]\nuser = 12345\ndram = 1M\nnvme = 32M\nweight = 2\n"
 			      "[tenant bob]\nuser = 12346\ndram = 2M\n";
 
-static void need_root(void)
-{
-	if (geteuid())
-		skip("only root can be other users");
-}
-
-/* Others may reach the socket. */
-static void open_folder(void)
-{
-	CHECK(!chmod(daemon_.dir, 0755), "chmod: %m");
-}
-
-/* Run as another user; what it returns. */
-static pid_t as(uint32_t uid, int (*run)(void))
-{
-	pid_t pid = fork();
-
-	if (pid)
-		return pid;
-	if (setgid(uid) || setuid(uid))
-		_exit(3);
-	_exit(run());
-}
-
-static int end_of(pid_t pid)
-{
-	int status;
-
-	CHECK(waitpid(pid, &status, 0) == pid, "waitpid: %m");
-	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-}
-
 static int make_hidden(void)
 {
 	struct kvt_client *c = client();
@@ -91,9 +59,7 @@ static void names(void)
 	struct kvt_client *c;
 
 	need_root();
-	open_folder();
-	daemon_start(tenants);
-	CHECK(!chmod(daemon_.socket, 0666), "chmod: %m");
+	daemon_start_for_all(tenants);
 	CHECK(!end_of(as(ALICE, make_hidden)), "alice's pool");
 	CHECK(!end_of(as(BOB, look_for_hidden)), "expected alice's pool to be hidden from bob");
 	c = client();
@@ -147,9 +113,7 @@ static void quotas(void)
 	need_root();
 	if (want_module)
 		skip("the module counts budgets, which cannot be shared");
-	open_folder();
-	daemon_start(tenants);
-	CHECK(!chmod(daemon_.socket, 0666), "chmod: %m");
+	daemon_start_for_all(tenants);
 	CHECK(!end_of(as(ALICE, stay_in_quota)), "alice");
 }
 
@@ -209,9 +173,7 @@ static void back_pressure(void)
 	need_root();
 	if (want_module)
 		skip("the module counts budgets, which cannot be shared");
-	open_folder();
-	daemon_start(tenants);
-	CHECK(!chmod(daemon_.socket, 0666), "chmod: %m");
+	daemon_start_for_all(tenants);
 	greedy = as(ALICE, exhaust);
 	pause_ms(200);
 	calm = as(BOB, go_on);

@@ -13,6 +13,7 @@
 #include <sys/types.h>
 
 #include "kvtier_daemon.h"
+#include "spoil.h"
 
 #define KIB (1ull << 10)
 #define MIB (1ull << 20)
@@ -26,8 +27,9 @@ struct test_case {
 	bool slow; /* with --long alone */
 };
 
-extern const struct test_case pool_cases[], quota_cases[], plan_cases[], bad_cases[], disk_cases[],
-	restart_cases[], checkpoint_cases[], service_cases[], attend_cases[], hostile_cases[];
+extern const struct test_case pool_cases[], quota_cases[], limit_cases[], plan_cases[], bad_cases[],
+	disk_cases[], restart_cases[], checkpoint_cases[], service_cases[], attend_cases[],
+	hostile_cases[];
 
 /* End the case: it failed, or cannot be run here. */
 __attribute__((noreturn, format(printf, 3, 4))) void fail_at(const char *file, int line,
@@ -95,6 +97,7 @@ struct daemon {
 		char name[64];
 	} store[STORE_MAX];
 	int nr_store;
+	bool spoilt; /* the daemon is the one whose transfers fail */
 	bool empty_handed; /* the manager names descriptors and hands none over */
 };
 
@@ -102,6 +105,10 @@ extern struct daemon daemon_; /* of this case */
 
 /* Write the configuration (lines besides the paths), start it and wait until it is ready. */
 void daemon_start(const char *lines);
+/* Called before: the transfers of this case's daemon fail as this says. */
+struct spoil *daemon_spoil(void);
+/* The same, and other users may reach it. */
+void daemon_start_for_all(const char *lines);
 void daemon_configure(const char *lines);
 void daemon_spawn(void);
 void daemon_kill(int signal);
@@ -113,6 +120,12 @@ const char *daemon_program(void);
 bool daemon_logged(const char *text);
 /* A line of metrics by its beginning: the value; -1: none. */
 double daemon_metric(const char *begin);
+double daemon_cpu_s(void);
+
+/* Other users: a process of one that runs a function, and what that returned. */
+void need_root(void);
+pid_t as(uint32_t uid, int (*run)(void));
+int end_of(pid_t pid);
 
 struct kvt_client *client(void);
 struct kvt_pool *pool(struct kvt_client *c, const char *name, uint64_t bytes, uint64_t dram,

@@ -130,7 +130,7 @@ counters_documented()
 {
 	local shown documented
 
-	shown=$(awk '/^# TYPE/ { type = $4; name = $3 } /^# UNIT/ { print name, type, $4 }' "$work/http")
+	shown=$(awk '/^# TYPE/ { type = $4; name = $3 } /^# UNIT/ { print name, type, $4 }' "$work/all")
 	documented=$(awk '
 		/^   \* - ``/ { gsub(/`/, ""); name = $3; n = 0; next }
 		/^     - / && name { n++; f[n] = $2; if (n == 2) print name, f[1], f[2] }
@@ -138,7 +138,7 @@ counters_documented()
 	same "counters of the daemon and of Documentation/metrics.rst" "$shown" "$documented"
 }
 
-# Each has help, a unit that ends its name, and samples of its own name alone.
+# Each has help, a unit that ends its name, and samples of its own name alone.  $1: which
 counters_well_formed()
 {
 	awk '
@@ -151,7 +151,7 @@ counters_well_formed()
 			want = type == "counter" ? name "_total" : name
 			if (sample != want) { print sample " is not of " name; bad = 1 }
 		}
-		END { for (n in seen) if (seen[n] > 1) { print n " twice"; bad = 1 }; exit bad }' "$work/http"
+		END { for (n in seen) if (seen[n] > 1) { print n " twice"; bad = 1 }; exit bad }' "$work/$1"
 }
 
 dashboard_is_true()
@@ -162,6 +162,14 @@ dashboard_is_true()
 	shown=$(awk '/^# TYPE/ { print $3 ($4 == "counter" ? "_total" : "") }' "$work/http")
 	echo "$used" | sort -u | grep -vxFf <(echo "$shown") && return 1
 	return 0
+}
+
+# Names of pools are not for whoever may reach the port, unless so configured.
+pools_kept_back()
+{
+	grep -q '^# TYPE kvtier_pool_faults ' "$work/all" || { echo "not with pools = yes"; return 1; }
+	grep -q '^# TYPE kvtier_tenant_faults ' "$work/http" || { echo "no sums"; return 1; }
+	! grep kvtier_pool_ "$work/http"
 }
 
 second_daemon()
@@ -200,9 +208,17 @@ ktap_case example_is_good "the example passes its own check" example_is_good
 ktap_case unit_is_good "systemd finds nothing wrong with the unit" unit_is_good
 start_daemon
 fetch GET /metrics >"$work/http"
+echo "pools = yes" >>"$work/conf"
+kill -HUP "$daemon"
+for _ in $(seq 200); do
+	grep -q event=reloaded "$work/log" && break
+	sleep 0.1
+done
+fetch GET /metrics >"$work/all"
 ktap_case over_http "counters over loopback HTTP" over_http
 ktap_case counters_documented "every counter is documented with its unit" counters_documented
-ktap_case counters_well_formed "counters are OpenMetrics" counters_well_formed
+ktap_case counters_well_formed "counters are OpenMetrics" counters_well_formed all
+ktap_case pools_kept_back "pools are named to all where that is configured, alone" pools_kept_back
 ktap_case dashboard_is_true "the dashboard knows only counters that are there" dashboard_is_true
 ktap_case second_daemon "a second daemon in one place is refused" second_daemon
 kill "$daemon"

@@ -28,7 +28,7 @@ bool want_module, want_long;
 unsigned int want_rounds = 6;
 static char base[200] = "build/test";
 
-static const struct test_case *const lists[] = { pool_cases, quota_cases, plan_cases, bad_cases,
+static const struct test_case *const lists[] = { pool_cases, quota_cases, limit_cases, plan_cases, bad_cases,
 						 disk_cases, restart_cases, checkpoint_cases, service_cases,
 						 attend_cases, hostile_cases };
 
