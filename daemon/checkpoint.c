@@ -311,22 +311,53 @@ int checkpoint_begin(struct pool *p, struct request *r, const void *note, size_t
 	return 0;
 }
 
-int checkpoint_note(struct pool *p, void *note, size_t room)
-{
-	struct manifest m;
+/* A note is in a manifest, which is as long as its pool has blocks. */
+struct note {
+	struct job job; /* first */
+	struct request *request;
+	struct manifest manifest;
 	char path[512];
-	int ret;
+	char detail[256];
+};
+
+static int read_note(struct job *job)
+{
+	struct note *n = (struct note *)job;
+	int ret = manifest_read(n->path, &n->manifest);
+
+	if (ret)
+		snprintf(n->detail, sizeof(n->detail), "%s", kvt_error_detail());
+	return ret;
+}
+
+static void note_read(struct job *job, int result)
+{
+	struct note *n = (struct note *)job;
+
+	if (result) {
+		kvt_fail(result, "%s", n->detail);
+		request_end(n->request, result, NULL, 0);
+	} else {
+		request_end(n->request, 0, n->manifest.note, n->manifest.note_bytes);
+		manifest_free(&n->manifest);
+	}
+	free(n);
+}
+
+int checkpoint_note(struct pool *p, struct request *r)
+{
+	struct note *n;
 
 	if (!p->t->checkpoint_s)
 		return kvt_fail(-ENOENT, "pool %s has no checkpoint", p->t->name);
-	manifest_path(p->d, p->t->tenant, p->t->name, path, sizeof(path));
-	ret = manifest_read(path, &m);
-	if (ret)
-		return ret;
-	ret = (int)(m.note_bytes < room ? m.note_bytes : room);
-	memcpy(note, m.note, (size_t)ret);
-	manifest_free(&m);
-	return ret;
+	n = calloc(1, sizeof(*n));
+	if (!n)
+		return kvt_fail(-ENOMEM, "no memory for a note");
+	n->job = (struct job){ .work = read_note, .done = note_read };
+	n->request = r;
+	manifest_path(p->d, p->t->tenant, p->t->name, n->path, sizeof(n->path));
+	job_submit(p->d, &n->job);
+	return 0;
 }
 
 /* ---- take back --------------------------------------------------------------------------- */

@@ -86,7 +86,7 @@ void file_pool_destroy(struct pool *p)
 	if (p->alias)
 		munmap(p->alias, p->t->bytes);
 	if (p->fd >= 0)
-		close(p->fd);
+		empty_elsewhere(p->d, p->fd, p->t->bytes);
 	if (p->slots_fd >= 0)
 		close(p->slots_fd);
 	kvt_slots_exit(&p->slots);

@@ -139,6 +139,8 @@ void watch_stop(struct watch *w);
  * a peer to take what was sent: the ring's threads do that.
  */
 void close_elsewhere(struct kvtierd *d, int fd);
+/* A memory file that others may go on to have: its pages go, whoever has it. */
+void empty_elsewhere(struct kvtierd *d, int fd, uint64_t bytes);
 ssize_t read_now(int fd, void *buf, size_t bytes);
 int bell_make(int *ours, int *theirs);
 void bell_ring(int ours);
@@ -384,6 +386,7 @@ struct pool {
 	bool module;
 
 	/* Pools of the module: device_sweep.c's way through them. */
+	bool resizing; /* its budget is being changed in the second thread */
 	uint32_t sweep, sweep_at;
 	uint64_t sweep_heat, sweep_blocks; /* heat of all in memory; how many */
 	uint64_t room_ns, room_blocks; /* memory that was free in that turn of the loop */
@@ -411,6 +414,8 @@ struct pool {
 	uint64_t random;
 
 	struct kvtier_stats stats;
+	struct kvtier_stats shown; /* as a client was told last: counted over all blocks */
+	uint64_t shown_ns, shown_took_ns;
 	uint64_t read_since_ns, write_since_ns, wait_since_ns;
 	uint32_t reads, writes, nr_waits;
 	struct kvtier_event events[POOL_EVENTS];
@@ -446,7 +451,7 @@ int pool_new(struct kvtierd *d, const struct table *def, struct tenant *t, struc
 void pools_take_fds(struct kvtierd *d);
 void pools_take_back(struct kvtierd *d);
 void pools_expire(struct kvtierd *d);
-int pool_budget(struct pool *p, uint64_t dram_bytes);
+int pool_budget(struct pool *p, uint64_t dram_bytes, struct request *r);
 
 /* ---- file_*.c ---------------------------------------------------------------------------- */
 int file_pool_probe(void);
@@ -499,7 +504,7 @@ int device_pool_create(struct pool *p);
 int device_pool_take_back(struct pool *p);
 void device_pool_stats(struct pool *p, struct kvtier_stats *st);
 int device_pool_query(struct pool *p, uint64_t first, uint32_t nr, struct kvtier_block_info *infos);
-int device_pool_budget(struct pool *p, uint64_t bytes);
+int device_pool_budget(struct pool *p, uint64_t bytes, struct request *r);
 /* A command through the ring, whose end nobody waits for. */
 int device_command(struct pool *p, uint32_t op, uint32_t tier, uint32_t block, uint32_t nr);
 int device_verify(struct pool *p, uint32_t block,
@@ -596,7 +601,8 @@ void checkpoint_written(struct pool *p, uint32_t b);
 /* @model: NULL, whichever it is of. */
 int checkpoint_restore(struct kvtierd *d, struct tenant *t, const char *name, const char *model,
 		       struct pool **pool);
-int checkpoint_note(struct pool *p, void *note, size_t room);
+/* Read in the second thread; then @r is answered. */
+int checkpoint_note(struct pool *p, struct request *r);
 void checkpoint_sweep(struct kvtierd *d);
 void checkpoint_reload_kept(struct pool *p);
 
@@ -673,6 +679,8 @@ struct kvtierd {
 	uint64_t pinned_bytes;
 
 	struct plan *plans;
+	uint64_t plan_turn_ns; /* the turn in which plans may take ... */
+	uint32_t plan_work; /* ... so many positions more */
 	uint64_t bandwidth; /* bytes a second that reads were measured to reach */
 	uint64_t latency_ns; /* of the fastest read of late */
 	uint64_t fastest_ns; /* ... since that time */

@@ -23,6 +23,7 @@
 
 #define POSITIONS_MAX (64u << 20)
 #define WORK_MAX 65536u /* positions a turn and plan: the others wait meanwhile */
+#define TURN_MAX (8 * WORK_MAX) /* ... of all plans; half of it for those that waited */
 #define PLAN_FDS 1 /* the doorbell */
 
 /* ---- positions --------------------------------------------------------------------------- */
@@ -385,9 +386,20 @@ static int take_entries(struct plan *plan, uint32_t *work)
 	return 0;
 }
 
+/* What is left of this turn's positions. */
+static uint32_t *turn_work(struct kvtierd *d)
+{
+	if (d->plan_turn_ns != d->turn_ns) {
+		d->plan_turn_ns = d->turn_ns;
+		d->plan_work = TURN_MAX;
+	}
+	return &d->plan_work;
+}
+
 static void look(struct plan *plan)
 {
 	struct pool *p = plan->a->pool;
+	uint32_t *turn = turn_work(p->d);
 	uint64_t tail = plan->tail;
 	uint32_t work = WORK_MAX;
 	int ret;
@@ -401,14 +413,15 @@ static void look(struct plan *plan)
 	if (plan->had_bytes < p->d->had_now)
 		plan->had_bytes = p->d->had_now;
 	ret = take_entries(plan, &work);
+	if (!ret && tail != plan->tail)
+		plan->moved_ns = p->d->turn_ns;
+	if (!ret && !plan->more)
+		follow_cursor(plan, &work);
+	*turn -= WORK_MAX - work < *turn ? WORK_MAX - work : *turn;
 	if (ret) {
 		refuse(plan, ret);
 		return;
 	}
-	if (tail != plan->tail)
-		plan->moved_ns = p->d->turn_ns;
-	if (!plan->more)
-		follow_cursor(plan, &work);
 	plan_wake_again(plan);
 	if (plan->more)
 		timer_within(p->d, &p->d->plan_timer, 0);
@@ -417,21 +430,51 @@ static void look(struct plan *plan)
 static void doorbell(void *arg)
 {
 	struct plan *plan = arg;
+	struct kvtierd *d = plan->a->pool->d;
 	eventfd_t ignored;
 
 	read_now(plan->doorbell, &ignored, sizeof(ignored));
-	if (!plan->more) /* or the next turn comes to it */
+	if (plan->more) /* or the next turn comes to it */
+		return;
+	if (*turn_work(d) > TURN_MAX / 2) {
 		look(plan);
+		return;
+	}
+	plan->woken = plan->a->pool->idle;
+	plan->more = true;
+	timer_within(d, &d->plan_timer, 0);
+}
+
+/* The list begins with @first from now on: who was not served is the next. */
+static void turn_to(struct kvtierd *d, struct plan **first)
+{
+	struct plan *head = *first, *last;
+
+	for (last = head; last->next; last = last->next)
+		;
+	last->next = d->plans;
+	*first = NULL;
+	d->plans = head;
 }
 
 /* Plans that were too much for one turn. */
 void plans_run(struct kvtierd *d)
 {
-	struct plan *plan;
+	struct plan **at;
 
-	for (plan = d->plans; plan; plan = plan->next)
-		if (plan->more && !plan->dead)
-			look(plan);
+	for (at = &d->plans; *at; at = &(*at)->next) {
+		if (!(*at)->more || (*at)->dead)
+			continue;
+		if (*turn_work(d))
+			look(*at);
+		else
+			break;
+	}
+	if (!*at)
+		return;
+	timer_within(d, &d->plan_timer, 0);
+	if (at != &d->plans)
+		turn_to(d, at);
 }
 
 /* ---- come and go ------------------------------------------------------------------------- */

@@ -386,8 +386,9 @@ static void unkeep_fds(struct pool *p)
 /* One that came to nothing, and was never shown. */
 void pool_discard(struct pool *p)
 {
+	/* The last one: the module waits for its transfers, and frees all blocks. */
 	if (p->module && p->fd >= 0)
-		close(p->fd);
+		close_elsewhere(p->d, p->fd);
 	if (!p->module)
 		file_pool_destroy(p);
 	if (p->table_fd >= 0)
@@ -550,15 +551,12 @@ int pool_remove(struct client *c, const char *name)
 	return 0;
 }
 
-int pool_budget(struct pool *p, uint64_t dram_bytes)
+static int check_budget(const struct pool *p, uint64_t dram_bytes)
 {
 	uint64_t least = 4ull << p->shift, old = p->t->budget[KVTIER_TIER_DRAM];
 	uint64_t nvme = p->t->budget[KVTIER_TIER_NVME];
 	int ret;
 
-	dram_bytes &= ~(uint64_t)(p->block_bytes - 1);
-	if (dram_bytes > p->t->bytes)
-		dram_bytes = p->t->bytes;
 	if (least > p->t->bytes)
 		least = p->t->bytes;
 	if (dram_bytes < least)
@@ -577,15 +575,25 @@ int pool_budget(struct pool *p, uint64_t dram_bytes)
 	if (ret)
 		return kvt_fail(ret, "the tenant's quota or the host's limit of DRAM has not %llu MiB left",
 				(unsigned long long)((dram_bytes - old) / MIB));
-	if (p->module) {
-		ret = device_pool_budget(p, dram_bytes);
-		if (ret)
-			return ret;
-		tenant_charge(p->d, p->tenant, KVTIER_TIER_DRAM, (int64_t)(dram_bytes - old));
-	}
+	return 0;
+}
+
+/* 0: @r is answered, or will be. */
+int pool_budget(struct pool *p, uint64_t dram_bytes, struct request *r)
+{
+	int ret;
+
+	dram_bytes &= ~(uint64_t)(p->block_bytes - 1);
+	if (dram_bytes > p->t->bytes)
+		dram_bytes = p->t->bytes;
+	ret = check_budget(p, dram_bytes);
+	if (ret)
+		return ret;
+	if (p->module)
+		return device_pool_budget(p, dram_bytes, r);
 	p->t->budget[KVTIER_TIER_DRAM] = dram_bytes;
-	if (!p->module)
-		file_progress(p);
+	request_end(r, 0, NULL, 0);
+	file_progress(p);
 	return 0;
 }
 

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -251,6 +252,50 @@ static void pins_of_one(void)
 		   "expected nothing to stay pinned");
 }
 
+/* ---- budgets of the module ----------------------------------------------------------------- */
+
+/* Its descriptor is the client's; what its tenant may have is not. */
+static int raise_own_budget(void)
+{
+	struct kvtier_pool_budget b = { .size = sizeof(b), .tier = KVTIER_TIER_DRAM,
+					.budget.bytes = 16 * BLOCK };
+	struct kvt_client *c = client();
+	struct kvt_pool *p = pool(c, "p", 16 * BLOCK, 4 * BLOCK, 0);
+	int fd = kvt_shared_of(p)->kernel.fd;
+	struct kvtier_stats st;
+	uint64_t i;
+
+	CHECK(ioctl(fd, KVTIER_IOC_POOL_BUDGET, &b) < 0 && errno == EACCES,
+	      "expected the module to refuse it, got %m");
+	ERROR(kvt_pool_resize(p, 16 * BLOCK), -EDQUOT);
+	OK(kvt_pool_resize(p, 8 * BLOCK));
+	for (i = 0; i < 16; i++)
+		fill_block(p, i, 1);
+	OK(kvt_pool_resize(p, 4 * BLOCK)); /* what has to leave leaves */
+	OK(kvt_stats(p, &st));
+	CHECK(st.tier[KVTIER_TIER_DRAM].budget_bytes == 4 * BLOCK &&
+	      st.tier[KVTIER_TIER_DRAM].used_bytes <= 4 * BLOCK, "expected the old budget again");
+	for (i = 0; i < 16; i++)
+		CHECK(!wrong_words(p, i, 1), "block %llu", (unsigned long long)i);
+	kvt_pool_destroy(p);
+	kvt_client_close(c);
+	return 0;
+}
+
+static void fixed_budget(void)
+{
+	need_root();
+	if (!want_module)
+		skip("memory files have their budgets from the daemon");
+	daemon_start_for_all(SECTION "dram = 512K\n");
+	CHECK(!end_of(as(ALICE, raise_own_budget)), "alice");
+	/* A daemon that was restarted is the same user. */
+	CHECK(!end_of(as(BOB, works)), "bob");
+	daemon_kill(SIGKILL);
+	daemon_spawn();
+	CHECK(!end_of(as(ALICE, raise_own_budget)), "alice, after a restart");
+}
+
 /* ---- who sees what ----------------------------------------------------------------------- */
 
 static int look_at_metrics(void)
@@ -293,6 +338,7 @@ const struct test_case limit_cases[] = {
 	{ "pools_of_one", "a tenant's pools are bounded", pools_of_one, false },
 	{ "metadata_of_one", "tables, rings and plans of a tenant are bounded", metadata_of_one, false },
 	{ "pins_of_one", "pins leave a tenant's quota and others their memory", pins_of_one, false },
+	{ "fixed_budget", "a client cannot raise its budget in the module", fixed_budget, false },
 	{ "metrics_of_others", "no pool is named to others, and sums stay", metrics_of_others, false },
 	{ 0 },
 };
