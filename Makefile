@@ -90,7 +90,7 @@ DECODER_SRC := $(sort $(wildcard examples/decode/*.c))
 ALL_SRC := $(LIB_SRC) $(TOOL_SRC) $(DAEMON_SRC) $(DAEMON_TEST_SRC) $(PRELOAD_SRC) $(DEMO_SRC) \
 	$(CONFORMANCE_SRC) $(BENCH_SRC) $(ATTEND_SRC) $(DECODE_SRC) $(SHARE_SRC) $(RESTART_SRC) \
 	$(UNIT_SRC) $(SEQ_SRC) \
-	$(VM_SRC) $(EXAMPLE_SRC) $(DECODER_SRC)
+	tests/tools/pool_user.c $(VM_SRC) $(EXAMPLE_SRC) $(DECODER_SRC)
 
 HEADERS := $(sort $(wildcard libkvtier/include/*.h))
 LIB_FILES := $(B)/libkvtier.so.$(SOVERSION) $(B)/libkvtier.so $(B)/libkvtier.a $(B)/kvtier.pc
@@ -103,6 +103,7 @@ SEQ_BIN := $(patsubst tests/seq/%.c,$(B)/tests/seq/%,$(SEQ_MAIN))
 EXAMPLE_BIN := $(patsubst examples/%.c,$(B)/examples/%,$(EXAMPLE_SRC)) $(B)/examples/decode
 DAEMON_TEST_MAIN := $(shell grep -ls '^int main\b' $(DAEMON_TEST_SRC) /dev/null)
 DAEMON_TEST_BIN := $(patsubst tests/daemon/%.c,$(B)/tests/daemon/%,$(DAEMON_TEST_MAIN))
+TOOL_TEST_BIN := $(B)/tests/tools/pool_user
 VM_BIN := $(patsubst tests/vm/%.c,$(B)/tests/vm/%,$(VM_SRC))
 
 .PHONY: all lib tools daemon examples demo-programs tests demo test bench install uninstall clean
@@ -125,7 +126,8 @@ examples: deps $(EXAMPLE_BIN) ## build the example programs of the library
 
 demo-programs: deps $(DEMO_BIN) ## build what the demo runs; fetches the pinned engine once
 
-TEST_BIN = $(B)/conformance $(BENCH_BIN) $(B)/bench-restart $(UNIT_BIN) $(SEQ_BIN) $(DAEMON_TEST_BIN) $(VM_BIN)
+TEST_BIN = $(B)/conformance $(BENCH_BIN) $(B)/bench-restart $(UNIT_BIN) $(SEQ_BIN) $(DAEMON_TEST_BIN) \
+	$(TOOL_TEST_BIN) $(VM_BIN)
 tests: all examples $(TEST_BIN) ## build the test and benchmark programs
 
 demo: ## set up and show an unmodified llama.cpp with a quarter of the memory; MODEL= CTX=
@@ -377,6 +379,11 @@ DAEMON_TEST_PARTS = $(call objects,$(filter-out $(DAEMON_TEST_MAIN),$(DAEMON_TES
 $(DAEMON_TEST_BIN): $(B)/tests/daemon/%: $(B)/obj/tests/daemon/%.o $(DAEMON_TEST_PARTS) \
 		$(B)/libkvtier.a
 	$(Q_LD)mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o %.a,$^) $(LIB_LIBS)
+
+# Programs that the tests of the command look at.
+$(TOOL_TEST_BIN): $(B)/tests/tools/%: $(B)/obj/tests/tools/%.o $(B)/libkvtier.so
+	$(Q_LD)mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $< -L$(B) -lkvtier -pthread \
+		-Wl,-rpath,'$$ORIGIN/../..'
 
 # What suites of tests/vm run in the guest; they know the kernel's header alone.
 $(VM_BIN): $(B)/tests/vm/%: $(B)/obj/tests/vm/%.o

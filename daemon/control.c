@@ -372,6 +372,8 @@ static void show_pool(const struct pool *p, struct kvt_daemon_pool *out)
 		out->plan_left += plan_left(a->plan);
 	memcpy(out->budget, p->t->budget, sizeof(out->budget));
 	pool_used((struct pool *)p, out->used);
+	if (p->module && p->device_id >= 0)
+		snprintf(out->device, sizeof(out->device), "pool%d", p->device_id);
 }
 
 static int pools(struct call *call)

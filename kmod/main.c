@@ -2,6 +2,7 @@
 /* Loading and unloading, and the character device. */
 #include <linux/miscdevice.h>
 #include <linux/module.h>
+#include <linux/seq_file.h>
 
 #include "kvtier.h"
 
@@ -20,6 +21,15 @@ static int release(struct inode *inode, struct file *file)
 	return 0;
 }
 
+/* Which pool a descriptor is: who may look at its process may know. */
+static void show_fdinfo(struct seq_file *seq, struct file *file)
+{
+	struct kvt_pool *pool = kvt_pool_of(file);
+
+	if (pool)
+		seq_printf(seq, "kvtier-pool:\t%u\n", pool->id);
+}
+
 const struct file_operations kvt_fops = {
 	.owner = THIS_MODULE,
 	.open = open,
@@ -31,6 +41,7 @@ const struct file_operations kvt_fops = {
 	.uring_cmd = kvt_uring_cmd,
 	.read = kvt_event_read,
 	.poll = kvt_event_poll,
+	.show_fdinfo = show_fdinfo,
 	.llseek = noop_llseek,
 };
 

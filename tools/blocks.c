@@ -1,20 +1,19 @@
 // SPDX-License-Identifier: MIT
 #define _GNU_SOURCE
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "blocks.h"
-#include "command.h"
+#include "holder.h"
 
 #define WAIT_MS 3000 /* a pager refreshes its view five times a second */
 #define AT_ONCE 16384u
@@ -27,12 +26,22 @@ static uint64_t now_ns(void)
 	return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
 }
 
+__attribute__((format(printf, 2, 3))) static int cannot(char why[BLOCKS_WHY], const char *fmt, ...)
+{
+	va_list args;
+
+	va_start(args, fmt);
+	vsnprintf(why, BLOCKS_WHY, fmt, args);
+	va_end(args);
+	return -1;
+}
+
 static int make_room(struct blocks *b, uint64_t nr, const char *source)
 {
 	b->nr = nr;
 	b->source = source;
 	b->block = calloc(nr ? nr : 1, sizeof(*b->block));
-	return b->block ? 0 : fail(1, "out of memory for %llu blocks", (unsigned long long)nr);
+	return b->block ? 0 : cannot(b->why, "out of memory for %llu blocks", (unsigned long long)nr);
 }
 
 static void take_infos(struct kvt_stat_block *to, const struct kvtier_block_info *infos,
@@ -53,14 +62,14 @@ static void take_infos(struct kvt_stat_block *to, const struct kvtier_block_info
 
 /* ---- a pool of the user pager -------------------------------------------------- */
 
-struct kvt_stat_file *view_open(const char *path, size_t *bytes)
+struct kvt_stat_file *view_open(const char *path, size_t *bytes, char why[BLOCKS_WHY])
 {
 	struct kvt_stat_file *f = MAP_FAILED;
 	int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
 	struct stat st;
 
 	if (fd < 0) {
-		fail(1, "cannot ask the pool through %s: %s", path, strerror(errno));
+		cannot(why, "cannot ask the pool through %s: %s", path, strerror(errno));
 		return NULL;
 	}
 	if (!fstat(fd, &st) && st.st_size >= (off_t)sizeof(*f)) {
@@ -69,12 +78,12 @@ struct kvt_stat_file *view_open(const char *path, size_t *bytes)
 	}
 	close(fd);
 	if (f == MAP_FAILED) {
-		fail(1, "%s cannot be read: is the pool of another version?", path);
+		cannot(why, "%s cannot be read: is the pool of another version?", path);
 		return NULL;
 	}
 	if (!f->view_blocks || f->view_blocks > *bytes || kvt_stat_bytes(f->view_blocks) > *bytes) {
 		munmap(f, *bytes);
-		fail(1, "the pool of %s does not show its blocks", path);
+		cannot(why, "the pool of %s does not show its blocks", path);
 		return NULL;
 	}
 	return f;
@@ -98,14 +107,14 @@ static bool refreshed(struct kvt_stat_file *f)
 static int read_file_pool(const struct pool_ref *ref, struct blocks *b)
 {
 	size_t bytes;
-	struct kvt_stat_file *f = view_open(ref->path, &bytes);
+	struct kvt_stat_file *f = view_open(ref->path, &bytes, b->why);
 	int ret;
 
 	if (!f)
-		return 1;
+		return -1;
 	if (!refreshed(f)) {
 		munmap(f, bytes);
-		return fail(1, "process %u does not answer: is it stopped?", ref->file->pid);
+		return cannot(b->why, "process %u does not answer: is it stopped?", ref->file->pid);
 	}
 	ret = make_room(b, f->view_blocks, "file");
 	if (!ret)
@@ -116,57 +125,6 @@ static int read_file_pool(const struct pool_ref *ref, struct blocks *b)
 }
 
 /* ---- a pool of the module ------------------------------------------------------ */
-
-/* Is descriptor @fd of process @pid the pool? */
-static bool is_the_pool(int pidfd, int fd, const struct kvt_stat_file *pool, int *own)
-{
-	struct kvtier_stats stats = { .size = sizeof(stats) };
-
-	*own = (int)syscall(SYS_pidfd_getfd, pidfd, fd, 0);
-	if (*own < 0)
-		return false;
-	if (!ioctl(*own, KVTIER_IOC_STATS, &stats) && stats.bytes == pool->stats.bytes &&
-	    stats.block_shift == pool->stats.block_shift)
-		return true;
-	close(*own);
-	return false;
-}
-
-static bool leads_to_device(const char *dir, const char *name)
-{
-	char path[512], target[64];
-	ssize_t n;
-
-	if (snprintf(path, sizeof(path), "%s/%s", dir, name) >= (int)sizeof(path))
-		return false;
-	n = readlink(path, target, sizeof(target) - 1);
-	if (n <= 0)
-		return false;
-	target[n] = '\0';
-	return !strcmp(target, KVTIER_DEVICE);
-}
-
-static int borrow(const struct kvt_stat_file *pool, int *own)
-{
-	char dir[64];
-	int pidfd, found = 0;
-	struct dirent *e;
-	DIR *d;
-
-	snprintf(dir, sizeof(dir), "/proc/%u/fd", pool->pid);
-	d = opendir(dir);
-	pidfd = (int)syscall(SYS_pidfd_open, pool->pid, 0);
-	while (d && pidfd >= 0 && !found && (e = readdir(d)))
-		if (leads_to_device(dir, e->d_name))
-			found = is_the_pool(pidfd, atoi(e->d_name), pool, own);
-	if (d)
-		closedir(d);
-	if (pidfd >= 0)
-		close(pidfd);
-	return found ? 0 :
-		       fail(1, "cannot borrow the pool's descriptor from process %u: only root, or "
-			       "who may trace it, can", pool->pid);
-}
 
 /* Heat has no unit: the hottest block is at 255. */
 static void scale_heat(struct blocks *b, uint32_t hottest)
@@ -194,7 +152,9 @@ static int query_all(struct blocks *b, int (*query)(void *arg, uint64_t first, u
 	}
 	free(infos);
 	scale_heat(b, hottest);
-	return ret < 0 ? fail(1, "the pool's blocks cannot be asked for: %s", kvt_strerror(ret)) : 0;
+	return ret < 0 ? cannot(b->why, "the pool's blocks cannot be asked for: %s",
+				kvt_strerror(ret)) :
+			 0;
 }
 
 static int query_module(void *arg, uint64_t first, uint32_t nr, struct kvtier_block_info *infos)
@@ -209,17 +169,12 @@ static int query_module(void *arg, uint64_t first, uint32_t nr, struct kvtier_bl
 
 static int read_module_pool(const struct pool_ref *ref, struct blocks *b)
 {
-	int fd = -1, ret;
+	int fd = holder_borrow(ref->file->kernel_id, ref->file->pid, b->why, sizeof(b->why)), ret;
 
-	if (!ref->file->pid)
-		return fail(1, "no process of this user shows that it has pool%d: its blocks cannot "
-			       "be asked for", ref->file->kernel_id);
-	ret = borrow(ref->file, &fd);
-	if (ret)
-		return ret;
-	ret = make_room(b, ref->file->stats.nr_blocks, "module");
-	if (!ret)
-		ret = query_all(b, query_module, &fd);
+	if (fd < 0)
+		return -1;
+	ret = make_room(b, ref->file->stats.nr_blocks, "module") ?: query_all(b, query_module, &fd);
+	b->heat = true; /* also where all is cold */
 	close(fd);
 	return ret;
 }

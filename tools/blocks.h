@@ -5,23 +5,26 @@
 
 #include "system.h"
 
+#define BLOCKS_WHY 512
+
 struct blocks {
 	struct kvt_stat_block *block;
 	uint64_t nr;
 	uint64_t block_bytes;
 	const char *source; /* "file", "module" or "daemon" */
 	bool heat; /* the source knows which blocks are in use */
+	char why[BLOCKS_WHY]; /* they cannot be had */
 };
 
 /*
  * Of a pool of the user pager: it is asked through its file (libkvtier/stat_file.h).  Of
- * the module: its owner's descriptor is borrowed (pidfd_getfd, which needs the right to
- * trace the owner).  Of the daemon: it is asked.  0, or an exit code after one line.
+ * the module: a descriptor is borrowed from a process that has it (holder.h).  Of the
+ * daemon: it is asked.  0, or -1 and @why.
  */
 int blocks_read(const struct system *s, const struct pool_ref *ref, struct blocks *blocks);
 void blocks_free(struct blocks *blocks);
 
-/* Map the file of a user pool for writing, to ask for what it shows; NULL and a line said. */
-struct kvt_stat_file *view_open(const char *path, size_t *bytes);
+/* Map the file of a user pool for writing, to ask for what it shows; NULL and @why. */
+struct kvt_stat_file *view_open(const char *path, size_t *bytes, char why[BLOCKS_WHY]);
 
 #endif

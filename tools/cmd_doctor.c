@@ -18,6 +18,7 @@
 #include "kvtier.h"
 #include "module.h"
 #include "option.h"
+#include "print.h"
 #include "size.h"
 #include "store.h"
 
@@ -270,7 +271,6 @@ static void print_findings(const struct finding *findings)
 static int print_json(const struct finding *findings)
 {
 	cJSON *array = cJSON_CreateArray(), *o;
-	char *text;
 	size_t i;
 
 	for (i = 0; i < NR_CHECKS; i++) {
@@ -281,20 +281,12 @@ static int print_json(const struct finding *findings)
 		cJSON_AddStringToObject(o, "mend", findings[i].mend);
 		cJSON_AddItemToArray(array, o);
 	}
-	text = cJSON_PrintUnformatted(array);
-	cJSON_Delete(array);
-	if (!text)
-		return fail(1, "out of memory");
-	puts(text);
-	cJSON_free(text);
-	return 0;
+	return print_object(array);
 }
 
 static const struct option options[] = {
-	{ "json", no_argument, NULL, 'j' },
 	{ "nvme", required_argument, NULL, 'n' },
-	{ "help", no_argument, NULL, 'h' },
-	{ NULL, 0, NULL, 0 },
+	OPTIONS_OF_ALL,
 };
 
 static int help(void)
@@ -309,25 +301,19 @@ static int help(void)
 	return 0;
 }
 
+static int take_nvme(void *nvme, int option)
+{
+	(void)option;
+	*(const char **)nvme = optarg;
+	return 0;
+}
+
 /* 0, an exit code, or -1: help was asked for. */
 static int parse(const char **nvme, int argc, char **argv)
 {
-	static const char letters[] = ":h";
-	int found;
+	static const struct option_set set = { ":h", options, EXIT_USAGE, take_nvme };
 
-	option_json(argc, argv, letters, options);
-	while ((found = getopt_long(argc, argv, letters, options, NULL)) != -1) {
-		if (found == 'h')
-			return -1;
-		if (found == '?' || found == ':')
-			return option_bad(EXIT_USAGE, found, argv, options);
-		if (found == 'n')
-			*nvme = optarg;
-	}
-	if (optind < argc)
-		return fail(EXIT_USAGE, "unexpected argument '%s': see `kvtier doctor --help`",
-			    argv[optind]);
-	return 0;
+	return option_take(argc, argv, &set, nvme) ?: option_end(argc, argv);
 }
 
 int cmd_doctor(int argc, char **argv)

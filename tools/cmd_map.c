@@ -21,9 +21,7 @@ static const struct option options[] = {
 	{ "svg", required_argument, NULL, 's' },
 	{ "width", required_argument, NULL, 'w' },
 	{ "color", required_argument, NULL, 'c' },
-	{ "json", no_argument, NULL, 'j' },
-	{ "help", no_argument, NULL, 'h' },
-	{ NULL, 0, NULL, 0 },
+	OPTIONS_OF_ALL,
 };
 
 struct map {
@@ -49,24 +47,21 @@ static int help(void)
 static int take_option(void *command, int option)
 {
 	struct map *m = command;
-	char *end;
+	double width;
 
 	switch (option) {
 	case 's':
 		m->svg = optarg;
 		return 0;
 	case 'w':
-		m->width = (int)strtol(optarg, &end, 10);
-		if (*end || end == optarg || m->width < 8 || m->width > 1000)
-			return fail(EXIT_USAGE, "--width: '%s' is not a number from 8 to 1000",
-				    optarg);
+		if (option_number("width", optarg, 8, 1000, &width))
+			return EXIT_USAGE;
+		m->width = (int)width;
 		return 0;
-	case 'c':
+	default:
 		if (strcmp(optarg, "auto") && strcmp(optarg, "always") && strcmp(optarg, "never"))
 			return fail(EXIT_USAGE, "--color: '%s' is not auto, always or never", optarg);
 		m->color = !strcmp(optarg, "always") || (optarg[1] == 'u' && m->color);
-		return 0;
-	default: /* --json was seen before */
 		return 0;
 	}
 }
@@ -88,34 +83,34 @@ static int terminal_width(void)
 {
 	struct winsize size;
 
-	if (!ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) && size.ws_col >= 24)
-		return size.ws_col - 14; /* what stands before the cells */
-	return 64;
+	if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) || !size.ws_col)
+		return 64;
+	return size.ws_col > 22 ? size.ws_col - 14 : 8; /* without what stands before the cells */
 }
 
-static const char *name_of(const struct pool_ref *ref)
-{
-	return ref->daemon ? ref->daemon->name : ref->file->name;
-}
-
+/* Block by block: as one tree, a million of them would take half a GiB. */
 static int print_json(const struct blocks *b, const struct pool_ref *ref)
 {
-	cJSON *o = cJSON_CreateObject(), *array = cJSON_CreateArray(), *block;
-	uint64_t i;
+	cJSON *o = cJSON_CreateObject();
+	const struct kvt_stat_block *block;
+	char *head;
 
-	cJSON_AddStringToObject(o, "name", name_of(ref));
+	cJSON_AddStringToObject(o, "name", ref->file->name);
 	cJSON_AddStringToObject(o, "source", b->source);
 	cJSON_AddBoolToObject(o, "heat_known", b->heat);
 	cJSON_AddNumberToObject(o, "block_bytes", (double)b->block_bytes);
-	for (i = 0; i < b->nr; i++) {
-		block = cJSON_CreateObject();
-		cJSON_AddStringToObject(block, "tier", tier_names[b->block[i].tier % KVTIER_NR_TIERS]);
-		cJSON_AddStringToObject(block, "state", heatmap_state(b->block[i].state));
-		cJSON_AddNumberToObject(block, "heat", b->block[i].heat);
-		cJSON_AddItemToArray(array, block);
-	}
-	cJSON_AddItemToObject(o, "blocks", array);
-	return print_object(o);
+	head = cJSON_PrintUnformatted(o);
+	cJSON_Delete(o);
+	if (!head)
+		return fail(1, "out of memory");
+	printf("%.*s,\"blocks\":[", (int)strlen(head) - 1, head);
+	cJSON_free(head);
+	for (block = b->block; block < b->block + b->nr; block++)
+		printf("%s{\"tier\":\"%s\",\"state\":\"%s\",\"heat\":%u}",
+		       block > b->block ? "," : "", tier_names[block->tier % KVTIER_NR_TIERS],
+		       heatmap_state(block->state), block->heat);
+	puts("]}");
+	return 0;
 }
 
 static int write_svg(const struct map *m, const struct blocks *b, const struct pool_ref *ref)
@@ -124,7 +119,7 @@ static int write_svg(const struct map *m, const struct blocks *b, const struct p
 
 	if (!f)
 		return fail(1, "--svg: cannot write %s: %s", m->svg, strerror(errno));
-	heatmap_svg(f, b, name_of(ref), m->width ? m->width : 128);
+	heatmap_svg(f, b, ref->file->name, m->width ? m->width : 128);
 	if (fclose(f))
 		return fail(1, "--svg: cannot write %s: %s", m->svg, strerror(errno));
 	return 0;
@@ -136,13 +131,21 @@ static int show(const struct map *m, const struct blocks *b, const struct pool_r
 		return write_svg(m, b, ref);
 	if (json_errors)
 		return print_json(b, ref);
-	heatmap_text(stdout, b, name_of(ref), m->width ? m->width : terminal_width(), m->color);
+	heatmap_text(stdout, b, ref->file->name, m->width ? m->width : terminal_width(), m->color);
 	return 0;
+}
+
+/* https://no-color.org: set, and not empty. */
+static bool color_wanted(void)
+{
+	const char *no = getenv("NO_COLOR"), *term = getenv("TERM");
+
+	return isatty(STDOUT_FILENO) && !(no && *no) && !(term && !strcmp(term, "dumb"));
 }
 
 int cmd_map(int argc, char **argv)
 {
-	struct map m = { .color = isatty(STDOUT_FILENO) };
+	struct map m = { .color = color_wanted() };
 	struct blocks blocks = { 0 };
 	struct pool_ref ref;
 	struct system s;
@@ -150,14 +153,9 @@ int cmd_map(int argc, char **argv)
 
 	if (ret)
 		return ret < 0 ? help() : ret;
-	system_open(&s);
-	ret = system_read(&s);
-	if (ret)
-		ret = fail(1, "cannot read the pools' files: %s", strerror(-ret));
-	if (!ret)
-		ret = system_find(&s, argv[optind], &ref);
-	if (!ret)
-		ret = blocks_read(&s, &ref, &blocks);
+	ret = system_look(&s) ?: system_find(&s, argv[optind], &ref);
+	if (!ret && blocks_read(&s, &ref, &blocks))
+		ret = fail(1, "%s", blocks.why);
 	if (!ret)
 		ret = show(&m, &blocks, &ref);
 	blocks_free(&blocks);

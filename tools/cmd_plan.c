@@ -21,9 +21,7 @@ static const struct option options[] = {
 	{ "dram", required_argument, NULL, 'd' },
 	{ "cxl", required_argument, NULL, 'c' },
 	{ "nvme", required_argument, NULL, 'n' },
-	{ "json", no_argument, NULL, 'j' },
-	{ "help", no_argument, NULL, 'h' },
-	{ NULL, 0, NULL, 0 },
+	OPTIONS_OF_ALL,
 };
 
 /* As llama.cpp's -ctk and -ctv: elements of a group, and its bytes. */
@@ -102,10 +100,8 @@ static int take_option(void *command, int option)
 		return take_room(p, KVTIER_TIER_DRAM, optarg);
 	case 'c':
 		return take_room(p, KVTIER_TIER_CXL, optarg);
-	case 'n':
+	default:
 		return take_room(p, KVTIER_TIER_NVME, optarg);
-	default: /* --json was seen before */
-		return 0;
 	}
 }
 
@@ -115,14 +111,9 @@ static int parse(struct plan *p, int argc, char **argv)
 	static const struct option_set set = { ":h", options, EXIT_USAGE, take_option };
 	int ret = option_take(argc, argv, &set, p);
 
-	if (ret)
-		return ret;
-	if (optind == argc)
+	if (!ret && optind == argc)
 		return fail(EXIT_USAGE, "no MODEL: kvtier plan [OPTION...] MODEL.gguf");
-	if (optind + 1 < argc)
-		return fail(EXIT_USAGE, "unexpected argument '%s': see `kvtier plan --help`",
-			    argv[optind + 1]);
-	return 0;
+	return ret ?: option_end(argc - 1, argv);
 }
 
 /* Rows are stored in whole groups. */

@@ -12,12 +12,7 @@
 #include "print.h"
 #include "size.h"
 #include "system.h"
-
-static const struct option options[] = {
-	{ "json", no_argument, NULL, 'j' },
-	{ "help", no_argument, NULL, 'h' },
-	{ NULL, 0, NULL, 0 },
-};
+#include "text.h"
 
 static int help(void)
 {
@@ -46,15 +41,14 @@ static void add_tiers(cJSON *o, const uint64_t *budget, const uint64_t *used)
 	}
 }
 
-static cJSON *daemon_json(const struct system *s, const struct kvt_daemon_pool *p)
+static cJSON *daemon_json(const struct kvt_daemon_pool *p, const struct kvtier_stats *stats)
 {
-	struct kvtier_stats stats = { .size = sizeof(stats) };
 	cJSON *o = cJSON_CreateObject();
-	bool known = !kvt_daemon_stats(s->client, p->id, &stats);
 
 	cJSON_AddStringToObject(o, "name", p->name);
 	cJSON_AddStringToObject(o, "tenant", p->tenant);
 	cJSON_AddStringToObject(o, "pager", "daemon");
+	cJSON_AddStringToObject(o, "device", p->device);
 	cJSON_AddStringToObject(o, "model", p->model);
 	cJSON_AddNumberToObject(o, "clients", p->clients);
 	cJSON_AddNumberToObject(o, "bytes", (double)p->bytes);
@@ -64,8 +58,8 @@ static cJSON *daemon_json(const struct system *s, const struct kvt_daemon_pool *
 	cJSON_AddNumberToObject(o, "checkpoint_age_s",
 				p->checkpoint == UINT32_MAX ? NAN : p->checkpoint);
 	cJSON_AddNumberToObject(o, "plan_left", (double)p->plan_left);
-	cJSON_AddNumberToObject(o, "late_faults", known ? (double)stats.late_faults : NAN);
-	cJSON_AddNumberToObject(o, "hidden_fraction", known ? stats_hidden(&stats) : NAN);
+	cJSON_AddNumberToObject(o, "late_faults", (double)stats->late_faults);
+	cJSON_AddNumberToObject(o, "hidden_fraction", stats_hidden(stats));
 	add_tiers(o, p->budget, p->used);
 	return o;
 }
@@ -75,10 +69,10 @@ static cJSON *daemon_json(const struct system *s, const struct kvt_daemon_pool *
 static void print_line(const char *name, const char *owner, uint64_t bytes, const uint64_t *used,
 		       const char *note)
 {
-	char text[4][SIZE_TEXT];
+	char text[4][SIZE_TEXT], column[2][TEXT_COLUMN];
 
-	printf("%-24.24s %-14.14s %7s %7s %7s %7s  %s\n", name, owner, size_text(bytes, text[0]),
-	       size_text(used[KVTIER_TIER_DRAM], text[1]), size_text(used[KVTIER_TIER_CXL], text[2]),
+	printf("%s %s %7s %7s %7s %7s  %s\n", text_column(name, 24, column[0]),
+	       text_column(owner, 14, column[1]), size_text(bytes, text[0]), size_text(used[KVTIER_TIER_DRAM], text[1]), size_text(used[KVTIER_TIER_CXL], text[2]),
 	       size_text(used[KVTIER_TIER_NVME], text[3]), note);
 }
 
@@ -122,7 +116,7 @@ static int list(const struct system *s)
 	}
 	for (i = 0; i < s->nr_daemon_pools; i++) {
 		if (array)
-			cJSON_AddItemToArray(array, daemon_json(s, &s->daemon_pools[i]));
+			cJSON_AddItemToArray(array, daemon_json(&s->daemon_pools[i], &s->shared.pool[i].stats));
 		else
 			print_daemon(&s->daemon_pools[i]);
 	}
@@ -158,9 +152,10 @@ static void print_members(const cJSON *o, int indent)
 	}
 }
 
-static int show(const struct system *s, const struct pool_ref *ref)
+static int show(const struct pool_ref *ref)
 {
-	cJSON *o = ref->daemon ? daemon_json(s, ref->daemon) : pool_json(ref->file);
+	cJSON *o = ref->daemon ? daemon_json(ref->daemon, &ref->file->stats) :
+				 pool_json(ref->file);
 
 	if (json_errors)
 		return print_object(o);
@@ -173,6 +168,20 @@ static int refused(const char *what, const char *pool, int error)
 {
 	return fail(1, "the daemon refuses %s of %s: %s", what, pool,
 		    kvt_error_detail()[0] ? kvt_error_detail() : kvt_strerror(error));
+}
+
+/* With --json, what was done is said. */
+static int done(const struct pool_ref *ref, const char *name, double value)
+{
+	cJSON *o;
+
+	if (!json_errors)
+		return 0;
+	o = cJSON_CreateObject();
+	cJSON_AddStringToObject(o, "name", ref->daemon->name);
+	cJSON_AddStringToObject(o, "tenant", ref->daemon->tenant);
+	cJSON_AddNumberToObject(o, name, value);
+	return print_object(o);
 }
 
 static int need_daemon_pool(const struct pool_ref *ref, const char *what)
@@ -196,7 +205,8 @@ static int set(const struct system *s, const struct pool_ref *ref, const char *n
 	if (need_daemon_pool(ref, "resize"))
 		return 1;
 	ret = kvt_daemon_set_budget(s->client, ref->daemon->id, bytes);
-	return ret ? refused("that budget", ref->daemon->name, ret) : 0;
+	return ret ? refused("that budget", ref->daemon->name, ret) :
+		     done(ref, "dram_bytes", (double)bytes);
 }
 
 static int checkpoint(const struct system *s, const struct pool_ref *ref)
@@ -206,7 +216,8 @@ static int checkpoint(const struct system *s, const struct pool_ref *ref)
 	if (need_daemon_pool(ref, "checkpoint"))
 		return 1;
 	ret = kvt_daemon_checkpoint(s->client, ref->daemon->id);
-	return ret < 0 ? refused("a checkpoint", ref->daemon->name, ret) : 0;
+	return ret < 0 ? refused("a checkpoint", ref->daemon->name, ret) :
+			 done(ref, "checkpoint_age_s", 0);
 }
 
 static int run(const struct system *s, int argc, char **argv)
@@ -218,7 +229,7 @@ static int run(const struct system *s, int argc, char **argv)
 	if (system_find(s, argv[1], &ref))
 		return 1;
 	if (!strcmp(argv[0], "show"))
-		return show(s, &ref);
+		return show(&ref);
 	if (!strcmp(argv[0], "checkpoint"))
 		return checkpoint(s, &ref);
 	return set(s, &ref, argv[2], argv[3]);
@@ -248,24 +259,11 @@ static int check(int argc, char **argv)
 int cmd_pool(int argc, char **argv)
 {
 	struct system s;
-	int found, ret;
+	int ret = option_take_none(argc, argv) ?: check(argc - optind, argv + optind);
 
-	option_json(argc, argv, ":h", options);
-	while ((found = getopt_long(argc, argv, ":h", options, NULL)) != -1) {
-		if (found == 'h')
-			return help();
-		if (found == '?' || found == ':')
-			return option_bad(EXIT_USAGE, found, argv, options);
-	}
-	ret = check(argc - optind, argv + optind);
 	if (ret)
-		return ret;
-	system_open(&s);
-	ret = system_read(&s);
-	if (ret)
-		ret = fail(1, "cannot read the pools' files: %s", strerror(-ret));
-	else
-		ret = run(&s, argc - optind, argv + optind);
+		return ret < 0 ? help() : ret;
+	ret = system_look(&s) ?: run(&s, argc - optind, argv + optind);
 	system_close(&s);
 	return ret;
 }

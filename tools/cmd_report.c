@@ -17,18 +17,18 @@
 #include "heatmap.h"
 #include "option.h"
 #include "plot.h"
+#include "print.h"
 #include "problems.h"
 #include "size.h"
 #include "system.h"
 
 #define FILE_MAX (64 << 20)
+#define MAPS_MAX 16
 
 static const struct option options[] = {
 	{ "bench", required_argument, NULL, 'b' },
 	{ "stats", required_argument, NULL, 's' },
-	{ "json", no_argument, NULL, 'j' },
-	{ "help", no_argument, NULL, 'h' },
-	{ NULL, 0, NULL, 0 },
+	OPTIONS_OF_ALL,
 };
 
 struct report {
@@ -45,7 +45,7 @@ static int help(void)
 	     "  --bench FILE  results of `make bench...` (build/bench.json)\n"
 	     "  --stats FILE  pools of `kvtier run --stats` or `kvtier stat --json`, instead of\n"
 	     "                those that run now\n"
-	     "  --json        errors as JSON\n"
+	     "  --json        what was written, or the error, as one JSON object\n"
 	     "  -h, --help    show this help\n\n"
 	     "Exit status: 0; 1 a file cannot be read or written; 2 usage.");
 	return 0;
@@ -78,22 +78,20 @@ static int read_array(const char *option, const char *path, cJSON **array)
 	return ret;
 }
 
+static int take_option(void *command, int option)
+{
+	struct report *r = command;
+
+	return option == 'b' ? read_array("bench", optarg, &r->bench) :
+			       read_array("stats", optarg, &r->pools);
+}
+
 /* 0, an exit code, or -1: help was asked for. */
 static int parse(struct report *r, int argc, char **argv)
 {
-	int found, ret = 0;
+	static const struct option_set set = { ":h", options, EXIT_USAGE, take_option };
+	int ret = option_take(argc, argv, &set, r);
 
-	option_json(argc, argv, ":h", options);
-	while (!ret && (found = getopt_long(argc, argv, ":h", options, NULL)) != -1) {
-		if (found == 'h')
-			return -1;
-		if (found == '?' || found == ':')
-			return option_bad(EXIT_USAGE, found, argv, options);
-		if (found == 'b')
-			ret = read_array("bench", optarg, &r->bench);
-		if (found == 's')
-			ret = read_array("stats", optarg, &r->pools);
-	}
 	if (!ret && optind + 1 != argc)
 		return fail(EXIT_USAGE, "one OUT.html is wanted: see `kvtier report --help`");
 	return ret;
@@ -102,17 +100,16 @@ static int parse(struct report *r, int argc, char **argv)
 static int take_pools(struct report *r)
 {
 	size_t i;
-	int ret;
 
-	system_open(&r->system);
-	ret = system_read(&r->system);
-	if (ret)
-		return fail(1, "cannot read the pools' files: %s", strerror(-ret));
+	if (system_look(&r->system))
+		return 1;
 	if (r->pools)
 		return 0;
 	r->pools = cJSON_CreateArray();
 	for (i = 0; i < r->system.pools.nr; i++)
 		cJSON_AddItemToArray(r->pools, pool_json(&r->system.pools.pool[i]));
+	for (i = 0; i < r->system.shared.nr; i++)
+		cJSON_AddItemToArray(r->pools, pool_json(&r->system.shared.pool[i]));
 	return 0;
 }
 
@@ -234,20 +231,39 @@ static void plot_parts(FILE *out, const cJSON *pools)
 	}
 }
 
-/* Blocks of pools that run; one that cannot be asked is left out. */
-static void draw_maps(FILE *out, const struct system *s)
+static void draw_map(FILE *out, const struct system *s, const struct pool_ref *ref)
 {
 	struct blocks blocks;
-	size_t i;
 
-	for (i = 0; i < s->pools.nr && i < 16; i++) {
-		struct pool_ref ref = { .file = &s->pools.pool[i], .path = s->pools.path[i] };
-
-		if (ref.file->kernel_id >= 0 || blocks_read(s, &ref, &blocks))
-			continue;
-		heatmap_svg(out, &blocks, ref.file->name, 96);
-		blocks_free(&blocks);
+	if (blocks_read(s, ref, &blocks)) {
+		fputs("<p>", out);
+		xml_text(out, ref->file->name);
+		fputs(" has no map here: ", out);
+		xml_text(out, blocks.why);
+		fputs("</p>\n", out);
+	} else {
+		heatmap_svg(out, &blocks, ref->file->name, 96);
 	}
+	blocks_free(&blocks);
+}
+
+/* Blocks of pools that run. */
+static void draw_maps(FILE *out, const struct system *s)
+{
+	size_t all = s->pools.nr + s->shared.nr, i;
+
+	for (i = 0; i < all && i < MAPS_MAX; i++) {
+		size_t shared = i - s->pools.nr;
+		struct pool_ref ref = { .file = i < s->pools.nr ? &s->pools.pool[i] :
+								  &s->shared.pool[shared],
+					.path = i < s->pools.nr ? s->pools.path[i] : "",
+					.daemon = i < s->pools.nr ? NULL :
+								    &s->daemon_pools[shared] };
+
+		draw_map(out, s, &ref);
+	}
+	if (i < all)
+		fprintf(out, "<p>and %zu more pools without a map</p>\n", all - i);
 }
 
 static void table_row(FILE *out, const cJSON *o)
@@ -355,13 +371,21 @@ static int write_report(const struct report *r, const char *path)
 {
 	FILE *out = fopen(path, "we");
 	bool failed;
+	cJSON *o;
 
 	if (!out)
 		return fail(1, "cannot write %s: %s", path, strerror(errno));
 	draw(out, r);
 	failed = ferror(out);
 	failed |= fclose(out) != 0;
-	return failed ? fail(1, "cannot write %s: %s", path, strerror(errno)) : 0;
+	if (failed)
+		return fail(1, "cannot write %s: %s", path, strerror(errno));
+	if (!json_errors)
+		return 0;
+	o = cJSON_CreateObject();
+	cJSON_AddStringToObject(o, "file", path);
+	cJSON_AddNumberToObject(o, "pools", cJSON_GetArraySize(r->pools));
+	return print_object(o);
 }
 
 int cmd_report(int argc, char **argv)

@@ -25,9 +25,7 @@ static const struct option options[] = {
 	{ "nvme", required_argument, NULL, 'n' },
 	{ "block", required_argument, NULL, 'b' },
 	{ "stats", required_argument, NULL, 's' },
-	{ "json", no_argument, NULL, 'j' },
-	{ "help", no_argument, NULL, 'h' },
-	{ NULL, 0, NULL, 0 },
+	OPTIONS_OF_ALL,
 };
 
 static int help(void)
@@ -73,11 +71,9 @@ static int take_option(void *command, int option)
 		return budget_pager(&r->budgets, optarg);
 	case 'b':
 		return budget_block(&r->budgets, optarg);
-	case 's':
+	default:
 		r->stats = optarg;
 		return session_check_stats(optarg);
-	default: /* --json was seen before */
-		return 0;
 	}
 }
 
@@ -87,12 +83,10 @@ static int parse(struct run *r, int argc, char **argv)
 	static const struct option_set set = { "+:h", options, EXIT_OWN, take_option };
 	int ret = option_take(argc, argv, &set, r);
 
-	if (ret)
-		return ret;
-	if (optind == argc)
+	if (!ret && optind == argc)
 		return fail(EXIT_OWN,
 			    "no COMMAND: kvtier run [OPTION...] -- COMMAND [ARGUMENT...]");
-	return 0;
+	return ret;
 }
 
 static int check_command(struct run *r, const char *command)

@@ -16,9 +16,7 @@
 static const struct option options[] = {
 	{ "all", no_argument, NULL, 'a' },
 	{ "background", no_argument, NULL, 'b' },
-	{ "json", no_argument, NULL, 'j' },
-	{ "help", no_argument, NULL, 'h' },
-	{ NULL, 0, NULL, 0 },
+	OPTIONS_OF_ALL,
 };
 
 struct scrub {
@@ -40,20 +38,23 @@ static int help(void)
 	return 0;
 }
 
+static int take_option(void *command, int option)
+{
+	struct scrub *c = command;
+
+	c->all |= option == 'a';
+	c->background |= option == 'b';
+	return 0;
+}
+
 /* 0, an exit code, or -1: help was asked for. */
 static int parse(struct scrub *c, int argc, char **argv)
 {
-	int found;
+	static const struct option_set set = { ":h", options, EXIT_USAGE, take_option };
+	int ret = option_take(argc, argv, &set, c);
 
-	option_json(argc, argv, ":h", options);
-	while ((found = getopt_long(argc, argv, ":h", options, NULL)) != -1) {
-		if (found == 'h')
-			return -1;
-		if (found == '?' || found == ':')
-			return option_bad(EXIT_USAGE, found, argv, options);
-		c->all |= found == 'a';
-		c->background |= found == 'b';
-	}
+	if (ret)
+		return ret;
 	if (c->all && optind < argc)
 		return fail(EXIT_USAGE, "--all and '%s': one of them", argv[optind]);
 	if (!c->all && optind + 1 != argc)

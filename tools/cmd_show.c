@@ -17,14 +17,9 @@
 #include "problems.h"
 #include "size.h"
 #include "system.h"
+#include "text.h"
 
 #define POOLS_SHOWN 12
-
-static const struct option options[] = {
-	{ "json", no_argument, NULL, 'j' },
-	{ "help", no_argument, NULL, 'h' },
-	{ NULL, 0, NULL, 0 },
-};
 
 static int help(void)
 {
@@ -43,28 +38,29 @@ struct sums {
 	char dir[4096];
 };
 
+static void add_pools(const struct pools *pools, struct sums *sums)
+{
+	size_t i;
+	int t;
+
+	for (i = 0; i < pools->nr; i++) {
+		for (t = KVTIER_TIER_DRAM; t < KVTIER_NR_TIERS; t++) {
+			sums->budget[t] += pools->pool[i].stats.tier[t].budget_bytes;
+			sums->used[t] += pools->pool[i].stats.tier[t].used_bytes;
+		}
+	}
+}
+
 static void add_up(const struct system *s, struct sums *sums)
 {
 	struct statvfs fs;
-	size_t i;
-	int t;
 
 	memset(sums, 0, sizeof(*sums));
 	sums->memory = host_memory();
 	if (host_nvme_dir(sums->dir, sizeof(sums->dir)) && !statvfs(sums->dir, &fs))
 		sums->disk = (uint64_t)fs.f_bavail * fs.f_frsize;
-	for (i = 0; i < s->pools.nr; i++) {
-		for (t = KVTIER_TIER_DRAM; t < KVTIER_NR_TIERS; t++) {
-			sums->budget[t] += s->pools.pool[i].stats.tier[t].budget_bytes;
-			sums->used[t] += s->pools.pool[i].stats.tier[t].used_bytes;
-		}
-	}
-	for (i = 0; i < s->nr_daemon_pools; i++) {
-		for (t = KVTIER_TIER_DRAM; t < KVTIER_NR_TIERS; t++) {
-			sums->budget[t] += s->daemon_pools[i].budget[t];
-			sums->used[t] += s->daemon_pools[i].used[t];
-		}
-	}
+	add_pools(&s->pools, sums);
+	add_pools(&s->shared, sums);
 }
 
 /* ---- JSON ---------------------------------------------------------------------- */
@@ -101,7 +97,7 @@ static cJSON *daemon_json(const struct system *s)
 
 static int print_json(const struct system *s, const struct sums *sums)
 {
-	cJSON *o = cJSON_CreateObject(), *tiers, *pools, *tier;
+	cJSON *o = cJSON_CreateObject(), *tiers, *pools, *tier, *pool;
 	size_t i;
 	int t;
 
@@ -121,11 +117,12 @@ static int print_json(const struct system *s, const struct sums *sums)
 		cJSON_AddItemToArray(pools, pool_json(&s->pools.pool[i]));
 	pools = cJSON_AddArrayToObject(o, "daemon_pools");
 	for (i = 0; i < s->nr_daemon_pools; i++) {
-		tier = cJSON_CreateObject();
-		cJSON_AddStringToObject(tier, "name", s->daemon_pools[i].name);
-		cJSON_AddStringToObject(tier, "tenant", s->daemon_pools[i].tenant);
-		cJSON_AddNumberToObject(tier, "clients", s->daemon_pools[i].clients);
-		cJSON_AddItemToArray(pools, tier);
+		pool = pool_json(&s->shared.pool[i]);
+		cJSON_ReplaceItemInObject(pool, "name",
+					  cJSON_CreateString(s->daemon_pools[i].name));
+		cJSON_AddStringToObject(pool, "tenant", s->daemon_pools[i].tenant);
+		cJSON_AddNumberToObject(pool, "clients", s->daemon_pools[i].clients);
+		cJSON_AddItemToArray(pools, pool);
 	}
 	cJSON_AddItemToObject(o, "problems", problems_of(s));
 	return print_object(o);
@@ -174,29 +171,19 @@ static void print_sums(const struct sums *sums)
 	}
 }
 
-static void print_pool(const char *label, const struct kvt_stat_file *f)
+static void print_pool(const struct kvt_stat_file *f)
 {
 	const struct kvtier_stats *s = &f->stats;
-	char size[4][SIZE_TEXT], hits[PERCENT_TEXT], hidden[PERCENT_TEXT];
+	char size[4][SIZE_TEXT], hits[PERCENT_TEXT], hidden[PERCENT_TEXT], name[TEXT_COLUMN];
+	char owner[POOL_OWNER];
 
-	printf("%-8s %-12.12s %7u %6s %6s %6s %6s %7s %7s %6llu\n", label, f->name, f->pid,
-	       size_text(s->bytes, size[0]),
+	printf("         %s %7s %6s %6s %6s %6s %7s %7s %6llu\n", text_column(f->name, 12, name),
+	       pool_owner(f, owner), size_text(s->bytes, size[0]),
 	       size_text(s->tier[KVTIER_TIER_DRAM].used_bytes, size[1]),
 	       size_text(s->tier[KVTIER_TIER_CXL].used_bytes, size[2]),
 	       size_text(s->tier[KVTIER_TIER_NVME].used_bytes, size[3]),
 	       percent_text(stats_hits(s), hits), percent_text(stats_hidden(s), hidden),
 	       (unsigned long long)s->late_faults);
-}
-
-static void print_daemon_pool(const struct kvt_daemon_pool *p)
-{
-	char size[4][SIZE_TEXT], name[128];
-
-	snprintf(name, sizeof(name), "%s/%s", p->tenant, p->name);
-	printf("%-8s %-12.12s %7s %6s %6s %6s %6s  %u clients\n", "", name, "daemon",
-	       size_text(p->bytes, size[0]), size_text(p->used[KVTIER_TIER_DRAM], size[1]),
-	       size_text(p->used[KVTIER_TIER_CXL], size[2]),
-	       size_text(p->used[KVTIER_TIER_NVME], size[3]), p->clients);
 }
 
 static void print_pools(const struct system *s)
@@ -207,13 +194,13 @@ static void print_pools(const struct system *s)
 		puts("pools    none: start an engine with `kvtier run -- COMMAND`");
 		return;
 	}
-	printf("%-8s %-12s %7s %6s %6s %6s %6s %7s %7s %6s\n", "pools", "", "PID", "SIZE", "DRAM", "CXL",
+	printf("%-8s %-12s %7s %6s %6s %6s %6s %7s %7s %6s\n", "pools", "", "OF", "SIZE", "DRAM", "CXL",
 	       "NVME", "HITS", "HIDDEN", "LATE");
 	for (i = 0; i < all && i < POOLS_SHOWN; i++) {
 		if (i < s->pools.nr)
-			print_pool("", &s->pools.pool[i]);
+			print_pool(&s->pools.pool[i]);
 		else
-			print_daemon_pool(&s->daemon_pools[i - s->pools.nr]);
+			print_pool(&s->shared.pool[i - s->pools.nr]);
 	}
 	if (all > POOLS_SHOWN)
 		printf("%-8s and %zu more: `kvtier pool`\n", "", all - POOLS_SHOWN);
@@ -252,22 +239,12 @@ int cmd_show(int argc, char **argv)
 {
 	struct system s;
 	struct sums sums;
-	int found, ret;
+	int ret = option_take_none(argc, argv) ?: option_end(argc, argv);
 
-	option_json(argc, argv, ":h", options);
-	while ((found = getopt_long(argc, argv, ":h", options, NULL)) != -1) {
-		if (found == 'h')
-			return help();
-		if (found == '?' || found == ':')
-			return option_bad(EXIT_USAGE, found, argv, options);
-	}
-	if (optind < argc)
-		return fail(EXIT_USAGE, "unexpected argument '%s': see `kvtier --help`", argv[optind]);
-	system_open(&s);
-	ret = system_read(&s);
-	if (ret) {
-		ret = fail(1, "cannot read the pools' files: %s", strerror(-ret));
-	} else {
+	if (ret)
+		return ret < 0 ? help() : ret;
+	ret = system_look(&s);
+	if (!ret) {
 		add_up(&s, &sums);
 		ret = json_errors ? print_json(&s, &sums) : print(&s, &sums);
 	}

@@ -11,23 +11,21 @@
 
 #include "command.h"
 #include "interval.h"
-#include "module.h"
 #include "option.h"
 #include "print.h"
-#include "pools.h"
 #include "size.h"
+#include "system.h"
 
 static const struct option options[] = {
-	{ "json", no_argument, NULL, 'j' },
 	{ "watch", required_argument, NULL, 'w' },
-	{ "help", no_argument, NULL, 'h' },
-	{ NULL, 0, NULL, 0 },
+	OPTIONS_OF_ALL,
 };
 
 static int help(void)
 {
 	puts("usage: kvtier stat [OPTION...]\n\n"
-	     "Show the pools of running processes: occupancy of each tier, faults, transfers.\n\n"
+	     "Show the running pools, of processes and of kvtierd: occupancy of each tier, faults,\n"
+	     "transfers.\n\n"
 	     "  --json               one JSON array of pools, counters since each was made\n"
 	     "  -w, --watch SECONDS  again every SECONDS until interrupted: figures of the interval\n"
 	     "  -h, --help           show this help\n\n"
@@ -61,14 +59,21 @@ static void print_tier(int t, const struct kvtier_tier_stats *tier)
 }
 
 /* Whose it is: a process, or what the kernel calls a pool of somebody else's. */
+/* Whose it is: a process, kvtierd, or what the kernel calls a pool of somebody else's. */
 static void print_owner(const struct kvt_stat_file *pool)
 {
-	if (pool->pid && pool->kernel_id >= 0)
-		printf("%s (pid %u, kernel pager, pool%d)", pool->name, pool->pid, pool->kernel_id);
+	bool shared = !strcmp(pool->pager, "daemon");
+
+	printf("%s (", pool->name);
+	if (shared)
+		printf("kvtierd");
 	else if (pool->pid)
-		printf("%s (pid %u, %s pager)", pool->name, pool->pid, pool->pager);
-	else
-		printf("%s (kernel pager, pool%d)", pool->name, pool->kernel_id);
+		printf("pid %u, ", pool->pid);
+	if (pool->kernel_id >= 0)
+		printf("%skernel pager, pool%d", shared ? ", " : "", pool->kernel_id);
+	else if (!shared)
+		printf("%s pager", pool->pager);
+	putchar(')');
 }
 
 static void print_pool(const struct kvt_stat_file *pool, const struct kvt_stat_file *before)
@@ -118,18 +123,21 @@ static int show(const struct pools *pools, const struct pools *before)
 	return 0;
 }
 
-static int show_once(struct pools *pools, const struct pools *before)
+/* All of them in one list: the caller frees it. */
+static int look(struct system *s, struct pools *pools)
 {
-	int ret = pools_read(pools, NULL, NULL);
+	int ret = system_read(s);
+	size_t i;
 
-	if (!ret)
-		ret = module_pools(pools, module_class());
-	if (ret)
-		return fail(1, "cannot read the pools' files: %s", strerror(-ret));
-	return show(pools, before);
+	for (i = 0; i < s->shared.nr && !ret; i++)
+		ret = pools_add(&s->pools, &s->shared.pool[i], "");
+	*pools = s->pools;
+	s->pools = (struct pools){ 0 };
+	return ret ? fail(1, "cannot read the pools' files: %s", strerror(-ret)) : 0;
 }
 
-static int watch(double seconds)
+/* @seconds: between two looks; 0: there is one. */
+static int watch(struct system *s, double seconds)
 {
 	struct timespec pause = { .tv_sec = (time_t)seconds,
 				  .tv_nsec = (long)((seconds - (double)(time_t)seconds) * 1e9) };
@@ -137,62 +145,43 @@ static int watch(double seconds)
 	int ret;
 
 	while (1) {
-		ret = show_once(&now, &before);
-		fflush(stdout);
+		ret = look(s, &now) ?: show(&now, &before);
 		pools_free(&before);
 		before = now;
-		if (ret || ferror(stdout))
-			return ret ? ret : 1;
+		if (ret || seconds <= 0 || fflush(stdout) || ferror(stdout))
+			break;
 		nanosleep(&pause, NULL);
 		if (!json_errors)
 			putchar('\n');
 	}
+	pools_free(&before);
+	return ret;
 }
 
-static int take_seconds(double *seconds, const char *text)
+static int take_option(void *seconds, int option)
 {
-	char *end;
-
-	*seconds = strtod(text, &end);
-	if (end != text && !*end && *seconds >= 0.01 && *seconds <= 86400)
-		return 0;
-	return fail(EXIT_USAGE, "--watch: '%s' is not a number of seconds from 0.01 to 86400",
-		    text);
+	(void)option;
+	return option_number("watch", optarg, 0.01, 86400, seconds);
 }
 
 /* 0, an exit code, or -1: help was asked for. */
 static int parse(double *seconds, int argc, char **argv)
 {
-	static const char letters[] = ":w:h";
-	int found, ret;
+	static const struct option_set set = { ":w:h", options, EXIT_USAGE, take_option };
 
-	option_json(argc, argv, letters, options);
-	while ((found = getopt_long(argc, argv, letters, options, NULL)) != -1) {
-		if (found == 'h')
-			return -1;
-		if (found == '?' || found == ':')
-			return option_bad(EXIT_USAGE, found, argv, options);
-		ret = found == 'w' ? take_seconds(seconds, optarg) : 0;
-		if (ret)
-			return ret;
-	}
-	if (optind < argc)
-		return fail(EXIT_USAGE, "unexpected argument '%s': see `kvtier stat --help`",
-			    argv[optind]);
-	return 0;
+	return option_take(argc, argv, &set, seconds) ?: option_end(argc, argv);
 }
 
 int cmd_stat(int argc, char **argv)
 {
-	struct pools pools;
 	double seconds = 0;
+	struct system s;
 	int ret = parse(&seconds, argc, argv);
 
 	if (ret)
 		return ret < 0 ? help() : ret;
-	if (seconds > 0)
-		return watch(seconds);
-	ret = show_once(&pools, NULL);
-	pools_free(&pools);
+	system_open(&s);
+	ret = watch(&s, seconds);
+	system_close(&s);
 	return ret;
 }

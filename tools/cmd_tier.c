@@ -18,12 +18,6 @@
 #include "sysfs.h"
 #include "system.h"
 
-static const struct option options[] = {
-	{ "json", no_argument, NULL, 'j' },
-	{ "help", no_argument, NULL, 'h' },
-	{ NULL, 0, NULL, 0 },
-};
-
 static int help(void)
 {
 	puts("usage: kvtier tier [list]\n"
@@ -165,8 +159,7 @@ static int list(void)
 	struct system s;
 	int ret;
 
-	system_open(&s);
-	ret = system_read(&s);
+	ret = system_look(&s);
 	if (!ret) {
 		add_module_tier(array, "dram");
 		add_module_tier(array, "cxl");
@@ -182,7 +175,7 @@ static int list(void)
 		print_tier(o);
 	}
 	cJSON_Delete(array);
-	return ret ? fail(1, "cannot read the pools' files: %s", strerror(-ret)) : 0;
+	return ret;
 }
 
 /* ---- show, set, quota ---------------------------------------------------------- */
@@ -240,6 +233,7 @@ static int quota(char **argv)
 	struct system s;
 	uint64_t bytes = 0;
 	int tier = tier_of(argv[1]), ret;
+	cJSON *o;
 
 	if (!tier)
 		return fail(EXIT_USAGE, "'%s' is not dram, cxl or nvme", argv[1]);
@@ -252,7 +246,13 @@ static int quota(char **argv)
 				   kvt_error_detail()[0] ? kvt_error_detail() : kvt_strerror(ret));
 	}
 	system_close(&s);
-	return ret;
+	if (ret || !json_errors)
+		return ret;
+	o = cJSON_CreateObject();
+	cJSON_AddStringToObject(o, "tenant", argv[0]);
+	cJSON_AddStringToObject(o, "tier", argv[1]);
+	cJSON_AddNumberToObject(o, "quota_bytes", (double)bytes);
+	return print_object(o);
 }
 
 static int run(int argc, char **argv)
@@ -274,14 +274,9 @@ static int run(int argc, char **argv)
 
 int cmd_tier(int argc, char **argv)
 {
-	int found;
+	int ret = option_take_none(argc, argv);
 
-	option_json(argc, argv, ":h", options);
-	while ((found = getopt_long(argc, argv, ":h", options, NULL)) != -1) {
-		if (found == 'h')
-			return help();
-		if (found == '?' || found == ':')
-			return option_bad(EXIT_USAGE, found, argv, options);
-	}
+	if (ret)
+		return ret < 0 ? help() : ret;
 	return run(argc - optind, argv + optind);
 }

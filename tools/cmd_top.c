@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <locale.h>
 #include <math.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -13,21 +14,22 @@
 #include "command.h"
 #include "option.h"
 #include "print.h"
+#include "text.h"
 #include "top_frame.h"
+
+static volatile sig_atomic_t interrupted;
 
 static const struct option options[] = {
 	{ "batch", no_argument, NULL, 'b' },
 	{ "count", required_argument, NULL, 'n' },
 	{ "delay", required_argument, NULL, 'd' },
 	{ "sort", required_argument, NULL, 's' },
-	{ "json", no_argument, NULL, 'j' },
-	{ "help", no_argument, NULL, 'h' },
-	{ NULL, 0, NULL, 0 },
+	OPTIONS_OF_ALL,
 };
 
 struct top {
 	struct system system;
-	struct pools before;
+	struct pools before, shared_before;
 	struct kvt_daemon_tenant *tenants_before;
 	uint32_t nr_tenants_before;
 	struct timespec looked;
@@ -73,25 +75,21 @@ static int take_sort(struct top *t, const char *text)
 static int take_option(void *command, int option)
 {
 	struct top *t = command;
-	char *end;
+	double count;
+	int ret;
 
 	switch (option) {
 	case 'b':
 		t->batch = true;
 		return 0;
 	case 'n':
-		t->count = strtol(optarg, &end, 10);
-		return end != optarg && !*end && t->count >= 1 ? 0 :
-			       fail(EXIT_USAGE, "--count: '%s' is not a number from 1 on", optarg);
+		ret = option_number("count", optarg, 1, 1e9, &count);
+		t->count = ret ? 0 : (long)count;
+		return ret;
 	case 'd':
-		t->delay = strtod(optarg, &end);
-		return end != optarg && !*end && t->delay >= 0.1 && t->delay <= 3600 ? 0 :
-			       fail(EXIT_USAGE, "--delay: '%s' is not a number from 0.1 to 3600",
-				    optarg);
-	case 's':
+		return option_number("delay", optarg, 0.1, 3600, &t->delay);
+	default:
 		return take_sort(t, optarg);
-	default: /* --json was seen before */
-		return 0;
 	}
 }
 
@@ -101,12 +99,11 @@ static int parse(struct top *t, int argc, char **argv)
 	static const struct option_set set = { ":bn:d:s:h", options, EXIT_USAGE, take_option };
 	int ret = option_take(argc, argv, &set, t);
 
+	if (!ret)
+		ret = option_end(argc, argv);
 	if (ret)
 		return ret;
 	t->batch |= json_errors;
-	if (optind < argc)
-		return fail(EXIT_USAGE, "unexpected argument '%s': see `kvtier top --help`",
-			    argv[optind]);
 	if (!t->batch && (!isatty(STDOUT_FILENO) || !isatty(STDIN_FILENO)))
 		return fail(1, "this is no terminal: use `kvtier top --batch`");
 	return 0;
@@ -128,6 +125,9 @@ static void keep(struct top *t)
 	pools_free(&t->before);
 	t->before = t->system.pools;
 	t->system.pools = (struct pools){ 0 };
+	pools_free(&t->shared_before);
+	t->shared_before = t->system.shared;
+	t->system.shared = (struct pools){ 0 };
 	free(t->tenants_before);
 	t->tenants_before = t->system.tenants;
 	t->nr_tenants_before = t->system.nr_tenants;
@@ -146,6 +146,7 @@ static int look(struct top *t, struct top_look *look)
 	clock_gettime(CLOCK_MONOTONIC, &t->looked);
 	*look = (struct top_look){ .now = &t->system,
 				   .before = t->again ? &t->before : NULL,
+				   .shared_before = t->again ? &t->shared_before : NULL,
 				   .tenants_before = t->tenants_before,
 				   .nr_tenants_before = t->nr_tenants_before,
 				   .seconds = seconds,
@@ -214,7 +215,9 @@ static void draw_help(void)
 static void draw(struct top *t)
 {
 	const struct top_frame *f = &t->frame;
-	int y, line, most = f->nr - f->first_pool - 1;
+	/* On a screen too small for the head, all scrolls but its first line. */
+	int fixed = f->first_pool <= LINES - 3 ? f->first_pool : 1;
+	int y, line, most = f->nr - fixed - 1;
 
 	erase();
 	if (t->helping) {
@@ -225,13 +228,13 @@ static void draw(struct top *t)
 	t->scroll = t->scroll > most ? most : t->scroll;
 	t->scroll = t->scroll < 0 ? 0 : t->scroll;
 	for (y = 0; y < LINES; y++) {
-		line = y < f->first_pool ? y : y + t->scroll;
+		line = y < fixed ? y : y + t->scroll;
 		if (line >= f->nr)
 			break;
 		attrset(f->style[line] == TOP_HEAD  ? A_REVERSE :
 			f->style[line] == TOP_WRONG ? A_BOLD :
 						      A_NORMAL);
-		mvaddnstr(y, 0, f->line[line], COLS);
+		mvaddnstr(y, 0, f->line[line], text_bytes(f->line[line], COLS));
 		if (f->style[line] == TOP_HEAD)
 			mvchgat(y, 0, COLS, A_REVERSE, 0, NULL);
 	}
@@ -275,6 +278,12 @@ static bool take_key(struct top *t, int key)
 	return true;
 }
 
+static void on_interrupt(int signal)
+{
+	(void)signal;
+	interrupted = 1;
+}
+
 /* Keys until the next look is due. */
 static bool wait_for_keys(struct top *t)
 {
@@ -284,6 +293,8 @@ static bool wait_for_keys(struct top *t)
 	while ((left = t->delay - seconds_since(&t->looked)) > 0 || t->paused) {
 		timeout(left > 0.2 || t->paused ? 200 : (int)(left * 1000) + 1);
 		key = getch();
+		if (interrupted)
+			return false;
 		if (key == ERR)
 			continue;
 		if (!take_key(t, key))
@@ -297,13 +308,16 @@ static bool wait_for_keys(struct top *t)
 
 static int show_screen(struct top *t)
 {
+	struct sigaction action = { .sa_handler = on_interrupt };
 	struct top_look now;
 	int ret;
 
-	setlocale(LC_ALL, "");
+	setlocale(LC_CTYPE, "");
 	if (!newterm(NULL, stdout, stdin))
 		return fail(1, "the terminal '%s' is not known: use `kvtier top --batch`",
 			    getenv("TERM") ? getenv("TERM") : "");
+	sigaction(SIGINT, &action, NULL); /* as q, which restores the screen, too */
+	sigaction(SIGTERM, &action, NULL);
 	cbreak();
 	noecho();
 	keypad(stdscr, TRUE);
@@ -336,6 +350,7 @@ int cmd_top(int argc, char **argv)
 	ret = t->batch ? show_batch(t) : show_screen(t);
 	system_close(&t->system);
 	pools_free(&t->before);
+	pools_free(&t->shared_before);
 	free(t->tenants_before);
 	free(t);
 	return ret;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 /* kvtier: the command.  One table; no arguments means `show`. */
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,6 +10,7 @@
 
 #include "command.h"
 #include "kvtier.h"
+#include "text.h"
 
 static const struct {
 	const char *name;
@@ -43,6 +45,7 @@ int fail(int code, const char *fmt, ...)
 	va_start(args, fmt);
 	vsnprintf(line, sizeof(line), fmt, args);
 	va_end(args);
+	text_clean(line);
 	if (json_errors) {
 		cJSON *object = cJSON_CreateObject();
 		char *text;
@@ -82,7 +85,16 @@ static int unknown(int argc, char **argv)
 	return fail(EXIT_USAGE, "there is no command '%s': see `kvtier --help`", argv[1]);
 }
 
-int main(int argc, char **argv)
+/* A full disk behind standard output, say: nobody gets half an answer and a 0. */
+static int finish(int ret)
+{
+	if (!fflush(stdout) && !ferror(stdout))
+		return ret;
+	json_errors = false; /* that way is closed */
+	return fail(ret ? ret : 1, "cannot write the output: %s", strerror(errno));
+}
+
+static int run(int argc, char **argv)
 {
 	size_t i;
 
@@ -108,4 +120,9 @@ int main(int argc, char **argv)
 		return commands[i].run(argc - 1, argv + 1);
 	}
 	return unknown(argc, argv);
+}
+
+int main(int argc, char **argv)
+{
+	return finish(run(argc, argv));
 }

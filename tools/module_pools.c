@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "module.h"
+#include "text.h"
 
 struct folder {
 	char path[512]; /* of one pool */
@@ -26,8 +27,10 @@ static bool read_line(const struct folder *f, const char *name, char *line, size
 		return false;
 	good = fgets(line, (int)len, file);
 	fclose(file);
-	if (good)
+	if (good) {
 		line[strcspn(line, "\n")] = '\0';
+		text_clean(line);
+	}
 	return good;
 }
 

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "pools.h"
+#include "text.h"
 
 const char *const tier_names[KVTIER_NR_TIERS] = { "none", "dram", "cxl", "nvme" };
 
@@ -76,6 +77,14 @@ static bool copy_file(const char *path, struct kvt_stat_file *copy)
 			usleep(10);
 	}
 	munmap((void *)f, sizeof(*f));
+	/* The file is its process's: it may hold anything. */
+	copy->name[sizeof(copy->name) - 1] = copy->pager[sizeof(copy->pager) - 1] = '\0';
+	copy->nvme_path[sizeof(copy->nvme_path) - 1] = '\0';
+	copy->last_error[sizeof(copy->last_error) - 1] = '\0';
+	text_clean(copy->name);
+	text_clean(copy->pager);
+	text_clean(copy->nvme_path);
+	text_clean(copy->last_error);
 	return copy->magic == KVT_STAT_MAGIC && copy->version == KVT_STAT_VERSION &&
 	       copy->bytes == sizeof(*copy);
 }
@@ -94,6 +103,14 @@ int pools_add(struct pools *pools, const struct kvt_stat_file *pool, const char 
 	pools->pool[pools->nr] = *pool;
 	snprintf(pools->path[pools->nr++], sizeof(*pools->path), "%s", path);
 	return 0;
+}
+
+void pools_remove(struct pools *pools, size_t nr)
+{
+	size_t rest = --pools->nr - nr;
+
+	memmove(pools->pool + nr, pools->pool + nr + 1, rest * sizeof(*pools->pool));
+	memmove(pools->path + nr, pools->path + nr + 1, rest * sizeof(*pools->path));
 }
 
 /* "<pid>-<number>.pool" or "run-<pid>-XXXXXX": the process that made it; 0: another file. */
@@ -210,7 +227,9 @@ double stats_hidden(const struct kvtier_stats *s)
 
 double stats_hits(const struct kvtier_stats *s)
 {
-	uint64_t touched = s->prefetch_used + s->hard_faults + s->zero_faults + s->soft_faults;
+	/* Late ones were under way: read ahead, or promoted on request. */
+	uint64_t touched = s->hard_faults + s->zero_faults + s->soft_faults +
+			   (s->prefetch_used > s->late_faults ? s->prefetch_used : s->late_faults);
 	uint64_t waited = s->hard_faults + s->late_faults;
 
 	if (!touched)
@@ -223,6 +242,17 @@ double stats_accuracy(const struct kvtier_stats *s)
 	uint64_t known = s->prefetch_used + s->prefetch_wasted;
 
 	return known ? (double)s->prefetch_used / (double)known : NAN;
+}
+
+const char *pool_owner(const struct kvt_stat_file *pool, char buf[POOL_OWNER])
+{
+	if (!strcmp(pool->pager, "daemon"))
+		return "kvtierd";
+	if (pool->pid)
+		snprintf(buf, POOL_OWNER, "%u", pool->pid);
+	else
+		snprintf(buf, POOL_OWNER, "pool%d", pool->kernel_id);
+	return buf;
 }
 
 static cJSON *tier_json(const struct kvtier_tier_stats *t)

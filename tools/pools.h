@@ -27,9 +27,14 @@ bool pool_alive(const struct kvt_stat_file *pool);
 int pools_read(struct pools *pools, bool (*want)(const struct kvt_stat_file *, void *), void *arg);
 /* Add a copy of @pool; 0 or -ENOMEM. */
 int pools_add(struct pools *pools, const struct kvt_stat_file *pool, const char *path);
+void pools_remove(struct pools *pools, size_t nr);
 void pools_free(struct pools *pools);
 
 cJSON *pool_json(const struct kvt_stat_file *pool);
+
+/* Whose it is, in a column of 7: a process, "poolN" of the module, or "kvtierd". */
+#define POOL_OWNER 16
+const char *pool_owner(const struct kvt_stat_file *pool, char buf[POOL_OWNER]);
 
 /* Is there a process @pid that has not ended? */
 bool process_alive(uint32_t pid);

@@ -7,6 +7,7 @@
 
 #include "command.h"
 #include "system.h"
+#include "text.h"
 
 /* ---- the daemon ---------------------------------------------------------------- */
 
@@ -15,6 +16,7 @@ static void note_daemon(struct system *s, int error)
 	s->daemon_error = error;
 	snprintf(s->daemon_detail, sizeof(s->daemon_detail), "%s",
 		 kvt_error_detail()[0] ? kvt_error_detail() : kvt_strerror(error));
+	text_clean(s->daemon_detail);
 }
 
 void system_open(struct system *s)
@@ -35,6 +37,7 @@ static void forget_lists(struct system *s)
 	free(s->daemon_pools);
 	free(s->tenants);
 	free(s->tiers);
+	pools_free(&s->shared);
 	s->daemon_pools = NULL;
 	s->tenants = NULL;
 	s->tiers = NULL;
@@ -55,6 +58,21 @@ static void forget_lists(struct system *s)
 		got_ < 0 ? got_ : 0;                                             \
 	})
 
+static void clean_names(struct system *s)
+{
+	uint32_t i;
+
+	for (i = 0; i < s->nr_daemon_pools; i++) {
+		text_clean(s->daemon_pools[i].name);
+		text_clean(s->daemon_pools[i].tenant);
+		text_clean(s->daemon_pools[i].model);
+	}
+	for (i = 0; i < s->nr_tenants; i++)
+		text_clean(s->tenants[i].name);
+	for (i = 0; i < s->nr_tiers; i++)
+		text_clean(s->tiers[i].where);
+}
+
 static int read_daemon(struct system *s)
 {
 	int ret = kvt_daemon_status(s->client, &s->status);
@@ -65,6 +83,65 @@ static int read_daemon(struct system *s)
 		ret = READ_LIST(s, kvt_daemon_tenants, tenants, nr_tenants);
 	if (!ret)
 		ret = READ_LIST(s, kvt_daemon_tiers, tiers, nr_tiers);
+	clean_names(s);
+	return ret;
+}
+
+/* ---- figures of the daemon's pools ------------------------------------------------ */
+
+/* Where nothing else is known. */
+static void stats_from_list(const struct kvt_daemon_pool *p, struct kvtier_stats *stats)
+{
+	int t;
+
+	*stats = (struct kvtier_stats){ .bytes = p->bytes };
+	stats->block_shift = p->block_bytes ? (uint32_t)__builtin_ctzll(p->block_bytes) : 0;
+	stats->nr_blocks = p->bytes >> stats->block_shift;
+	for (t = KVTIER_TIER_DRAM; t < KVTIER_NR_TIERS; t++) {
+		stats->tier[t].budget_bytes = p->budget[t];
+		stats->tier[t].used_bytes = p->used[t];
+	}
+}
+
+static struct kvt_stat_file *module_entry(struct system *s, const char *device)
+{
+	char name[32];
+	size_t i;
+
+	for (i = 0; i < s->pools.nr; i++) {
+		snprintf(name, sizeof(name), "pool%d", s->pools.pool[i].kernel_id);
+		if (s->pools.pool[i].kernel_id >= 0 && !strcmp(name, device))
+			return &s->pools.pool[i];
+	}
+	return NULL;
+}
+
+/* What the module shows of it is not shown twice. */
+static int add_shared(struct system *s, const struct kvt_daemon_pool *p)
+{
+	struct kvt_stat_file f = { .pid = s->status.pid, .kernel_id = -1, .created_ns = p->id },
+			     *entry = p->device[0] ? module_entry(s, p->device) : NULL;
+
+	snprintf(f.name, sizeof(f.name), "%.31s/%.31s", p->tenant, p->name);
+	snprintf(f.pager, sizeof(f.pager), "daemon");
+	if (entry) {
+		f.stats = entry->stats;
+		f.kernel_id = entry->kernel_id;
+		snprintf(f.nvme_path, sizeof(f.nvme_path), "%s", entry->nvme_path);
+		pools_remove(&s->pools, (size_t)(entry - s->pools.pool));
+	} else if (kvt_daemon_stats(s->client, p->id, &f.stats)) {
+		stats_from_list(p, &f.stats);
+	}
+	return pools_add(&s->shared, &f, "");
+}
+
+static int read_shared(struct system *s)
+{
+	uint32_t i;
+	int ret = 0;
+
+	for (i = 0; i < s->nr_daemon_pools && !ret; i++)
+		ret = add_shared(s, &s->daemon_pools[i]);
 	return ret;
 }
 
@@ -72,8 +149,7 @@ struct kvt_client *system_need_daemon(struct system *s, int *ret)
 {
 	system_open(s);
 	*ret = s->client ? 0 :
-			   fail(1, "no kvtierd answers (%s): start it, or name its socket in "
-				   "KVTIER_SOCKET", s->daemon_detail);
+			   fail(1, "no kvtierd answers: %s", s->daemon_detail);
 	return s->client;
 }
 
@@ -96,7 +172,16 @@ int system_read(struct system *s)
 		note_daemon(s, -ECONNRESET);
 		forget_lists(s);
 	}
-	return ret;
+	return ret ?: read_shared(s);
+}
+
+int system_look(struct system *s)
+{
+	int ret;
+
+	system_open(s);
+	ret = system_read(s);
+	return ret ? fail(1, "cannot read the pools' files: %s", strerror(-ret)) : 0;
 }
 
 void system_close(struct system *s)
@@ -127,7 +212,7 @@ static bool is_daemon_pool(const struct kvt_daemon_pool *pool, const char *text)
 {
 	size_t n = strlen(pool->tenant);
 
-	if (!strcmp(text, pool->name))
+	if (!strcmp(text, pool->name) || (*text && !strcmp(text, pool->device)))
 		return true;
 	return !strncmp(text, pool->tenant, n) && text[n] == '/' &&
 	       !strcmp(text + n + 1, pool->name);
@@ -148,7 +233,8 @@ int system_find(const struct system *s, const char *text, struct pool_ref *ref)
 	for (i = 0; i < s->nr_daemon_pools; i++) {
 		if (!is_daemon_pool(&s->daemon_pools[i], text))
 			continue;
-		ref->file = NULL;
+		ref->file = &s->shared.pool[i];
+		ref->path = "";
 		ref->daemon = &s->daemon_pools[i];
 		found++;
 	}

@@ -8,7 +8,7 @@
 #include "pools.h"
 
 struct system {
-	struct pools pools; /* of processes, and the module's */
+	struct pools pools; /* of processes, and the module's; not the daemon's */
 	struct module module;
 
 	struct kvt_client *client; /* NULL: no daemon answers */
@@ -16,6 +16,7 @@ struct system {
 	char daemon_detail[256];
 	struct kvt_daemon_status status;
 	struct kvt_daemon_pool *daemon_pools;
+	struct pools shared; /* the same pools with their figures: an entry each, in their order */
 	struct kvt_daemon_tenant *tenants;
 	struct kvt_daemon_tier *tiers;
 	uint32_t nr_daemon_pools, nr_tenants, nr_tiers;
@@ -25,6 +26,8 @@ struct system {
 void system_open(struct system *s);
 /* Look again at everything: 0 or -errno of reading the pools' files. */
 int system_read(struct system *s);
+/* The same two, and 1 after one line where that failed. */
+int system_look(struct system *s);
 void system_close(struct system *s);
 
 /* The daemon's client, or NULL after one line said that there is no daemon. */
@@ -32,12 +35,12 @@ struct kvt_client *system_need_daemon(struct system *s, int *ret);
 
 /*
  * One pool, as a user names it: its number in /sys/class/kvtier (pool3), the id of its
- * process, or its name; a pool of the daemon by its name or TENANT/NAME.
+ * process, or its name; a pool of the daemon by its name, its poolN or TENANT/NAME.
  */
 struct pool_ref {
-	const struct kvt_stat_file *file; /* of a process or the module; else NULL */
+	const struct kvt_stat_file *file;
 	const char *path; /* of its file; "": it has none */
-	const struct kvt_daemon_pool *daemon;
+	const struct kvt_daemon_pool *daemon; /* NULL: of a process, or the module */
 };
 
 /* 0, or an exit code after one line said what is wrong. */

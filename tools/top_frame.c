@@ -11,6 +11,7 @@
 #include "print.h"
 #include "problems.h"
 #include "size.h"
+#include "text.h"
 #include "top_frame.h"
 
 #define BAR 20
@@ -38,13 +39,13 @@ __attribute__((format(printf, 3, 4))) static void add(struct top_frame *f, enum 
 
 /* ---- rows ---------------------------------------------------------------------- */
 
-static struct row row_of(const struct top_look *look, const struct kvt_stat_file *pool)
+static struct row row_of(const struct kvt_stat_file *pool, const struct pools *pools_before,
+			 double seconds)
 {
-	const struct kvt_stat_file *before = interval_before(look->before, pool);
+	const struct kvt_stat_file *before = interval_before(pools_before, pool);
 	struct row r = { .pool = pool, .s = interval_since(pool, before) };
-	double seconds = look->seconds > 0 && before ? look->seconds : 0;
 
-	if (seconds > 0) {
+	if (seconds > 0 && before) {
 		r.read = (double)r.s.tier[KVTIER_TIER_NVME].bytes_out / seconds;
 		r.write = (double)r.s.tier[KVTIER_TIER_NVME].bytes_in / seconds;
 		r.late = (double)r.s.late_faults / seconds;
@@ -79,19 +80,22 @@ static int compare(const void *a, const void *b, void *sort)
 	return names ? names : (int)x->pool->pid - (int)y->pool->pid;
 }
 
-/* Sorted; the caller frees them.  NULL: none, or no memory. */
-static struct row *rows_of(const struct top_look *look)
+/* All pools, sorted: the caller frees them.  NULL: none, or no memory. */
+static struct row *rows_of(const struct top_look *look, size_t *nr)
 {
-	const struct pools *pools = &look->now->pools;
-	struct row *rows = pools->nr ? calloc(pools->nr, sizeof(*rows)) : NULL;
+	const struct pools *own = &look->now->pools, *shared = &look->now->shared;
+	size_t all = own->nr + shared->nr, i;
+	struct row *rows = all ? calloc(all, sizeof(*rows)) : NULL;
 	enum top_sort sort = look->sort;
-	size_t i;
 
+	*nr = rows ? all : 0;
 	if (!rows)
 		return NULL;
-	for (i = 0; i < pools->nr; i++)
-		rows[i] = row_of(look, &pools->pool[i]);
-	qsort_r(rows, pools->nr, sizeof(*rows), compare, &sort);
+	for (i = 0; i < own->nr; i++)
+		rows[i] = row_of(&own->pool[i], look->before, look->seconds);
+	for (i = 0; i < shared->nr; i++)
+		rows[own->nr + i] = row_of(&shared->pool[i], look->shared_before, look->seconds);
+	qsort_r(rows, all, sizeof(*rows), compare, &sort);
 	return rows;
 }
 
@@ -158,22 +162,13 @@ static void draw_tier(struct top_frame *f, int t, uint64_t used, uint64_t budget
 		    BAR - filled, "", size_text(used, text[0]), size_text(budget, text[1]));
 }
 
-static void draw_sum(struct top_frame *f, const struct top_look *look, const struct row *sum)
+static void draw_sum(struct top_frame *f, const struct row *sum)
 {
-	uint64_t used, budget;
 	char text[2][SIZE_TEXT], hidden[PERCENT_TEXT];
-	uint32_t i;
 	int t;
 
-	for (t = KVTIER_TIER_DRAM; t < KVTIER_NR_TIERS; t++) {
-		used = sum->s.tier[t].used_bytes;
-		budget = sum->s.tier[t].budget_bytes;
-		for (i = 0; i < look->now->nr_daemon_pools; i++) {
-			used += look->now->daemon_pools[i].used[t];
-			budget += look->now->daemon_pools[i].budget[t];
-		}
-		draw_tier(f, t, used, budget);
-	}
+	for (t = KVTIER_TIER_DRAM; t < KVTIER_NR_TIERS; t++)
+		draw_tier(f, t, sum->s.tier[t].used_bytes, sum->s.tier[t].budget_bytes);
 	add(f, TOP_PLAIN, "  read %s/s  written %s/s  faults %.0f/s  late %.0f/s  hidden %s",
 	    size_text((uint64_t)sum->read, text[0]), size_text((uint64_t)sum->write, text[1]),
 	    sum->faults, sum->late, percent_text(stats_hidden(&sum->s), hidden));
@@ -181,48 +176,39 @@ static void draw_sum(struct top_frame *f, const struct top_look *look, const str
 
 static void draw_tenants(struct top_frame *f, const struct top_look *look)
 {
-	char text[4][SIZE_TEXT];
+	char text[4][SIZE_TEXT], name[TEXT_COLUMN];
 	uint32_t i;
 
 	if (!look->now->nr_tenants)
 		return;
 	add(f, TOP_HEAD, "%-16s %5s %7s %7s %7s %7s %9s %8s", "TENANT", "POOLS", "CLIENTS", "DRAM",
 	    "CXL", "NVME", "READ/s", "WAITS");
-	for (i = 0; i < look->now->nr_tenants; i++) {
+	for (i = 0; i < look->now->nr_tenants && i < TOP_TENANTS; i++) {
 		const struct kvt_daemon_tenant *t = &look->now->tenants[i];
 
-		add(f, TOP_PLAIN, "%-16.16s %5u %7u %7s %7s %7s %9s %8llu", t->name, t->pools,
-		    t->clients, size_text(t->used[KVTIER_TIER_DRAM], text[0]),
+		add(f, TOP_PLAIN, "%s %5u %7u %7s %7s %7s %9s %8llu", text_column(t->name, 16, name),
+		    t->pools, t->clients, size_text(t->used[KVTIER_TIER_DRAM], text[0]),
 		    size_text(t->used[KVTIER_TIER_CXL], text[1]),
 		    size_text(t->used[KVTIER_TIER_NVME], text[2]),
 		    size_text(tenant_read(look, t), text[3]), (unsigned long long)t->waits);
 	}
+	if (i < look->now->nr_tenants)
+		add(f, TOP_PLAIN, "and %u more tenants", look->now->nr_tenants - i);
 }
 
 static void draw_pool(struct top_frame *f, const struct row *r)
 {
 	const struct kvtier_stats *s = &r->s;
-	char text[6][SIZE_TEXT], hidden[PERCENT_TEXT];
+	char text[6][SIZE_TEXT], hidden[PERCENT_TEXT], name[TEXT_COLUMN], owner[POOL_OWNER];
 
 	add(f, s->bad_blocks ? TOP_WRONG : TOP_PLAIN,
-	    "%-13.13s %7u %6s %6s %6s %6s %7s %7s %6.0f %7s", r->pool->name, r->pool->pid,
-	    size_text(s->bytes, text[0]), size_text(s->tier[KVTIER_TIER_DRAM].used_bytes, text[1]),
+	    "%s %7s %6s %6s %6s %6s %7s %7s %6.0f %7s", text_column(r->pool->name, 13, name),
+	    pool_owner(r->pool, owner), size_text(s->bytes, text[0]),
+	    size_text(s->tier[KVTIER_TIER_DRAM].used_bytes, text[1]),
 	    size_text(s->tier[KVTIER_TIER_CXL].used_bytes, text[2]),
 	    size_text(s->tier[KVTIER_TIER_NVME].used_bytes, text[3]),
 	    size_text((uint64_t)r->read, text[4]), size_text((uint64_t)r->write, text[5]), r->late,
 	    percent_text(stats_hidden(s), hidden));
-}
-
-static void draw_daemon_pool(struct top_frame *f, const struct kvt_daemon_pool *p)
-{
-	char text[4][SIZE_TEXT], name[128];
-
-	snprintf(name, sizeof(name), "%s/%s", p->tenant, p->name);
-	add(f, TOP_PLAIN, "%-13.13s %7s %6s %6s %6s %6s  %u clients, idle %llu s", name, "daemon",
-	    size_text(p->bytes, text[0]), size_text(p->used[KVTIER_TIER_DRAM], text[1]),
-	    size_text(p->used[KVTIER_TIER_CXL], text[2]),
-	    size_text(p->used[KVTIER_TIER_NVME], text[3]), p->clients,
-	    (unsigned long long)p->idle_ms / 1000);
 }
 
 static void draw_problems(struct top_frame *f, const struct system *s)
@@ -238,27 +224,34 @@ static void draw_problems(struct top_frame *f, const struct system *s)
 
 void top_draw(struct top_frame *f, const struct top_look *look)
 {
-	struct row *rows = rows_of(look), sum = sum_of(rows, rows ? look->now->pools.nr : 0);
-	size_t i;
+	size_t nr, i;
+	struct row *rows = rows_of(look, &nr), sum = sum_of(rows, nr);
 
 	f->nr = 0;
 	draw_head(f, look);
-	draw_sum(f, look, &sum);
+	draw_sum(f, &sum);
 	draw_problems(f, look->now);
 	draw_tenants(f, look);
-	add(f, TOP_HEAD, "%-13s %7s %6s %6s %6s %6s %7s %7s %6s %7s", "POOL", "PID", "SIZE", "DRAM",
+	add(f, TOP_HEAD, "%-13s %7s %6s %6s %6s %6s %7s %7s %6s %7s", "POOL", "OF", "SIZE", "DRAM",
 	    "CXL", "NVME", "READ/s", "WRITE/s", "LATE/s", "HIDDEN");
 	f->first_pool = f->nr;
-	for (i = 0; rows && i < look->now->pools.nr; i++)
+	for (i = 0; i < nr && f->nr < TOP_LINES - 1; i++)
 		draw_pool(f, &rows[i]);
-	for (i = 0; i < look->now->nr_daemon_pools; i++)
-		draw_daemon_pool(f, &look->now->daemon_pools[i]);
-	if (f->nr == f->first_pool)
+	if (i < nr)
+		add(f, TOP_PLAIN, "and %zu more: `kvtier pool`", nr - i);
+	if (!nr)
 		add(f, TOP_PLAIN, "no pools");
 	free(rows);
 }
 
 /* ---- JSON ---------------------------------------------------------------------- */
+
+static void add_used(cJSON *o, uint64_t dram, uint64_t cxl, uint64_t nvme)
+{
+	cJSON_AddNumberToObject(o, "dram_bytes", (double)dram);
+	cJSON_AddNumberToObject(o, "cxl_bytes", (double)cxl);
+	cJSON_AddNumberToObject(o, "nvme_bytes", (double)nvme);
+}
 
 static cJSON *row_json(const struct row *r)
 {
@@ -266,13 +259,16 @@ static cJSON *row_json(const struct row *r)
 
 	cJSON_AddStringToObject(o, "name", r->pool->name);
 	cJSON_AddNumberToObject(o, "pid", r->pool->pid);
+	cJSON_AddStringToObject(o, "pager", r->pool->pager);
+	cJSON_AddNumberToObject(o, "kernel_id", r->pool->kernel_id < 0 ? NAN : r->pool->kernel_id);
+	cJSON_AddNumberToObject(o, "bytes", (double)r->s.bytes);
 	cJSON_AddNumberToObject(o, "read_bytes_per_s", r->read);
 	cJSON_AddNumberToObject(o, "written_bytes_per_s", r->write);
 	cJSON_AddNumberToObject(o, "faults_per_s", r->faults);
 	cJSON_AddNumberToObject(o, "late_per_s", r->late);
 	cJSON_AddNumberToObject(o, "hidden_fraction", stats_hidden(&r->s));
-	cJSON_AddNumberToObject(o, "dram_bytes", (double)r->s.tier[KVTIER_TIER_DRAM].used_bytes);
-	cJSON_AddNumberToObject(o, "nvme_bytes", (double)r->s.tier[KVTIER_TIER_NVME].used_bytes);
+	add_used(o, r->s.tier[KVTIER_TIER_DRAM].used_bytes, r->s.tier[KVTIER_TIER_CXL].used_bytes,
+		 r->s.tier[KVTIER_TIER_NVME].used_bytes);
 	return o;
 }
 
@@ -283,20 +279,42 @@ static cJSON *tenant_json(const struct top_look *look, const struct kvt_daemon_t
 	cJSON_AddStringToObject(o, "name", t->name);
 	cJSON_AddNumberToObject(o, "pools", t->pools);
 	cJSON_AddNumberToObject(o, "clients", t->clients);
-	cJSON_AddNumberToObject(o, "dram_bytes", (double)t->used[KVTIER_TIER_DRAM]);
-	cJSON_AddNumberToObject(o, "nvme_bytes", (double)t->used[KVTIER_TIER_NVME]);
+	add_used(o, t->used[KVTIER_TIER_DRAM], t->used[KVTIER_TIER_CXL], t->used[KVTIER_TIER_NVME]);
 	cJSON_AddNumberToObject(o, "read_bytes_per_s", (double)tenant_read(look, t));
 	cJSON_AddNumberToObject(o, "waits", (double)t->waits);
 	return o;
 }
 
+/* The sums of the screen, and the seconds that its figures are of. */
+static cJSON *sum_json(const struct top_look *look, const struct row *sum)
+{
+	cJSON *o = cJSON_CreateObject();
+
+	cJSON_AddNumberToObject(o, "seconds", look->seconds);
+	cJSON_AddNumberToObject(o, "read_bytes_per_s", sum->read);
+	cJSON_AddNumberToObject(o, "written_bytes_per_s", sum->write);
+	cJSON_AddNumberToObject(o, "faults_per_s", sum->faults);
+	cJSON_AddNumberToObject(o, "late_per_s", sum->late);
+	cJSON_AddNumberToObject(o, "hidden_fraction", stats_hidden(&sum->s));
+	return o;
+}
+
 cJSON *top_json(const struct top_look *look)
 {
-	cJSON *o = cJSON_CreateObject(), *array = cJSON_AddArrayToObject(o, "pools");
-	struct row *rows = rows_of(look);
-	size_t i;
+	cJSON *o = cJSON_CreateObject(), *array, *tiers, *tier;
+	size_t nr, i;
+	struct row *rows = rows_of(look, &nr), sum = sum_of(rows, nr);
+	int t;
 
-	for (i = 0; rows && i < look->now->pools.nr; i++)
+	cJSON_AddItemToObject(o, "all", sum_json(look, &sum));
+	tiers = cJSON_AddObjectToObject(o, "tiers");
+	for (t = KVTIER_TIER_DRAM; t < KVTIER_NR_TIERS; t++) {
+		tier = cJSON_AddObjectToObject(tiers, tier_names[t]);
+		cJSON_AddNumberToObject(tier, "budget_bytes", (double)sum.s.tier[t].budget_bytes);
+		cJSON_AddNumberToObject(tier, "used_bytes", (double)sum.s.tier[t].used_bytes);
+	}
+	array = cJSON_AddArrayToObject(o, "pools");
+	for (i = 0; i < nr; i++)
 		cJSON_AddItemToArray(array, row_json(&rows[i]));
 	array = cJSON_AddArrayToObject(o, "tenants");
 	for (i = 0; i < look->now->nr_tenants; i++)

@@ -9,6 +9,7 @@
 
 #define TOP_WIDTH 160
 #define TOP_LINES 512
+#define TOP_TENANTS 8 /* shown: a screen has pools, too */
 
 enum top_sort { TOP_BY_READ, TOP_BY_LATE, TOP_BY_DRAM, TOP_BY_SIZE, TOP_BY_NAME, TOP_NR_SORTS };
 extern const char *const top_sorts[TOP_NR_SORTS];
@@ -26,6 +27,7 @@ struct top_frame {
 struct top_look {
 	const struct system *now;
 	const struct pools *before; /* NULL: the first look, figures since each pool was made */
+	const struct pools *shared_before;
 	const struct kvt_daemon_tenant *tenants_before;
 	uint32_t nr_tenants_before;
 	double seconds;

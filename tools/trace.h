@@ -34,7 +34,6 @@ struct trace_request {
 	uint32_t session; /* of a conversation that the trace names; TRACE_NONE: none */
 	uint32_t order; /* where it stood in its file: ties of @at stay in order */
 	uint8_t stop; /* enum trace_stop */
-	bool write; /* of a recorded trace: a store */
 };
 
 struct trace {

@@ -173,7 +173,6 @@ static int take_blocks(struct trace *t, const struct place *p, const cJSON *o, u
 static int add_line(struct trace *t, const struct place *p, const cJSON *o)
 {
 	struct trace_request *r = new_request(t);
-	const cJSON *how = cJSON_GetObjectItemCaseSensitive(o, "how");
 	double at, tokens;
 	int ret;
 
@@ -188,7 +187,6 @@ static int add_line(struct trace *t, const struct place *p, const cJSON *o)
 		return ret;
 	r->at = at / 1000;
 	r->tokens = tokens < 4e9 ? (uint32_t)tokens : UINT32_MAX;
-	r->write = cJSON_IsString(how) && !strcmp(how->valuestring, "write");
 	t->nr_requests++;
 	return 0;
 }

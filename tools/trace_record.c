@@ -4,8 +4,9 @@
  *
  * The user pager adds each touch that it sees to a ring in the pool's file while a reader
  * asks for it (libkvtier/stat_file.h): faults, and blocks that were mapped ahead of their
- * use and that the learned order says were passed.  Touches of blocks that are mapped are
- * not seen by anybody.
+ * use and that the learned order says were passed.  The module tells of each touch of a
+ * block that is not mapped by a trace event (trace_events.h), which does not say whether it
+ * was a store.  Touches of blocks that are mapped are not seen by anybody.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -24,6 +25,7 @@
 #include "option.h"
 #include "print.h"
 #include "trace_command.h"
+#include "trace_events.h"
 
 #define LEASE_NS 2000000000ull /* how long the pager goes on when we are gone */
 #define LOOK_US 20000
@@ -31,20 +33,24 @@
 static const struct option options[] = {
 	{ "output", required_argument, NULL, 'o' },
 	{ "seconds", required_argument, NULL, 's' },
-	{ "json", no_argument, NULL, 'j' },
-	{ "help", no_argument, NULL, 'h' },
-	{ NULL, 0, NULL, 0 },
+	OPTIONS_OF_ALL,
 };
 
 struct recording {
 	const char *path;
 	double seconds; /* 0: until interrupted or the pool is gone */
 	FILE *out;
-	struct kvt_stat_file *file;
-	size_t bytes;
+	char pool[64];
+	uint64_t block_bytes, nr_blocks;
 	uint64_t begun_ns;
-	uint64_t taken; /* accesses of the ring that were written or lost */
 	uint64_t written, lost;
+
+	/* Of the user pager. */
+	struct kvt_stat_file *file; /* NULL: it is the module's */
+	size_t bytes;
+	uint64_t taken; /* accesses of the ring that were written or lost */
+
+	struct trace_events events;
 };
 
 static volatile sig_atomic_t interrupted;
@@ -58,8 +64,9 @@ static void on_signal(int signal)
 static int help(void)
 {
 	puts("usage: kvtier trace record -o FILE [OPTION...] POOL\n\n"
-	     "Record the accesses to a running pool of the user pager until it ends, or until\n"
-	     "interrupted, for `kvtier trace replay`.\n\n"
+	     "Record the accesses to a running pool that its pager sees, until it ends or until\n"
+	     "interrupted, for `kvtier trace replay`. A pool of the module is recorded by its\n"
+	     "trace events, which needs root.\n\n"
 	     "  -o, --output FILE  where to\n"
 	     "  --seconds N        no longer than that\n"
 	     "  --json             the summary as one JSON object\n"
@@ -69,27 +76,24 @@ static int help(void)
 	return 0;
 }
 
+static int take_option(void *command, int option)
+{
+	struct recording *r = command;
+
+	if (option == 's')
+		return option_number("seconds", optarg, 0.1, 1e6, &r->seconds);
+	r->path = optarg;
+	return 0;
+}
+
 /* 0, an exit code, or -1: help was asked for. */
 static int parse(struct recording *r, int argc, char **argv)
 {
-	char *end;
-	int found;
+	static const struct option_set set = { ":o:h", options, EXIT_USAGE, take_option };
+	int ret = option_take(argc, argv, &set, r);
 
-	option_json(argc, argv, ":o:h", options);
-	while ((found = getopt_long(argc, argv, ":o:h", options, NULL)) != -1) {
-		if (found == 'h')
-			return -1;
-		if (found == '?' || found == ':')
-			return option_bad(EXIT_USAGE, found, argv, options);
-		if (found == 'o')
-			r->path = optarg;
-		if (found != 's')
-			continue;
-		r->seconds = strtod(optarg, &end);
-		if (end == optarg || *end || !(r->seconds >= 0.1) || r->seconds > 1e6)
-			return fail(EXIT_USAGE, "--seconds: '%s' is not a number from 0.1 to 1e6",
-				    optarg);
-	}
+	if (ret)
+		return ret;
 	if (!r->path)
 		return fail(EXIT_USAGE, "no FILE: kvtier trace record -o FILE POOL");
 	if (optind + 1 != argc)
@@ -105,22 +109,31 @@ static uint64_t now_ns(void)
 	return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
 }
 
-static void write_access(struct recording *r, const struct kvt_stat_access *a)
+static void write_access(struct recording *r, uint64_t ns, uint64_t block, const char *how,
+			 bool missed)
+{
+	double ms = ns > r->begun_ns ? (double)(ns - r->begun_ns) / 1e6 : 0;
+
+	fprintf(r->out, "{\"timestamp\":%.3f,\"hash_ids\":[%llu],\"how\":\"%s\",\"missed\":%s}\n", ms,
+		(unsigned long long)block, how, missed ? "true" : "false");
+	r->written++;
+}
+
+/* ---- the user pager's ring --------------------------------------------------------- */
+
+static void take_access(struct recording *r, const struct kvt_stat_access *a)
 {
 	static const char *const how[] = {
 		[KVT_STAT_READ] = "read", [KVT_STAT_WRITE] = "write", [KVT_STAT_PASSED] = "passed",
 	};
-	double ms = a->ns > r->begun_ns ? (double)(a->ns - r->begun_ns) / 1e6 : 0;
 
-	if (a->how >= sizeof(how) / sizeof(how[0]) || a->block >= r->file->view_blocks)
-		return; /* the file is its process's: it may hold anything */
-	fprintf(r->out, "{\"timestamp\":%.3f,\"hash_ids\":[%u],\"how\":\"%s\",\"missed\":%s}\n", ms,
-		a->block, how[a->how], a->missed ? "true" : "false");
-	r->written++;
+	/* The file is its process's: it may hold anything. */
+	if (a->how < sizeof(how) / sizeof(how[0]) && a->block < r->nr_blocks)
+		write_access(r, a->ns, a->block, how[a->how], a->missed);
 }
 
 /* All that the ring has; what was overwritten meanwhile is lost, and counted. */
-static void drain(struct recording *r)
+static void drain_ring(struct recording *r)
 {
 	uint64_t head = __atomic_load_n(&r->file->nr_accesses, __ATOMIC_ACQUIRE), after;
 	struct kvt_stat_access a;
@@ -136,27 +149,63 @@ static void drain(struct recording *r)
 			head = after;
 			continue;
 		}
-		write_access(r, &a);
+		take_access(r, &a);
 		r->taken++;
 	}
+}
+
+/* ---- the module's events ----------------------------------------------------------- */
+
+static bool module_pool_alive(int id)
+{
+	char path[512];
+
+	return snprintf(path, sizeof(path), "%s/pool%d", module_class(), id) < (int)sizeof(path) &&
+	       !access(path, F_OK);
+}
+
+static void drain_events(struct recording *r)
+{
+	struct trace_event event;
+
+	while (trace_events_take(&r->events, &event))
+		write_access(r, event.ns, event.block, "touch", event.missed);
+	r->lost = r->events.lost;
+}
+
+/* ---- from the beginning to the end ------------------------------------------------- */
+
+/* Is there more to come?  The user pager goes on for as long as it is asked to. */
+static bool goes_on(struct recording *r, uint64_t now, uint64_t end)
+{
+	if (interrupted || now >= end || ferror(r->out))
+		return false;
+	if (!r->file)
+		return module_pool_alive(r->events.pool);
+	__atomic_store_n(&r->file->accesses_until_ns, now + LEASE_NS, __ATOMIC_RELEASE);
+	return pool_alive(r->file);
 }
 
 static void record(struct recording *r)
 {
 	uint64_t end = r->seconds > 0 ? r->begun_ns + (uint64_t)(r->seconds * 1e9) : UINT64_MAX;
-	bool last = false;
+	bool more = true;
 
-	r->taken = __atomic_load_n(&r->file->nr_accesses, __ATOMIC_ACQUIRE);
-	while (!last) {
-		uint64_t now = now_ns();
-
-		__atomic_store_n(&r->file->accesses_until_ns, now + LEASE_NS, __ATOMIC_RELEASE);
-		last = interrupted || now >= end || !pool_alive(r->file) || ferror(r->out);
-		if (!last)
+	if (r->file)
+		r->taken = __atomic_load_n(&r->file->nr_accesses, __ATOMIC_ACQUIRE);
+	while (more) {
+		more = goes_on(r, now_ns(), end);
+		if (more)
 			usleep(LOOK_US);
-		drain(r);
+		else if (!r->file)
+			trace_events_stop(&r->events);
+		if (r->file)
+			drain_ring(r);
+		else
+			drain_events(r);
 	}
-	__atomic_store_n(&r->file->accesses_until_ns, 0, __ATOMIC_RELEASE);
+	if (r->file)
+		__atomic_store_n(&r->file->accesses_until_ns, 0, __ATOMIC_RELEASE);
 }
 
 static void write_head(struct recording *r)
@@ -165,9 +214,9 @@ static void write_head(struct recording *r)
 	char *text;
 
 	cJSON_AddNumberToObject(o, "kvtier_trace", 1);
-	cJSON_AddStringToObject(o, "pool", r->file->name);
-	cJSON_AddNumberToObject(o, "block_bytes", (double)(1ull << r->file->stats.block_shift));
-	cJSON_AddNumberToObject(o, "nr_blocks", (double)r->file->view_blocks);
+	cJSON_AddStringToObject(o, "pool", r->pool);
+	cJSON_AddNumberToObject(o, "block_bytes", (double)r->block_bytes);
+	cJSON_AddNumberToObject(o, "nr_blocks", (double)r->nr_blocks);
 	text = cJSON_PrintUnformatted(o);
 	fprintf(r->out, "%s\n", text ? text : "");
 	cJSON_free(text);
@@ -209,39 +258,53 @@ static int record_to_file(struct recording *r)
 			summary(r);
 }
 
+static int open_pool(struct recording *r, const struct pool_ref *ref)
+{
+	const struct kvt_stat_file *f = ref->file;
+	char why[BLOCKS_WHY];
+
+	snprintf(r->pool, sizeof(r->pool), "%s", f->name);
+	r->block_bytes = 1ull << f->stats.block_shift;
+	r->nr_blocks = f->stats.nr_blocks;
+	if (f->kernel_id >= 0)
+		return trace_events_open(&r->events, f->kernel_id, why, sizeof(why)) ?
+			       fail(1, "%s", why) : 0;
+	if (ref->daemon)
+		return fail(1, "%s is in kvtierd's own pager, which does not tell of accesses: pools of "
+			       "the module and of processes can be recorded", f->name);
+	r->file = view_open(ref->path, &r->bytes, why);
+	if (!r->file)
+		return fail(1, "%s", why);
+	r->nr_blocks = r->file->view_blocks;
+	return 0;
+}
+
 static int find_pool(struct recording *r, const char *name)
 {
 	struct pool_ref ref;
 	struct system s;
-	int ret;
+	int ret = system_look(&s) ?: system_find(&s, name, &ref);
 
-	system_open(&s);
-	ret = system_read(&s);
-	if (ret)
-		ret = fail(1, "cannot read the pools' files: %s", strerror(-ret));
 	if (!ret)
-		ret = system_find(&s, name, &ref);
-	if (!ret && (ref.daemon || ref.file->kernel_id >= 0))
-		ret = fail(1, "%s is not a pool of the user pager, which alone can be recorded: use "
-			      "the module's trace events (perf record -e 'kvtier:*')", name);
-	if (!ret) {
-		r->file = view_open(ref.path, &r->bytes);
-		ret = r->file ? 0 : 1;
-	}
+		ret = open_pool(r, &ref);
 	system_close(&s);
 	return ret;
 }
 
 int trace_record(int argc, char **argv)
 {
-	struct recording r = { 0 };
-	int ret = parse(&r, argc, argv);
+	struct recording *r = calloc(1, sizeof(*r));
+	int ret;
 
+	if (!r)
+		return fail(1, "out of memory");
+	r->events.pipe = -1;
+	ret = parse(r, argc, argv) ?: find_pool(r, argv[optind]);
 	if (!ret)
-		ret = find_pool(&r, argv[optind]);
-	if (!ret)
-		ret = record_to_file(&r);
-	if (r.file)
-		munmap(r.file, r.bytes);
+		ret = record_to_file(r);
+	if (r->file)
+		munmap(r->file, r->bytes);
+	trace_events_close(&r->events);
+	free(r);
 	return ret < 0 ? help() : ret;
 }

@@ -32,9 +32,7 @@ static const struct option options[] = {
 	{ "limit", required_argument, NULL, 'm' },
 	{ "speed", required_argument, NULL, 'x' },
 	{ "pool", required_argument, NULL, 'P' },
-	{ "json", no_argument, NULL, 'j' },
-	{ "help", no_argument, NULL, 'h' },
-	{ NULL, 0, NULL, 0 },
+	OPTIONS_OF_ALL,
 };
 
 struct replay {
@@ -141,10 +139,8 @@ static int take_option(void *command, int option)
 		return take_count("limit", optarg, 1, &r->limit);
 	case 'x':
 		return take_count("speed", optarg, 0.001, &r->speed);
-	case 'P':
+	default:
 		r->pool = optarg;
-		return 0;
-	default: /* --json was seen before */
 		return 0;
 	}
 }

@@ -177,6 +177,7 @@ int kvt_shared_attend(struct kvt_pool *pool, const struct kvt_attend_params *par
  * @checkpoint: age in seconds of its checkpoint; UINT32_MAX: none
  * @plan_left:  ranges of its plan that are still to come
  * @budget, @used: bytes of each tier
+ * @device:     its name in /sys/class/kvtier; "": a pool of the user pager
  */
 struct kvt_daemon_pool {
 	uint32_t id;
@@ -192,7 +193,8 @@ struct kvt_daemon_pool {
 	uint64_t plan_left;
 	uint64_t budget[KVTIER_NR_TIERS];
 	uint64_t used[KVTIER_NR_TIERS];
-	uint64_t reserved[4];
+	char device[16];
+	uint64_t reserved[2];
 };
 
 /* One tenant; quotas of 0 are none. */

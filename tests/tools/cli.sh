@@ -17,8 +17,8 @@ options()
 		says 2 "unknown option '--frob'" stat --frob &&
 		says 2 "unknown option '-x'" stat -xw 1 &&
 		says 2 "-w needs a value" stat -w &&
-		says 2 "'soon' is not a number of seconds" stat --watch soon &&
-		says 2 "'0' is not a number of seconds" stat -w 0 &&
+		says 2 "'soon' is not a number from 0.01" stat --watch soon &&
+		says 2 "'0' is not a number from 0.01" stat -w 0 &&
 		says 2 "unexpected argument 'x'" stat x &&
 		says 2 "unknown option '--frob'" doctor --frob &&
 		says 2 "unexpected argument 'x'" doctor x &&

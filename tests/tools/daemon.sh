@@ -9,10 +9,8 @@ set -u
 kvtierd=$(dirname "$kvtier")/kvtierd
 [[ -x $kvtierd ]] || { echo "1..0 # SKIP kvtierd is not built" && exit 0; }
 export KVTIER_SOCKET=$work/kvtierd.sock KVTIER_SYSFS=$work/sysfs
-compile pool_user -Iuapi -Ilibkvtier/include -L"$B" -lkvtier -Wl,-rpath,"$(realpath "$B")" || {
-	echo "Bail out! pool_user does not compile"
-	exit 1
-}
+pool_user=$B/tests/tools/pool_user
+[[ -x $pool_user ]] || { echo "1..0 # SKIP $pool_user is not built" && exit 4; }
 
 daemon=
 stop()
@@ -65,7 +63,7 @@ made()
 {
 	local line=
 
-	coproc "$work/pool_user" conversation 2>"$work/maker"
+	coproc "$pool_user" conversation 2>"$work/maker"
 	local pid=$COPROC_PID in=${COPROC[1]}
 
 	read -r -t 60 line <&"${COPROC[0]}"
@@ -91,6 +89,21 @@ seen()
 		expect_text "$("$kvtier" pool show conversation)" "tenant"
 }
 
+# Its figures count where those of processes do.
+figures()
+{
+	json stat && expect "stat" "$(result 'map([.pager, .tiers.nvme.used_bytes > 0, .zero_faults])')" \
+		'[["daemon",true,320]]' &&
+		expect_text "$("$kvtier" stat)" "conversation (kvtierd)" &&
+		json top -n 2 -d 0.2 && expect "top" "$(jq -s -c '.[1] | [(.pools | map(.pager)),
+			.tiers.dram.used_bytes == .pools[0].dram_bytes, .all.seconds > 0]' "$work/json")" \
+		'[["daemon"],true,true]' && json &&
+		expect "screen" "$(result '[.daemon_pools[0].zero_faults,
+			.tiers.dram.used_bytes == .daemon_pools[0].tiers.dram.used_bytes]')" '[320,true]' &&
+		json report "$work/report.html" && expect "pools of the report" "$(result .pools)" 1 &&
+		expect_text "$(<"$work/report.html")" "conversation: 512 blocks"
+}
+
 mapped()
 {
 	json map conversation && expect "blocks" "$(result '[(.blocks | length), .source]')" \
@@ -100,7 +113,8 @@ mapped()
 
 budget()
 {
-	"$kvtier" pool set conversation dram 16M && json pool show conversation &&
+	json pool set conversation dram 16M && expect "what was done" "$(result .dram_bytes)" 16777216 &&
+		json pool show conversation &&
 		expect "budget" "$(result .tiers.dram.budget_bytes)" 16777216 &&
 		says 2 "'size' cannot be set" pool set conversation size 16M &&
 		says 2 "'lots' is not a size" pool set conversation dram lots &&
@@ -113,13 +127,14 @@ quota()
 
 	json top -n 1
 	tenant=$(jq -r '.tenants[0].name' "$work/json")
-	"$kvtier" tier quota "$tenant" dram 1G && "$kvtier" tier quota "$tenant" dram 0 &&
+	json tier quota "$tenant" dram 1G &&
+		expect "what was done" "$(result .quota_bytes)" 1073741824 && "$kvtier" tier quota "$tenant" dram 0 &&
 		says 1 "the daemon refuses that quota of nobody-at-all" tier quota nobody-at-all dram 1G
 }
 
 checkpointed()
 {
-	"$kvtier" pool checkpoint conversation && json pool show conversation &&
+	json pool checkpoint conversation && expect "tenant" "$(result '.tenant | length > 0')" true && json pool show conversation &&
 		expect "checkpoint" "$(result '.checkpoint_age_s >= 0')" true
 }
 
@@ -150,6 +165,7 @@ started()
 ktap_case started "the daemon starts" started
 ktap_case made "a pool that outlives its maker" made
 ktap_case seen "the daemon, its pools and tenants are shown" seen
+ktap_case figures "the figures of its pool" figures
 ktap_case mapped "a map of its pool" mapped
 ktap_case budget "its budget" budget
 ktap_case quota "a tenant's quota" quota

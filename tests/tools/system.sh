@@ -8,17 +8,16 @@ set -u
 . "$(dirname "$0")/setup.sh"
 
 export KVTIER_SOCKET=$work/none.sock KVTIER_SYSFS=$work/sysfs
-compile pool_user -Iuapi -Ilibkvtier/include -L"$B" -lkvtier -Wl,-rpath,"$(realpath "$B")" || {
-	echo "Bail out! pool_user does not compile"
-	exit 1
-}
+pool_user=$B/tests/tools/pool_user
+[[ -x $pool_user ]] || { echo "1..0 # SKIP $pool_user is not built" && exit 4; }
 
-# with_pool COMMAND...: while a pool called scanned exists.
+# with_pool COMMAND...: while a pool called $pool_name exists.
+pool_name=scanned
 with_pool()
 {
 	local status line
 
-	coproc "$work/pool_user" scanned "$work/nvme"
+	coproc "$pool_user" "$pool_name" "$work/nvme"
 	local pid=$COPROC_PID in=${COPROC[1]}
 
 	read -r -t 60 line <&"${COPROC[0]}"
@@ -170,26 +169,41 @@ top()
 	expect "bytes are read" "$(result '.pools[0].read_bytes_per_s > 0')" true
 }
 
-# In a terminal of 80 by 24, driven by its keys.
-top_screen()
+# on_screen WIDTH HEIGHT COMMAND...: with top in such a terminal.
+on_screen()
 {
-	local tmux=(tmux -S "$work/tmux" -f /dev/null) i shown="" status
+	local tmux=(tmux -S "$work/tmux" -f /dev/null) i shown="" status width=$1 height=$2
 
+	shift 2
 	builtin command -v tmux >/dev/null || { skip "no tmux" || return; }
-	TERM=xterm "${tmux[@]}" new-session -d -x 80 -y 24 "KVTIER_RUNTIME_DIR=$KVTIER_RUNTIME_DIR \
-		KVTIER_SOCKET=$KVTIER_SOCKET KVTIER_SYSFS=$KVTIER_SYSFS '$kvtier' top -d 0.3;
-		echo left with \$?; sleep 30" || { skip "tmux does not start" || return; }
-	shows scanned && "${tmux[@]}" send-keys s && shows "by late" &&
-		"${tmux[@]}" send-keys h && shows "pause, or go on" &&
-		"${tmux[@]}" send-keys h && shows "HIDDEN" && "${tmux[@]}" send-keys q &&
-		shows "left with 0"
+	TERM=xterm "${tmux[@]}" new-session -d -x "$width" -y "$height" \
+		"KVTIER_RUNTIME_DIR=$KVTIER_RUNTIME_DIR KVTIER_SOCKET=$KVTIER_SOCKET \
+		KVTIER_SYSFS=$KVTIER_SYSFS '$kvtier' top -d 0.3; echo left with \$?; sleep 30" ||
+		{ skip "tmux does not start" || return; }
+	"$@"
 	status=$?
 	"${tmux[@]}" kill-server
 	[[ $status -eq 0 ]] || echo "$shown"
 	return $status
 }
 
-# The screen of top_screen() shows this within 20 s.
+keys()
+{
+	shows scanned && "${tmux[@]}" send-keys s && shows "by late" &&
+		"${tmux[@]}" send-keys h && shows "pause, or go on" &&
+		"${tmux[@]}" send-keys h && shows "HIDDEN" && "${tmux[@]}" send-keys q &&
+		shows "left with 0"
+}
+
+# Where there is no room for the head all scrolls; ctrl-C leaves as q does.
+small_keys()
+{
+	shows "kvtier top" && for ((i = 0; i < 4; i++)); do
+		"${tmux[@]}" send-keys Down
+	done && shows "scanned" && "${tmux[@]}" send-keys C-c && shows "left with 0"
+}
+
+# The screen of on_screen() shows this within 20 s.
 shows()
 {
 	for ((i = 0; i < 100; i++)); do
@@ -199,6 +213,49 @@ shows()
 	done
 	echo "the screen does not show \"$1\""
 	return 1
+}
+
+# No control characters, and UTF-8, wherever a name is shown.
+names()
+{
+	local bad=$'b\xc3\xa4d ?[31m?na<me?'
+
+	{
+		"$kvtier" && "$kvtier" stat && "$kvtier" pool && "$kvtier" map "$bad" --color never &&
+			"$kvtier" pool show "$bad" && "$kvtier" top -b -n 1
+	} >"$work/text" || return 1
+	expect "control characters" "$(LC_ALL=C tr -d '\n[:print:]\200-\377' <"$work/text" | wc -c)" 0 &&
+		iconv -f utf-8 "$work/text" >/dev/null && json stat &&
+		expect "name" "$(result '.[0].name')" "\"$bad\"" &&
+		"$kvtier" map "$bad" --svg "$work/map.svg" && well_formed "$work/map.svg" &&
+		"$kvtier" report "$work/report.html" && iconv -f utf-8 "$work/report.html" >/dev/null &&
+		expect_text "$(<"$work/report.html")" "na&lt;me"
+}
+
+no_color()
+{
+	local no
+
+	builtin command -v script >/dev/null || { skip "no script(1)" || return; }
+	for no in "" 1; do
+		NO_COLOR=$no TERM=xterm script -qec "'$kvtier' map scanned" "$work/typescript" \
+			>/dev/null </dev/null || return 1
+		expect "colours with NO_COLOR=$no" "$(grep -c $'\e\\[' "$work/typescript" | sed 's/^[1-9].*/some/')" \
+			"$([[ $no ]] && echo 0 || echo some)" || return 1
+	done
+}
+
+not_written()
+{
+	local arguments
+
+	[[ -c /dev/full ]] || { skip "no /dev/full" || return; }
+	for arguments in "" --json "pool --json" --help "top -b -n 1"; do
+		# shellcheck disable=SC2086 # words
+		"$kvtier" $arguments >/dev/full 2>"$work/stderr"
+		expect "exit status of kvtier $arguments" $? 1 &&
+			expect_text "$(<"$work/stderr")" "cannot write the output: No space left" || return 1
+	done
 }
 
 report()
@@ -295,7 +352,13 @@ ktap_case map "where the blocks of another process are" with_pool map
 ktap_case record "accesses of a running pool, and their replay" with_pool record
 ktap_case record_to_end "a recorder ends with the pool" recorded_to_end
 ktap_case top "top as text and JSON" with_pool top
-ktap_case top_screen "top in a terminal of 80 by 24" with_pool top_screen
+ktap_case top_screen "top in a terminal of 80 by 24" with_pool on_screen 80 24 keys
+ktap_case top_small "top in a terminal of 20 by 5" with_pool on_screen 20 5 small_keys
+pool_name=$'b\xc3\xa4d \e[31m\nna<me\xff'
+ktap_case names "a name that is made to do harm" with_pool names
+pool_name=scanned
+ktap_case no_color "a terminal without colours" with_pool no_color
+ktap_case not_written "output that cannot be written" not_written
 ktap_case report "a report with plots" with_pool report
 ktap_case report_of_files "a report of files, and files that are wrong" report_of_files
 ktap_case tiers "settings of the module" tiers

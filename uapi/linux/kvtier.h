@@ -208,8 +208,9 @@
  *
  * The descriptor is the capability: who has it may map and operate the pool; to
  * others it has no name.  sysfs shows every user of the host its counters, and the
- * administrator how many blocks are in which state; nothing more.  The descriptor may
- * be passed over a UNIX socket, and is best opened with O_CLOEXEC.  One open for
+ * administrator how many blocks are in which state; nothing more.  Who may trace a process
+ * finds in /proc/PID/fdinfo/FD, as "kvtier-pool:", the id of the pool that FD is.  The
+ * descriptor may be passed over a UNIX socket, and is best opened with O_CLOEXEC.  One open for
  * reading alone allows PROT_READ, INFO, QUERY and STATS.  The rest is EACCES; so are
  * events, since who reads them takes them from others.
  *
