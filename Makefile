@@ -102,7 +102,8 @@ SEQ_MAIN := $(shell grep -ls '^int main\b' $(SEQ_SRC) /dev/null)
 SEQ_BIN := $(patsubst tests/seq/%.c,$(B)/tests/seq/%,$(SEQ_MAIN))
 EXAMPLE_BIN := $(patsubst examples/%.c,$(B)/examples/%,$(EXAMPLE_SRC)) $(B)/examples/decode
 DAEMON_TEST_MAIN := $(shell grep -ls '^int main\b' $(DAEMON_TEST_SRC) /dev/null)
-DAEMON_TEST_BIN := $(patsubst tests/daemon/%.c,$(B)/tests/daemon/%,$(DAEMON_TEST_MAIN))
+DAEMON_TEST_BIN := $(patsubst tests/daemon/%.c,$(B)/tests/daemon/%,$(DAEMON_TEST_MAIN)) \
+	$(B)/tests/daemon/kvtierd
 TOOL_TEST_BIN := $(B)/tests/tools/pool_user
 VM_BIN := $(patsubst tests/vm/%.c,$(B)/tests/vm/%,$(VM_SRC))
 
@@ -375,10 +376,14 @@ $(B)/examples/decode: $(call objects,$(DECODER_SRC)) $(B)/libkvtier.so
 		-pthread -lm -Wl,-rpath,'$$ORIGIN/..'
 
 # Clients of the daemon, which know the protocol too; what they share is in files without main().
-DAEMON_TEST_PARTS = $(call objects,$(filter-out $(DAEMON_TEST_MAIN),$(DAEMON_TEST_SRC)))
-$(DAEMON_TEST_BIN): $(B)/tests/daemon/%: $(B)/obj/tests/daemon/%.o $(DAEMON_TEST_PARTS) \
+DAEMON_TEST_PARTS = $(call objects,$(filter-out $(DAEMON_TEST_MAIN) tests/daemon/spoil.c,$(DAEMON_TEST_SRC)))
+$(patsubst tests/daemon/%.c,$(B)/tests/daemon/%,$(DAEMON_TEST_MAIN)): $(B)/tests/daemon/%: $(B)/obj/tests/daemon/%.o $(DAEMON_TEST_PARTS) \
 		$(B)/libkvtier.a
 	$(Q_LD)mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o %.a,$^) $(LIB_LIBS)
+
+# A daemon whose transfers fail when a case says so.
+$(B)/tests/daemon/kvtierd: $(call objects,$(DAEMON_SRC) tests/daemon/spoil.c) $(B)/libkvtier.a
+	$(Q_LD)mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $^ $(DAEMON_LIBS) $(LIB_LIBS) -ldl
 
 # Programs that the tests of the command look at.
 $(TOOL_TEST_BIN): $(B)/tests/tools/%: $(B)/obj/tests/tools/%.o $(B)/libkvtier.so

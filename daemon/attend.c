@@ -175,8 +175,8 @@ static int hold_block(struct query *q, uint32_t b)
 		return 0;
 	if (blk->where == W_BAD)
 		return -EIO;
-	if (blk->where == W_EMPTY)
-		file_zero_fill(p, b);
+	if (blk->where == W_EMPTY && !file_zero_fill(p, b))
+		file_serve(p, b); /* who has been waiting for it */
 	if (blk->where == W_COLD)
 		file_read(p, b, 0);
 	if ((blk->where != W_RESIDENT && blk->where != W_WRITING) || blk->busy == UINT8_MAX)

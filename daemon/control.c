@@ -364,7 +364,7 @@ static void show_pool(const struct pool *p, struct kvt_daemon_pool *out)
 	out->bytes = p->t->bytes;
 	out->block_bytes = p->block_bytes;
 	out->idle_ms = (now - p->active_ns) / NS_PER_MS;
-	out->flags = p->t->flags;
+	out->flags = p->t->flags | (pool_is_kept(p) ? KVT_POOL_OUTLIVES : 0);
 	out->checkpoint = UINT32_MAX;
 	if (p->t->checkpoint_s)
 		out->checkpoint = (uint32_t)((uint64_t)time(NULL) - p->t->checkpoint_s);

@@ -20,6 +20,7 @@
 #define READS_MAX 16 /* a turn */
 #define TRIES_MAX 64
 #define DEFER_NS (100 * NS_PER_MS)
+#define DEFERRED_MAX 64u /* looked at each time */
 
 /* ---- a client's page tables -------------------------------------------------------------- */
 
@@ -159,124 +160,90 @@ static void fail_access(struct attachment *a, uint32_t tid, uint64_t addr)
 
 /* ---- who waits --------------------------------------------------------------------------- */
 
-static void free_wait(struct pool *p, struct wait **at)
+static void add_wait(struct attachment *a, uint32_t b, uint32_t tid, uint64_t addr, bool write)
 {
-	struct wait *w = *at;
-
-	*at = w->next;
-	free(w);
-	if (!--p->nr_waits) {
-		p->stats.fault_wait_ns += now_ns() - p->wait_since_ns;
-		p->d->count.wait_ns += now_ns() - p->wait_since_ns;
-	}
+	if (wait_add(a, b, tid, addr, write))
+		wake(a, b); /* no memory: it asks again */
+	timer_within(a->pool->d, &a->pool->d->waits, SERVE_NS);
 }
 
-static int add_wait(struct attachment *a, uint32_t b, uint32_t tid, uint64_t addr, bool write)
+static void drop_of(struct pool *p, struct wait *w, void *attachment)
 {
-	struct pool *p = a->pool;
-	struct wait *w, **at;
-
-	for (at = &p->waits; *at;) {
-		if ((*at)->a == a && (*at)->tid == tid)
-			free_wait(p, at);
-		else
-			at = &(*at)->next;
-	}
-	w = malloc(sizeof(*w));
-	if (!w)
-		return -ENOMEM;
-	*w = (struct wait){ .next = p->waits, .a = a, .since_ns = now_ns(), .addr = addr, .block = b,
-			    .tid = tid, .write = write };
-	p->waits = w;
-	if (!p->nr_waits++)
-		p->wait_since_ns = w->since_ns;
-	timer_within(p->d, &p->d->waits, SERVE_NS);
-	return 0;
-}
-
-bool file_wanted(const struct pool *p, uint32_t b)
-{
-	const struct wait *w;
-
-	for (w = p->waits; w && w->block != b; w = w->next)
-		;
-	return w;
+	if (w->a == attachment)
+		wait_free(p, w);
 }
 
 void file_drop_waits(struct attachment *a)
 {
-	struct wait **at = &a->pool->waits;
+	waits_each(a->pool, drop_of, a);
+}
 
-	while (*at) {
-		if ((*at)->a == a)
-			free_wait(a->pool, at);
-		else
-			at = &(*at)->next;
-	}
+static void fail_wait(struct pool *p, struct wait *w)
+{
+	fail_access(w->a, w->tid, w->addr);
+	wait_free(p, w);
 }
 
 void file_fail_waits(struct pool *p, uint32_t b)
 {
-	struct wait **at = &p->waits;
+	struct wanted *n;
 
-	while (*at) {
-		struct wait *w = *at;
-
-		if (w->block != b) {
-			at = &w->next;
-			continue;
-		}
-		fail_access(w->a, w->tid, w->addr);
-		free_wait(p, at);
-	}
+	while ((n = wanted_of(p, b)))
+		fail_wait(p, n->waits);
 }
 
 /* ---- serve ------------------------------------------------------------------------------- */
 
-static void map_for_all(struct pool *p, uint32_t b)
+/* Once for each client, however many of its threads wait: all of them are woken. */
+static void map_some(struct pool *p, uint32_t b, bool write, uint64_t pass)
 {
-	struct wait **at = &p->waits;
+	const struct block *blk = block_of(p, b);
+	struct wanted *n = wanted_of(p, b);
+	struct wait *w, *next;
 
-	while (*at) {
-		struct wait *w = *at;
+	/* A checkpoint is taking its picture: a store waits for the end of that. */
+	if (write && blk_held(blk))
+		return;
+	for (w = n ? n->waits : NULL; w && blk->where != W_BAD; w = next) {
 		struct attachment *a = w->a;
-		bool write = w->write;
 
-		if (w->block != b) {
-			at = &w->next;
+		next = w->next;
+		if (w->write != write)
 			continue;
-		}
-		/* A checkpoint is taking its picture: a store waits for the end of that. */
-		if (write && blk_held(block_of(p, b))) {
-			at = &w->next;
+		wait_free(p, w);
+		if (a->pass == pass)
 			continue;
-		}
-		free_wait(p, at);
+		a->pass = pass;
 		file_map_block(a, b, write);
 	}
 }
 
-/* Turns come first, but nobody waits for them for ever. */
-static bool is_deferred(const struct pool *p, uint32_t b)
+static void map_for_all(struct pool *p, uint32_t b)
 {
-	const struct wait *w;
+	uint64_t pass = ++p->passes;
 
-	for (w = p->waits; w; w = w->next)
-		if (w->block == b && p->d->turn_ns > w->since_ns + DEFER_NS)
-			return false;
-	return prefetch_defers(p);
+	map_some(p, b, true, pass);
+	map_some(p, b, false, pass);
+}
+
+/* Turns come first, but nobody waits for them for ever. */
+static bool is_deferred(const struct pool *p, const struct wanted *n)
+{
+	return p->d->turn_ns <= n->since_ns + DEFER_NS && prefetch_defers(p);
 }
 
 /* The next step towards having a wanted block mapped. */
 void file_serve(struct pool *p, uint32_t b)
 {
-	struct block *blk = block_of(p, b);
+	struct wanted *n = wanted_of(p, b);
+	bool starved = false;
 
-	if (!file_wanted(p, b))
+	if (!n)
 		return;
-	switch (blk->where) {
+	switch (block_of(p, b)->where) {
 	case W_EMPTY:
-		if (!file_zero_fill(p, b))
+		starved = file_zero_fill(p, b);
+		if (!starved)
 			map_for_all(p, b);
 		break;
 	case W_RESIDENT:
@@ -284,8 +251,7 @@ void file_serve(struct pool *p, uint32_t b)
 		map_for_all(p, b);
 		break;
 	case W_COLD:
-		if (!is_deferred(p, b))
-			file_read(p, b, 0);
+		starved = is_deferred(p, n) || file_read(p, b, 0);
 		break;
 	case W_BAD:
 		file_fail_waits(p, b);
@@ -294,44 +260,59 @@ void file_serve(struct pool *p, uint32_t b)
 	default:
 		break;
 	}
+	n = wanted_of(p, b);
+	if (n)
+		wanted_starves(p, n, starved);
 }
 
-void file_serve_all(struct pool *p)
+/* In the order in which they came, until there is neither room nor a way to make some. */
+void file_serve_starved(struct pool *p)
 {
-	struct wait *w;
-	uint32_t most = p->nr_waits + 1;
+	struct wanted *n, *next;
+	uint32_t deferred = 0;
 
-	/* Serving takes waits off the list: begin again after each that did. */
-	for (w = p->waits; w && most;) {
-		uint32_t before = p->nr_waits;
+	for (n = wanted_first(p); n; n = next) {
+		uint64_t begun = p->d->begun;
+		uint32_t b = n->block;
 
-		file_serve(p, w->block);
-		if (p->nr_waits != before) {
-			w = p->waits;
-			most--;
-		} else {
-			w = w->next;
+		next = n->after;
+		if (block_of(p, b)->where == W_COLD && is_deferred(p, n)) {
+			if (++deferred == DEFERRED_MAX)
+				break;
+			continue;
 		}
+		file_serve(p, b);
+		n = wanted_of(p, b);
+		if (n && n->starved && p->d->begun == begun)
+			break;
 	}
+}
+
+static void expire_wait(struct pool *p, struct wait *w, void *arg)
+{
+	uint64_t at = w->since_ns + (uint64_t)p->t->deadline_ms * NS_PER_MS, *next = arg;
+	uint32_t b = w->wanted->block;
+
+	if (p->d->turn_ns < at) {
+		if (!*next || *next > at)
+			*next = at;
+		return;
+	}
+	log_line(LOG_WARNING, "fault_expired", "pool=%u block=%u pid=%d tid=%u where=%u tenant=%s", p->id,
+		 b, w->a->client->pid, w->tid, block_of(p, b)->where, p->tenant->name);
+	pool_event(p, KVTIER_EVENT_PRESSURE, b, -ENOSPC);
+	p->d->count.deadline_misses++;
+	fail_wait(p, w);
 }
 
 static void expire_waits(struct pool *p)
 {
-	uint64_t now = p->d->turn_ns, deadline = (uint64_t)p->t->deadline_ms * NS_PER_MS;
-	struct wait *w;
+	uint64_t next = 0;
 
-again:
-	for (w = p->waits; w; w = w->next) {
-		if (now < w->since_ns + deadline)
-			continue;
-		log_line(LOG_WARNING, "fault_expired", "pool=%u block=%u pid=%d tid=%u where=%u "
-			 "tenant=%s", p->id, w->block, w->a->client->pid, w->tid,
-			 block_of(p, w->block)->where, p->tenant->name);
-		pool_event(p, KVTIER_EVENT_PRESSURE, w->block, -ENOSPC);
-		p->d->count.deadline_misses++;
-		file_fail_waits(p, w->block);
-		goto again;
-	}
+	if (!p->nr_waits || p->d->turn_ns < p->waits_expire_ns)
+		return;
+	waits_each(p, expire_wait, &next);
+	p->waits_expire_ns = next;
 }
 
 /* While anybody waits: for room that another pool made, and for the deadline. */
@@ -342,7 +323,7 @@ void file_wait_deadlines(struct kvtierd *d)
 
 	for (p = d->pools; p; p = next) {
 		next = p->next;
-		if (!p->waits && !p->ios && !p->commands && !p->checkpoint)
+		if (!p->nr_waits && !p->ios && !p->commands && !p->checkpoint)
 			continue;
 		any = true;
 		expire_waits(p);
@@ -430,8 +411,8 @@ static void handle(struct attachment *a, const struct uffd_msg *msg)
 		fail_access(a, tid, addr);
 		return;
 	}
-	if (!add_wait(a, b, tid, addr, flags & UFFD_PAGEFAULT_FLAG_WRITE))
-		file_serve(p, b);
+	add_wait(a, b, tid, addr, flags & UFFD_PAGEFAULT_FLAG_WRITE);
+	file_serve(p, b);
 }
 
 void file_faults(void *arg)

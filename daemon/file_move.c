@@ -13,6 +13,7 @@
 
 #include "crc.h"
 #include "kvtierd.h"
+#include "retry.h"
 
 #define FULL_RETRY_NS (100 * NS_PER_MS)
 #define WRITE_BYTES_MAX (16u << 20)
@@ -23,6 +24,8 @@ struct io {
 	struct pool *pool;
 	uint64_t start_ns;
 	uint64_t generation;
+	uint64_t again_ns; /* it failed, and is tried again then; 0: it is under way */
+	uint32_t tries;
 	uint32_t block;
 	bool write;
 	bool late;
@@ -191,23 +194,30 @@ void file_bad(struct pool *p, uint32_t b, int error)
 
 static void io_done(struct op *op, int res);
 
-static void submit(struct pool *p, struct io *io, uint32_t b, bool write)
+static void issue(struct io *io)
 {
-	struct block *blk = block_of(p, b);
-	uint64_t offset = (uint64_t)blk->slot << p->shift;
+	struct pool *p = io->pool;
+	uint64_t offset = (uint64_t)block_of(p, io->block)->slot << p->shift;
 	struct io_uring_sqe *sqe = loop_sqe(p->d, &io->op);
+	char *addr = block_addr(p, io->block);
 
-	*io = (struct io){ .op.done = io_done, .pool = p, .start_ns = now_ns(), .block = b,
-			   .generation = blk->generation, .write = write };
-	if (write)
-		io_uring_prep_write(sqe, p->slots_fd, block_addr(p, b), p->block_bytes, offset);
+	if (io->write)
+		io_uring_prep_write(sqe, p->slots_fd, addr, p->block_bytes, offset);
 	else
-		io_uring_prep_read(sqe, p->slots_fd, block_addr(p, b), p->block_bytes, offset);
+		io_uring_prep_read(sqe, p->slots_fd, addr, p->block_bytes, offset);
 	/* Its memory is allocated on the way: where there are CPUs, by a thread of the ring's. */
-	if (!write && p->d->many_cpus)
+	if (!io->write && p->d->many_cpus)
 		io_uring_sqe_set_flags(sqe, IOSQE_ASYNC);
 	io_uring_sqe_set_data(sqe, &io->op);
+}
+
+static void submit(struct pool *p, struct io *io, uint32_t b, bool write)
+{
+	*io = (struct io){ .op.done = io_done, .pool = p, .start_ns = now_ns(), .block = b,
+			   .generation = block_of(p, b)->generation, .write = write };
+	issue(io);
 	p->ios++;
+	p->d->begun++;
 	if (write && !p->writes++)
 		p->write_since_ns = io->start_ns;
 	if (!write && !p->reads++)
@@ -312,7 +322,7 @@ static void write_done(struct pool *p, uint32_t b, int res)
 	if (why & B_CAPTURE)
 		checkpoint_written(p, b);
 	if (why & B_EVICT && !(blk->flags & B_DIRTY) && !blk->pins && !blk->busy &&
-	    !file_wanted(p, b))
+	    !wanted_of(p, b))
 		file_drop(p, b);
 }
 
@@ -381,6 +391,21 @@ static void account(struct io *io)
 	prefetch_measure(p->d, p->block_bytes, now - io->start_ns);
 }
 
+/* A write that failed leaves its block in memory, which is all it takes. */
+static bool try_again(struct io *io, int res)
+{
+	struct pool *p = io->pool;
+	uint64_t now = now_ns();
+
+	if (io->write || io->late || res == (int)p->block_bytes || !kvt_read_may_pass(res, io->tries) ||
+	    now >= io->start_ns + (uint64_t)p->t->deadline_ms * NS_PER_MS)
+		return false;
+	io->tries++;
+	io->again_ns = now + KVT_READ_AGAIN_NS;
+	timer_within(p->d, &p->d->waits, KVT_READ_AGAIN_NS);
+	return true;
+}
+
 static void io_done(struct op *op, int res)
 {
 	struct io *io = (struct io *)op;
@@ -388,6 +413,8 @@ static void io_done(struct op *op, int res)
 	uint32_t b = io->block;
 	bool write = io->write;
 
+	if (try_again(io, res))
+		return;
 	account(io);
 	put_io(io);
 	if (write)
@@ -408,9 +435,13 @@ static void give_up_write(struct pool *p, uint32_t b)
 	write_failed(p, b, -ETIMEDOUT);
 	if (captured)
 		checkpoint_written(p, b);
+	file_serve(p, b);
 }
 
-/* What is late is given up: the block is BAD, or stays in memory; the transfer may still end. */
+/*
+ * What is late is given up: the block is BAD, or stays in memory; the transfer may still
+ * end.  Reads whose pause is over are begun again.
+ */
 void file_io_deadlines(struct kvtierd *d)
 {
 	int i;
@@ -420,7 +451,12 @@ void file_io_deadlines(struct kvtierd *d)
 		struct pool *p = io->pool;
 		struct block *blk;
 
-		if (!p || io->late ||
+		if (p && io->again_ns && d->turn_ns >= io->again_ns) {
+			io->again_ns = 0;
+			issue(io);
+			continue;
+		}
+		if (!p || io->late || io->again_ns ||
 		    d->turn_ns < io->start_ns + (uint64_t)p->t->deadline_ms * NS_PER_MS)
 			continue;
 		io->late = true;
@@ -494,8 +530,8 @@ static void trim(struct pool *p)
 /* Something ended: who waited for it goes on. */
 void file_progress(struct pool *p)
 {
-	if (p->waits)
-		file_serve_all(p);
+	if (p->nr_waits)
+		file_serve_starved(p);
 	if (p->commands)
 		file_run_commands(p);
 	if (p->checkpoint)

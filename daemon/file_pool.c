@@ -90,6 +90,7 @@ void file_pool_destroy(struct pool *p)
 	if (p->slots_fd >= 0)
 		close(p->slots_fd);
 	kvt_slots_exit(&p->slots);
+	waits_exit(p);
 	free(p->frames);
 	free(p->queue);
 }

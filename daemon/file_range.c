@@ -89,13 +89,17 @@ static int check_range(struct pool *p, struct command *c)
 static int promote(struct pool *p, uint32_t b, bool fill)
 {
 	struct block *blk = block_of(p, b);
+	int ret;
 
 	switch (blk->where) {
 	case W_RESIDENT:
 	case W_WRITING:
 		return 0;
 	case W_EMPTY:
-		return fill ? file_zero_fill(p, b) : 0;
+		ret = fill ? file_zero_fill(p, b) : 0;
+		if (!ret)
+			file_serve(p, b); /* who has been waiting for it */
+		return ret;
 	case W_COLD:
 		file_read(p, b, 0);
 		return -EAGAIN;

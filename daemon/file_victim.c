@@ -28,7 +28,7 @@ static bool may_go(const struct pool *p, uint32_t b)
 {
 	const struct block *blk = block_of(p, b);
 
-	return blk->where == W_RESIDENT && !blk->pins && !blk->busy && !file_wanted(p, b);
+	return blk->where == W_RESIDENT && !blk->pins && !blk->busy && !wanted_of(p, b);
 }
 
 /* Greater: goes rather. */

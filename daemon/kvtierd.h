@@ -10,6 +10,7 @@
  *	tenant.c	whose it is, and what quotas it has
  *	pool.c		pools by name and number; both kinds of them
  *	file_pool.c	... memory files whose faults we serve (no module):
+ *	file_wait.c	    who waits in a fault, and for what
  *	file_fault.c	    a client touched what it has not mapped, or may not write
  *	file_move.c	    a block comes from its slot, goes to it, leaves memory
  *	file_victim.c	    which block leaves
@@ -111,7 +112,9 @@ struct op {
 struct watch {
 	struct op op;
 	struct kvtierd *d;
+	struct watch *next; /* of those that are armed later */
 	int fd;
+	int error; /* the last time */
 	short events;
 	void (*ready)(void *arg); /* NULL: stopped; goes with its last completion */
 	void *arg;
@@ -160,12 +163,17 @@ void job_stop(struct kvtierd *d);
 void job_submit(struct kvtierd *d, struct job *job);
 
 /* ---- sdnotify.c -------------------------------------------------------------------------- */
+void sd_open(struct kvtierd *d);
+void sd_close(void);
+/* Nobody waits for the manager: what it cannot take now it is told later, in order. */
 __attribute__((format(printf, 1, 2))) void sd_notifyf(const char *fmt, ...);
 /* Give a descriptor to the service manager, so that it outlives us; take it back. */
 void sd_store(int fd, const char *name);
 void sd_unstore(const char *name);
-/* Wait until the manager has taken what was sent. */
-void sd_barrier(void);
+/* May it keep so many more, as far as it says? */
+bool sd_has_room(uint32_t fds);
+/* Has it taken all whose names begin so? */
+bool sd_is_stored(const char *prefix);
 bool sd_has_manager(void);
 /* Half of the watchdog's period in ns; 0: no watchdog. */
 uint64_t sd_watchdog_ns(void);
@@ -229,6 +237,7 @@ struct attachment {
 	int uffd; /* of its mapping; -1: none yet */
 	struct watch *faults;
 	uint64_t addr;
+	uint64_t pass; /* in which a block was mapped for it */
 	uint16_t *pins;
 	struct plan *plan;
 	struct attend_ring *attend;
@@ -350,13 +359,24 @@ struct table {
 
 /* A thread of a client that waits in a fault. */
 struct wait {
-	struct wait *next;
+	struct wait *next, **at; /* of those for its block */
+	struct wait *next_of_bucket;
+	struct wanted *wanted;
 	struct attachment *a;
 	uint64_t since_ns;
 	uint64_t addr;
-	uint32_t block;
 	uint32_t tid;
 	bool write;
+};
+
+/* A block that threads wait for. */
+struct wanted {
+	struct wanted *next; /* of its bucket */
+	struct wanted *before, *after; /* of those that are starved */
+	struct wait *waits;
+	uint64_t since_ns;
+	uint32_t block;
+	bool starved; /* of memory, or of room for a transfer */
 };
 
 struct command;
@@ -384,6 +404,7 @@ struct pool {
 	bool idle; /* its client said so, or nothing happened for long */
 	bool told_idle; /* its client did */
 	bool removed; /* no longer to be found by its name */
+	bool unkept; /* the service manager has no room for its descriptors */
 	bool module;
 
 	/* Pools of the module: device_sweep.c's way through them. */
@@ -400,7 +421,11 @@ struct pool {
 	uint32_t nr_frames;
 	uint32_t pinned; /* blocks */
 	uint32_t ios; /* under way */
-	struct wait *waits;
+	struct waits *waits; /* file_wait.c's */
+	uint32_t nr_waits;
+	uint64_t wait_since_ns; /* when the first of them came */
+	uint64_t waits_expire_ns; /* before none of them does; 0: not known */
+	uint64_t passes; /* see attachment.pass */
 	struct command *commands;
 	uint64_t visit_ns; /* the turn in which commands may visit ... */
 	uint32_t visits; /* ... so many blocks more */
@@ -417,8 +442,8 @@ struct pool {
 	struct kvtier_stats stats;
 	struct kvtier_stats shown; /* as a client was told last: counted over all blocks */
 	uint64_t shown_ns, shown_took_ns;
-	uint64_t read_since_ns, write_since_ns, wait_since_ns;
-	uint32_t reads, writes, nr_waits;
+	uint64_t read_since_ns, write_since_ns;
+	uint32_t reads, writes;
 	struct kvtier_event events[POOL_EVENTS];
 	uint32_t event_first, nr_events;
 	bool events_lost;
@@ -453,6 +478,8 @@ void pools_take_fds(struct kvtierd *d);
 void pools_take_back(struct kvtierd *d);
 void pools_expire(struct kvtierd *d);
 int pool_budget(struct pool *p, uint64_t dram_bytes, struct request *r);
+/* Does the service manager have what a successor needs of it? */
+bool pool_is_kept(const struct pool *p);
 
 /* ---- file_*.c ---------------------------------------------------------------------------- */
 int file_pool_probe(void);
@@ -470,12 +497,21 @@ int slots_open(struct pool *p, bool make);
 
 void file_faults(void *attachment);
 void file_serve(struct pool *p, uint32_t b);
-void file_serve_all(struct pool *p);
+void file_serve_starved(struct pool *p);
 void file_drop_waits(struct attachment *a);
 void file_fail_waits(struct pool *p, uint32_t b);
 void file_wait_deadlines(struct kvtierd *d);
-bool file_wanted(const struct pool *p, uint32_t b);
 void file_map_block(struct attachment *a, uint32_t b, bool write);
+/* -ENOMEM: the thread must be woken, to ask again. */
+int wait_add(struct attachment *a, uint32_t b, uint32_t tid, uint64_t addr, bool write);
+void wait_free(struct pool *p, struct wait *w);
+void waits_each(struct pool *p, void (*visit)(struct pool *p, struct wait *w, void *arg), void *arg);
+void waits_exit(struct pool *p);
+/* NULL: nobody waits for it. */
+struct wanted *wanted_of(const struct pool *p, uint32_t b);
+void wanted_starves(struct pool *p, struct wanted *n, bool starved);
+/* Of the starved, the one that came first; NULL: there are none. */
+struct wanted *wanted_first(const struct pool *p);
 int file_protect(struct pool *p, uint32_t b);
 
 int file_take_frame(struct pool *p, uint32_t b, uint64_t next_use);
@@ -655,12 +691,14 @@ struct kvtierd {
 	bool stop;
 	uint64_t started_ns;
 	uint64_t uptime_ns; /* metrics.c: as last shown */
+	uint32_t nr_unkept; /* so is this */
 	uint64_t turn_ns; /* when this turn of the loop began */
 
 	uint32_t nr_watches;
+	struct watch *late; /* could not be armed: tried again */
 	struct timer *timers;
 	struct timer watchdog, waits, writeback, scrub_timer, idle_timer, attend_timer, unread, plan_timer, http_timer,
-		accept_timer;
+		notes, late_timer, accept_timer;
 	int signal_fd;
 	struct watch *signal_watch;
 	int listen_fd;
@@ -688,6 +726,7 @@ struct kvtierd {
 	uint64_t fastest_since_ns;
 	uint64_t measured_bytes, measured_since_ns;
 	uint64_t reading; /* bytes under way */
+	uint64_t begun; /* transfers, ever */
 	uint64_t virtual_now; /* of the tenant that was served last */
 	uint64_t had_now; /* by the plan that was, before */
 

@@ -15,6 +15,7 @@
 
 #define RING_ENTRIES 1024
 #define MANY_CPUS 4
+#define ARM_AGAIN_NS (10 * NS_PER_MS)
 #define SLEEP_MAX_NS (3600 * NS_PER_S)
 
 uint64_t now_ns(void)
@@ -25,6 +26,8 @@ uint64_t now_ns(void)
 	return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
 }
 
+static void arm_late(struct kvtierd *d);
+
 int loop_init(struct kvtierd *d)
 {
 	struct io_uring_params params = { .flags = IORING_SETUP_CQSIZE, .cq_entries = 8192 };
@@ -33,6 +36,7 @@ int loop_init(struct kvtierd *d)
 	if (ret)
 		return kvt_fail(ret, "cannot set up io_uring: %s", strerror(-ret));
 	d->started_ns = d->turn_ns = now_ns();
+	timer_add(d, &d->late_timer, arm_late);
 	d->many_cpus = sysconf(_SC_NPROCESSORS_ONLN) >= MANY_CPUS;
 	return 0;
 }
@@ -64,20 +68,46 @@ static void watch_done(struct op *op, int res)
 {
 	struct watch *w = (struct watch *)op;
 
-	(void)res;
-	if (w->ready)
+	w->error = res < 0 ? res : 0;
+	if (w->ready && res >= 0)
 		w->ready(w->arg);
 }
 
 /* The last completion of a watch: it is armed again, or gone. */
 static void watch_ended(struct watch *w)
 {
-	if (w->ready) {
+	struct kvtierd *d = w->d;
+
+	if (!w->ready) {
+		d->nr_watches--;
+		free(w);
+		return;
+	}
+	if (!w->error) {
 		arm(w);
 		return;
 	}
-	w->d->nr_watches--;
-	free(w);
+	/* For want of memory, say; at once it would fail again.  Nothing is missed: a new poll
+	 * tells what is ready by then. */
+	w->next = d->late;
+	d->late = w;
+	timer_within(d, &d->late_timer, ARM_AGAIN_NS);
+}
+
+static void arm_late(struct kvtierd *d)
+{
+	struct watch *w, *next;
+
+	w = d->late;
+	d->late = NULL;
+	for (; w; w = next) {
+		next = w->next;
+		w->error = 0;
+		if (w->ready)
+			arm(w);
+		else
+			watch_ended(w);
+	}
 }
 
 static struct watch *start(struct kvtierd *d, int fd, short events, void (*ready)(void *arg),
@@ -275,6 +305,7 @@ void loop_exit(struct kvtierd *d)
 	struct io_uring_cqe *cqe;
 	int tries;
 
+	arm_late(d);
 	for (tries = 0; d->nr_watches && tries < 100; tries++) {
 		io_uring_submit_and_wait_timeout(&d->ring, &cqe, 1, &ts, NULL);
 		reap(d);

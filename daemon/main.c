@@ -220,6 +220,7 @@ static void add_timers(struct kvtierd *d)
 	timer_add(d, &d->unread, clients_unread);
 	timer_add(d, &d->plan_timer, plans_run);
 	timer_add(d, &d->http_timer, http_run);
+	sd_open(d);
 	timer_add(d, &d->accept_timer, control_accept);
 	if (sd_watchdog_ns())
 		timer_within(d, &d->watchdog, sd_watchdog_ns());
@@ -283,6 +284,7 @@ static int run(struct kvtierd *d)
 	sd_notifyf("STOPPING=1");
 	log_line(LOG_INFO, "stopping", "pools=%u clients=%u", d->nr_pools, d->nr_clients);
 	tear_down(d);
+	sd_close();
 	return 0;
 }
 

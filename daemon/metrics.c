@@ -76,6 +76,8 @@ static const struct series table[] = {
 	GAUGE("uptime_seconds", "seconds", SECONDS, uptime_ns, "Since the daemon began."),
 	GAUGE("connected_clients", "clients", U32, nr_clients, "Connections now."),
 	GAUGE("live_pools", "pools", U32, nr_pools, "Pools now."),
+	GAUGE("unkept_pools", "pools", U32, nr_unkept,
+	      "Pools that would end with the daemon: the service manager has not their descriptors."),
 	GAUGE("nvme_bandwidth_bytes", "bytes", U64, bandwidth,
 	      "Bytes a second that reads reach, measured."),
 	GAUGE("nvme_latency_seconds", "seconds", SECONDS, latency_ns,
@@ -252,7 +254,9 @@ static void sum_up(struct kvtierd *d)
 
 	for (t = d->tenants; t; t = t->next)
 		t->sums = t->ended;
+	d->nr_unkept = 0;
 	for (p = d->pools; p; p = p->next) {
+		d->nr_unkept += !pool_is_kept(p);
 		look(p);
 		add_to(&p->tenant->sums, &p->stats);
 	}

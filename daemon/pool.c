@@ -322,6 +322,7 @@ int pool_new(struct kvtierd *d, const struct table *def, struct tenant *t, struc
 	p->nr_blocks = (uint32_t)(def->bytes >> p->shift);
 	p->id = with_id.id = ++d->last_pool;
 	p->random = def->instance | 1;
+	p->unkept = true;
 	if (table_create(p, &with_id)) {
 		free(p);
 		goto no_memory;
@@ -360,16 +361,32 @@ static void store_name(const struct pool *p, char kind, char *name, size_t room)
 /* What a successor needs goes to the service manager. */
 static void keep_fds(struct pool *p)
 {
+	const int fds[] = { p->table_fd, p->fd, p->slots_fd };
+	const char kinds[] = "tds";
+	char name[64];
+	int i;
+
+	p->unkept = !sd_has_room(3);
+	if (p->unkept) {
+		log_line(LOG_WARNING, "pool_not_kept", "pool=%u name=%s tenant=%s reason=\"the service "
+			 "manager has no room for its descriptors: raise FileDescriptorStoreMax=\"",
+			 p->id, p->t->name, p->t->tenant);
+		return;
+	}
+	for (i = 0; i < 3; i++) {
+		store_name(p, kinds[i], name, sizeof(name));
+		if (fds[i] >= 0)
+			sd_store(fds[i], name);
+	}
+}
+
+bool pool_is_kept(const struct pool *p)
+{
 	char name[64];
 
 	store_name(p, 't', name, sizeof(name));
-	sd_store(p->table_fd, name);
-	store_name(p, 'd', name, sizeof(name));
-	sd_store(p->fd, name);
-	if (p->slots_fd < 0)
-		return;
-	store_name(p, 's', name, sizeof(name));
-	sd_store(p->slots_fd, name);
+	name[strlen(name) - 1] = 0;
+	return !p->unkept && sd_is_stored(name);
 }
 
 static void unkeep_fds(struct pool *p)
@@ -377,10 +394,20 @@ static void unkeep_fds(struct pool *p)
 	char name[64];
 	const char *kind;
 
-	for (kind = "tds"; *kind; kind++) {
+	for (kind = p->slots_fd < 0 ? "td" : "tds"; !p->unkept && *kind; kind++) {
 		store_name(p, *kind, name, sizeof(name));
 		sd_unstore(name);
 	}
+}
+
+/* Where a pool went another one may be kept. */
+static void keep_more(struct kvtierd *d)
+{
+	struct pool *p;
+
+	for (p = d->pools; p && sd_has_room(3); p = p->next)
+		if (p->unkept && !p->removed)
+			keep_fds(p);
 }
 
 /* One that came to nothing, and was never shown. */
@@ -503,6 +530,7 @@ void pool_destroy(struct pool *p)
 		tenant_charge(d, p->tenant, KVTIER_TIER_CXL, -(int64_t)p->t->budget[KVTIER_TIER_CXL]);
 	}
 	pool_discard(p);
+	keep_more(d);
 }
 
 void pool_unlink_files(struct kvtierd *d, const struct tenant *t, const char *name)

@@ -11,6 +11,7 @@
 
 #include "crc.h"
 #include "kvtierd.h"
+#include "retry.h"
 
 #define LOOK_MAX 4096u /* blocks a turn */
 
@@ -21,6 +22,9 @@ static struct scrub_read {
 	uint32_t block;
 	uint32_t slot;
 	uint64_t generation;
+	uint64_t start_ns;
+	uint32_t tries;
+	bool again; /* it failed, and is tried again when the timer says so */
 } reading;
 
 static bool to_verify(struct pool *p, uint32_t b)
@@ -166,6 +170,28 @@ static void verified(struct pool *p, uint32_t b, int res)
 	again(d, p->block_bytes);
 }
 
+static void read_done(struct op *op, int res);
+
+static void issue(struct kvtierd *d, struct pool *p)
+{
+	struct io_uring_sqe *sqe = loop_sqe(d, &reading.op);
+
+	io_uring_prep_read(sqe, p->slots_fd, d->scrub.buffer, p->block_bytes,
+			   (uint64_t)reading.slot << p->shift);
+	io_uring_sqe_set_data(sqe, &reading.op);
+}
+
+static bool try_again(struct kvtierd *d, const struct pool *p, int res)
+{
+	if (res == (int)p->block_bytes || !kvt_read_may_pass(res, reading.tries) ||
+	    now_ns() >= reading.start_ns + (uint64_t)p->t->deadline_ms * NS_PER_MS)
+		return false;
+	reading.tries++;
+	reading.again = true;
+	timer_within(d, &d->scrub_timer, KVT_READ_AGAIN_NS);
+	return true;
+}
+
 static void read_done(struct op *op, int res)
 {
 	struct kvtierd *d = reading.d;
@@ -173,6 +199,8 @@ static void read_done(struct op *op, int res)
 	uint64_t bytes = p ? p->block_bytes : KVT_BLOCK_MAX;
 
 	(void)op;
+	if (p && try_again(d, p, res))
+		return;
 	if (p) {
 		p->ios--;
 		judge(d, p, res);
@@ -183,22 +211,26 @@ static void read_done(struct op *op, int res)
 
 static void read_block(struct kvtierd *d, struct pool *p, uint32_t b)
 {
-	struct io_uring_sqe *sqe;
-
 	if (p->module) {
 		d->scrub.reading = !device_verify(p, b, verified);
 		return;
 	}
-	sqe = loop_sqe(d, &reading.op);
-
 	reading = (struct scrub_read){ .op.done = read_done, .d = d, .pool = p->id, .block = b,
 				       .slot = block_of(p, b)->slot,
-				       .generation = block_of(p, b)->generation };
-	io_uring_prep_read(sqe, p->slots_fd, d->scrub.buffer, p->block_bytes,
-			   (uint64_t)reading.slot << p->shift);
-	io_uring_sqe_set_data(sqe, &reading.op);
+				       .generation = block_of(p, b)->generation,
+				       .start_ns = now_ns() };
+	issue(d, p);
 	d->scrub.reading = true;
 	p->ios++;
+}
+
+/* The pool of a read that is under way stays until that ends. */
+static void read_again(struct kvtierd *d)
+{
+	if (!reading.again)
+		return;
+	reading.again = false;
+	issue(d, pool_by_id(d, reading.pool));
 }
 
 /* The next block; or, when nothing is under way, the scrub that is due. */
@@ -212,8 +244,10 @@ void scrub_run(struct kvtierd *d)
 			scrub_begin(d, NULL);
 		return;
 	}
-	if (d->scrub.reading)
+	if (d->scrub.reading) {
+		read_again(d);
 		return;
+	}
 	p = pool_by_id(d, d->scrub.pool);
 	for (; p && p->scrub_at < p->nr_blocks && look; p->scrub_at++, look--) {
 		if (!to_verify(p, p->scrub_at))

@@ -145,7 +145,7 @@ static uint32_t coldest(struct pool *p)
 		p->random = p->random * 6364136223846793005ull + 1442695040888963407ull;
 		b = p->frames[(p->random >> 33) % p->nr_frames];
 		if (block_of(p, b)->where != W_RESIDENT || block_of(p, b)->pins ||
-		    block_of(p, b)->busy || file_wanted(p, b))
+		    block_of(p, b)->busy || wanted_of(p, b))
 			continue;
 		if (best == NO_BLOCK || block_of(p, b)->heat < block_of(p, best)->heat)
 			best = b;

@@ -3,11 +3,8 @@
 #include <assert.h>
 #include <errno.h>
 
+#include "retry.h"
 #include "user.h"
-
-/* A read that failed: how often it is tried again, and after what pause. */
-#define READ_TRIES 2
-#define AGAIN_NS 1000000ull
 
 bool kvt_user_io_room(const struct kvt_user *u)
 {
@@ -84,22 +81,17 @@ static void account(struct kvt_user *u, const struct kvt_io *io)
 		tier->read_ns += now - u->read_since_ns;
 }
 
-/*
- * A read that failed is no lost block yet.  Want of memory and the like passes: until
- * the deadline; what a medium says is asked for again once or twice.  A write that
- * failed leaves its block dirty, which is all it takes.
- */
+/* A write that failed leaves its block dirty, which is all it takes. */
 static bool try_again(struct kvt_user *u, struct kvt_io *io, int res)
 {
-	bool passes = res == -EAGAIN || res == -EINTR || res == -ENOMEM;
 	uint64_t now = kvt_now_ns();
 
 	if (io->write || u->ending || res == (int)u->pool.block_bytes ||
 	    (kvt_block(u, io->block)->flags & KVT_B_STALLED) ||
-	    (!passes && io->tries >= READ_TRIES) || now >= io->start_ns + u->deadline_ns)
+	    !kvt_read_may_pass(res, io->tries) || now >= io->start_ns + u->deadline_ns)
 		return false;
 	io->tries++;
-	io->again_ns = now + AGAIN_NS;
+	io->again_ns = now + KVT_READ_AGAIN_NS;
 	u->agains++;
 	return true;
 }

@@ -55,6 +55,7 @@ static cJSON *daemon_json(const struct kvt_daemon_pool *p, const struct kvtier_s
 	cJSON_AddNumberToObject(o, "block_bytes", (double)p->block_bytes);
 	cJSON_AddNumberToObject(o, "idle_ms", (double)p->idle_ms);
 	cJSON_AddBoolToObject(o, "kept", p->flags & KVT_SHARED_KEEP);
+	cJSON_AddBoolToObject(o, "outlives_daemon", p->flags & KVT_POOL_OUTLIVES);
 	cJSON_AddNumberToObject(o, "checkpoint_age_s",
 				p->checkpoint == UINT32_MAX ? NAN : p->checkpoint);
 	cJSON_AddNumberToObject(o, "plan_left", (double)p->plan_left);
@@ -96,8 +97,9 @@ static void print_daemon(const struct kvt_daemon_pool *p)
 	char owner[64], note[64];
 
 	snprintf(owner, sizeof(owner), "%s/", p->tenant);
-	snprintf(note, sizeof(note), "%u clients%s", p->clients,
-		 p->checkpoint == UINT32_MAX ? "" : ", checkpointed");
+	snprintf(note, sizeof(note), "%u clients%s%s", p->clients,
+		 p->checkpoint == UINT32_MAX ? "" : ", checkpointed",
+		 p->flags & KVT_POOL_OUTLIVES ? "" : ", ends with the daemon");
 	print_line(p->name, owner, p->bytes, p->used, note);
 }
 

@@ -168,12 +168,16 @@ int kvt_shared_attend(struct kvt_pool *pool, const struct kvt_attend_params *par
 
 /* ---- what an operator sees and sets ------------------------------------------------ */
 
+/* kvt_daemon_pool.flags, besides those that it was made with */
+#define KVT_POOL_OUTLIVES (1u << 31)
+
 /*
  * struct kvt_daemon_pool - one pool
  * @id:         number, for the calls below
  * @clients:    processes that have it
  * @idle_ms:    since it was last touched or planned for
- * @flags:      KVT_SHARED_KEEP
+ * @flags:      KVT_SHARED_KEEP, and KVT_POOL_OUTLIVES: the service manager has what the next
+ *              daemon needs to go on with it
  * @checkpoint: age in seconds of its checkpoint; UINT32_MAX: none
  * @plan_left:  ranges of its plan that are still to come
  * @budget, @used: bytes of each tier

@@ -11,6 +11,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -325,22 +326,6 @@ static void wrong_descriptor(void)
 
 /* ---- connections ------------------------------------------------------------------------- */
 
-static double cpu_s(pid_t pid)
-{
-	unsigned long user = 0, system = 0;
-	char path[64];
-	FILE *file;
-
-	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
-	file = fopen(path, "re");
-	if (file && fscanf(file, "%*d %*s %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user,
-			   &system) != 2)
-		user = system = 0;
-	if (file)
-		fclose(file);
-	return (double)(user + system) / (double)sysconf(_SC_CLK_TCK);
-}
-
 static void thousand_connections(void)
 {
 	static int socks[1000], more[40];
@@ -361,9 +346,9 @@ static void thousand_connections(void)
 	EVENTUALLY(daemon_metric("kvtier_connected_clients") == 1000, "expected 1000 connections");
 	c = client();
 	p = bystander(c);
-	begun = cpu_s(daemon_.pid);
+	begun = daemon_cpu_s();
 	pause_ms(1000);
-	used = cpu_s(daemon_.pid) - begun;
+	used = daemon_cpu_s() - begun;
 	figure("idle.connections_cpu_pct", 100 * used, "percent");
 	still_serves(p);
 	/* Too many are refused, and the others stay. */
@@ -408,9 +393,9 @@ static void thousand_pools(void)
 	EVENTUALLY(state_of(p[999], 0) == KVTIER_BLOCK_CLEAN && state_of(p[0], 0) == KVTIER_BLOCK_CLEAN,
 		   "expected idle pools to be written back");
 	pause_ms(500);
-	begun = cpu_s(daemon_.pid);
+	begun = daemon_cpu_s();
 	pause_ms(2000);
-	used = cpu_s(daemon_.pid) - begun;
+	used = daemon_cpu_s() - begun;
 	figure("idle.pools_cpu_pct", 100 * used / 2, "percent");
 	for (i = 0; i < 1000; i++) {
 		CHECK(!wrong_words(p[i], 0, (uint64_t)i), "pool %d", i);
@@ -614,6 +599,114 @@ static void no_room(void)
 	kvt_client_close(c);
 }
 
+/* ---- the kernel and the service manager have no room now ---------------------------------- */
+
+/* A poll that cannot be begun is begun later, and not over and over again. */
+static void polls_refused(void)
+{
+	struct spoil *spoil = daemon_spoil();
+	struct kvt_client *c;
+	struct kvt_pool *p;
+	int sock, most = 1 << 30, tried, major = 0, minor = 0;
+	struct utsname kernel;
+
+	if (uname(&kernel) || sscanf(kernel.release, "%d.%d", &major, &minor) != 2 ||
+	    major * 1000 + minor < 6010)
+		skip("an operation that ends as we like is of Linux 6.10");
+	daemon_start(NULL);
+	c = client();
+	p = bystander(c);
+	spoil->polls = most;
+	sock = raw_socket();
+	pause_ms(300);
+	tried = most - spoil->polls;
+	CHECK(tried > 0 && tried < 1000, "expected pauses between tries, there were %d in 300 ms", tried);
+	spoil->polls = 0;
+	still_serves(p);
+	close(sock);
+	EVENTUALLY(daemon_metric("kvtier_connected_clients") == 1, "expected it to hear that one went");
+	kvt_pool_destroy(p);
+	kvt_client_close(c);
+}
+
+static uint32_t queue_of_sockets(void)
+{
+	FILE *file = fopen("/proc/sys/net/unix/max_dgram_qlen", "re");
+	uint32_t nr = 0;
+
+	if (file && fscanf(file, "%u", &nr) != 1)
+		nr = 0;
+	if (file)
+		fclose(file);
+	return nr;
+}
+
+/* Its queue is full: nobody waits for it, and in the end it has all. */
+static void manager_is_slow(void)
+{
+	uint32_t nr = queue_of_sockets() / 3 + 8, i;
+	struct kvt_client *c;
+	struct kvt_pool **p = calloc(nr, sizeof(struct kvt_pool *));
+	char name[32];
+
+	if (!p || nr > 300)
+		skip("a queue of %u messages is too long", nr * 3);
+	daemon_start(NULL);
+	c = client();
+	pthread_mutex_lock(&daemon_.lock);
+	for (i = 0; i < nr; i++) {
+		snprintf(name, sizeof(name), "p%u", i);
+		p[i] = pool(c, name, 4 * BLOCK, 4 * BLOCK, 0);
+		fill_block(p[i], 0, i);
+	}
+	CHECK(daemon_metric("kvtier_unkept_pools") > 0, "expected pools that are not kept yet");
+	CHECK(daemon_logged("event=notify_late"), "expected a line of the log");
+	pthread_mutex_unlock(&daemon_.lock);
+	EVENTUALLY(daemon_metric("kvtier_unkept_pools") == 0, "expected all to be kept");
+	daemon_kill(SIGKILL);
+	daemon_spawn();
+	for (i = 0; i < nr; i++) {
+		CHECK(!wrong_words(p[i], 0, i), "pool %u", i);
+		kvt_pool_destroy(p[i]);
+	}
+	kvt_client_close(c);
+}
+
+static uint32_t flags_of(struct kvt_client *c, const char *name)
+{
+	struct kvt_daemon_pool pools[8];
+	int nr = kvt_daemon_pools(c, pools, 8), i;
+
+	for (i = 0; i < nr; i++)
+		if (!strcmp(pools[i].name, name))
+			return pools[i].flags;
+	return 0;
+}
+
+/* It keeps seven descriptors at most, and a pool has three. */
+static void manager_is_full(void)
+{
+	struct kvt_pool *a, *b, *late;
+	struct kvt_client *c;
+
+	setenv("FDSTORE", "7", 1);
+	daemon_start(NULL);
+	c = client();
+	a = pool(c, "a", 4 * BLOCK, 4 * BLOCK, 0);
+	b = pool(c, "b", 4 * BLOCK, 4 * BLOCK, 0);
+	CHECK(daemon_metric("kvtier_unkept_pools") == 0, "expected both to be kept");
+	late = pool(c, "late", 4 * BLOCK, 4 * BLOCK, 0);
+	CHECK(daemon_metric("kvtier_unkept_pools") == 1, "expected one that is not kept");
+	CHECK(daemon_logged("event=pool_not_kept"), "expected a line of the log");
+	CHECK(flags_of(c, "a") & KVT_POOL_OUTLIVES && !(flags_of(c, "late") & KVT_POOL_OUTLIVES),
+	      "expected it to be seen");
+	kvt_pool_destroy(a);
+	EVENTUALLY(flags_of(c, "late") & KVT_POOL_OUTLIVES, "expected it to be kept now");
+	kvt_pool_destroy(b);
+	kvt_pool_destroy(late);
+	kvt_client_close(c);
+}
+
 const struct test_case bad_cases[] = {
 	{ "malformed", "what is not a message ends its connection alone", malformed, false },
 	{ "random_messages", "bodies of chance are refused", random_messages, false },
@@ -624,6 +717,9 @@ const struct test_case bad_cases[] = {
 	{ "wrong_descriptor", "something else than a userfaultfd", wrong_descriptor, false },
 	{ "thousand_connections", "a thousand idle connections, and one too many", thousand_connections,
 	  false },
+	{ "polls_refused", "a poll that the kernel has no memory for", polls_refused, false },
+	{ "manager_is_slow", "a service manager whose queue is full stops nobody", manager_is_slow, false },
+	{ "manager_is_full", "a service manager that keeps no more descriptors", manager_is_full, false },
 	{ "thousand_pools", "a thousand idle pools cost next to nothing", thousand_pools, false },
 	{ "config_typo", "a typo is named with its line", config_typo, false },
 	{ "reload", "SIGHUP reads the configuration again, if it is good", reload, false },

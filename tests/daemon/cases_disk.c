@@ -267,7 +267,89 @@ static void stalls_writes(void)
 	tear_down(&t);
 }
 
+/* ---- a disk that errs ------------------------------------------------------------------- */
+
+#define FEW 16u
+
+/* Promote until all failures have been met; a transfer may slip past them. */
+static int promote_through(struct kvt_pool *p, const struct spoil *spoil)
+{
+	int ret, round;
+
+	for (round = 0; round < 1000; round++) {
+		ret = kvt_promote(p, 0, 4 * BLOCK);
+		if (ret || !spoil->failures)
+			return ret;
+		OK(kvt_demote(p, 0, 4 * BLOCK));
+	}
+	return -ETIME;
+}
+
+static void fail_next(struct spoil *spoil, int nr, int error)
+{
+	spoil->error = error;
+	spoil->failures = nr;
+}
+
+static void check_few(struct kvt_pool *p, uint64_t first)
+{
+	uint64_t b;
+
+	for (b = first; b < FEW; b++)
+		CHECK(!wrong_words(p, b, 1), "block %llu", (unsigned long long)b);
+}
+
+/* Want of memory, as often as the kernel likes; the medium once; half a block. */
+static void errs_for_a_moment(void)
+{
+	static const struct {
+		int nr, error;
+	} moments[] = { { 50, -EAGAIN }, { 50, -ENOMEM }, { 50, -EINTR }, { 1, -EIO }, { 1, BLOCK / 2 } };
+	struct kvt_daemon_scrub scrub;
+	struct spoil *spoil;
+	struct kvt_client *c;
+	struct kvt_pool *p;
+	size_t i;
+	uint64_t b;
+
+	if (want_module)
+		skip("the module's own store: see selftests");
+	spoil = daemon_spoil();
+	daemon_start(NULL);
+	c = client();
+	p = pool(c, "errs", FEW * BLOCK, 8 * BLOCK, 0);
+	for (b = 0; b < FEW; b++)
+		fill_block(p, b, 1);
+	OK(kvt_demote(p, 0, FEW * BLOCK));
+	for (i = 0; i < sizeof(moments) / sizeof(moments[0]); i++) {
+		fail_next(spoil, moments[i].nr, moments[i].error);
+		OK(promote_through(p, spoil));
+		OK(kvt_demote(p, 0, 4 * BLOCK));
+	}
+	/* What a scrub reads is judged no faster. */
+	fail_next(spoil, 2, -EIO);
+	OK(kvt_daemon_scrub(c, 0));
+	EVENTUALLY(!kvt_daemon_scrub_status(c, &scrub) && !scrub.running, "expected the scrub to end");
+	CHECK(!spoil->failures && scrub.verified == FEW && !scrub.bad,
+	      "expected %u good blocks, got %llu verified, %llu bad", FEW,
+	      (unsigned long long)scrub.verified, (unsigned long long)scrub.bad);
+	CHECK(daemon_metric("kvtier_io_errors_total ") == 0, "expected no block to be lost");
+	check_few(p, 0);
+	/* For good: an error soon, and the other blocks are as they were. */
+	OK(kvt_demote(p, 0, BLOCK));
+	fail_next(spoil, 1 << 30, -EIO);
+	while (!(i = (size_t)-kvt_promote(p, 0, BLOCK)))
+		OK(kvt_demote(p, 0, BLOCK));
+	CHECK(i == EIO && state_of(p, 0) == KVTIER_BLOCK_BAD, "expected a bad block");
+	fail_next(spoil, 0, 0);
+	check_few(p, 1);
+	kvt_pool_destroy(p);
+	kvt_client_close(c);
+}
+
 const struct test_case disk_cases[] = {
+	{ "errs_for_a_moment", "reads that fail once or twice, or for want of memory: no block is lost",
+	  errs_for_a_moment, false },
 	{ "stalls_reads", "a disk that stalls reads: errors for who waits, others go on", stalls_reads,
 	  false },
 	{ "stalls_writes", "a disk that stalls writes: nothing is lost, others go on", stalls_writes,

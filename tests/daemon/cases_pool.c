@@ -265,6 +265,75 @@ static void zeroed(void)
 	kvt_client_close(c);
 }
 
+/* ---- many threads in faults -------------------------------------------------------------- */
+
+#define CROWD_BLOCKS 2048u
+#define CROWD_FAULTS 16000u
+
+static struct crowd {
+	struct kvt_pool *pool;
+	uint32_t faults; /* of each */
+	uint32_t wrong;
+	pthread_barrier_t all;
+} crowd;
+
+static void *touch_blocks(void *arg)
+{
+	uint32_t first = (uint32_t)(uintptr_t)arg * crowd.faults, i;
+
+	pthread_barrier_wait(&crowd.all);
+	for (i = 0; i < crowd.faults; i++) {
+		uint64_t b = (first + i) * 1031u % CROWD_BLOCKS;
+		const volatile uint64_t *w = (void *)((char *)kvt_pool_addr(crowd.pool) + b * BLOCK);
+
+		if (w[0] != word_of(b, 1, 0) || w[BLOCK / 8 - 1] != word_of(b, 1, BLOCK / 8 - 1))
+			__atomic_add_fetch(&crowd.wrong, 1, __ATOMIC_RELAXED);
+	}
+	return NULL;
+}
+
+/* CPU time of the daemon for each of so many faults of so many threads, us. */
+static double crowd_of(uint32_t nr)
+{
+	pthread_t *threads = calloc(nr, sizeof(*threads));
+	double begun = daemon_cpu_s();
+	pthread_attr_t attr;
+	uint32_t i;
+
+	CHECK(threads && !pthread_attr_init(&attr) && !pthread_barrier_init(&crowd.all, NULL, nr),
+	      "no memory for threads");
+	pthread_attr_setstacksize(&attr, 64 * KIB);
+	crowd.faults = CROWD_FAULTS / nr;
+	for (i = 0; i < nr; i++)
+		CHECK(!pthread_create(&threads[i], &attr, touch_blocks, (void *)(uintptr_t)i),
+		      "thread %u", i);
+	for (i = 0; i < nr; i++)
+		pthread_join(threads[i], NULL);
+	pthread_attr_destroy(&attr);
+	pthread_barrier_destroy(&crowd.all);
+	free(threads);
+	return (daemon_cpu_s() - begun) * 1e6 / CROWD_FAULTS;
+}
+
+/* Each gets its block, and none costs more because others wait too. */
+static void waiting_threads(void)
+{
+	struct kvt_client *c;
+	uint64_t b;
+
+	daemon_start(NULL);
+	c = client();
+	crowd.pool = pool(c, "crowd", CROWD_BLOCKS * BLOCK, 64 * BLOCK, 0);
+	for (b = 0; b < CROWD_BLOCKS; b++)
+		fill_block(crowd.pool, b, 1);
+	OK(kvt_demote(crowd.pool, 0, CROWD_BLOCKS * BLOCK));
+	figure("fault.cpu_100_threads", crowd_of(100), "us");
+	figure("fault.cpu_2000_threads", crowd_of(2000), "us");
+	CHECK(!crowd.wrong, "expected what was written, %u blocks are wrong", crowd.wrong);
+	kvt_pool_destroy(crowd.pool);
+	kvt_client_close(c);
+}
+
 const struct test_case pool_cases[] = {
 	{ "shared", "two processes see each other's writes", shared, false },
 	{ "budget", "a pool larger than its memory, which is never exceeded", budget, false },
@@ -272,5 +341,7 @@ const struct test_case pool_cases[] = {
 	{ "concurrent", "three processes write to one pool under pressure", concurrent, false },
 	{ "killed_client", "a client killed at work harms nobody", killed_client, false },
 	{ "zeroed", "nothing of a pool is seen by the next", zeroed, false },
+	{ "waiting_threads", "two thousand threads wait in faults, and each costs the same", waiting_threads,
+	  false },
 	{ 0 },
 };

@@ -8,6 +8,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -187,7 +188,8 @@ const char *daemon_program(void)
 
 	CHECK(n > 0, "/proc/self/exe: %m");
 	path[n] = 0;
-	for (i = 0; i < 3; i++) { /* build/tests/daemon/suite */
+	/* build/tests/daemon/suite */
+	for (i = daemon_.spoilt ? 2 : 0; i < 3; i++) {
 		slash = strrchr(path, '/');
 		CHECK(slash, "%s: not where it was built", path);
 		*slash = 0;
@@ -285,6 +287,23 @@ void daemon_start(const char *lines)
 	setenv("KVTIER_SOCKET", daemon_.socket, 1);
 }
 
+struct spoil *daemon_spoil(void)
+{
+	struct spoil *spoil;
+	char path[300];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/spoil", daemon_.dir);
+	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	CHECK(fd >= 0 && !ftruncate(fd, sizeof(*spoil)), "%s: %m", path);
+	spoil = mmap(NULL, sizeof(*spoil), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	CHECK(spoil != MAP_FAILED, "mmap: %m");
+	close(fd);
+	setenv("KVTIER_TEST_SPOIL", path, 1);
+	daemon_.spoilt = true;
+	return spoil;
+}
+
 void daemon_start_for_all(const char *lines)
 {
 	CHECK(!chmod(daemon_.dir, 0755), "chmod: %m");
@@ -359,6 +378,22 @@ double daemon_metric(const char *begin)
 	if (file)
 		fclose(file);
 	return value;
+}
+
+double daemon_cpu_s(void)
+{
+	unsigned long user = 0, system = 0;
+	char path[64];
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", daemon_.pid);
+	file = fopen(path, "re");
+	if (file && fscanf(file, "%*d %*s %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user,
+			   &system) != 2)
+		user = system = 0;
+	if (file)
+		fclose(file);
+	return (double)(user + system) / (double)sysconf(_SC_CLK_TCK);
 }
 
 /* ---- other users -------------------------------------------------------------------------- */

@@ -13,6 +13,7 @@
 #include <sys/types.h>
 
 #include "kvtier_daemon.h"
+#include "spoil.h"
 
 #define KIB (1ull << 10)
 #define MIB (1ull << 20)
@@ -95,6 +96,7 @@ struct daemon {
 		char name[64];
 	} store[STORE_MAX];
 	int nr_store;
+	bool spoilt; /* the daemon is the one whose transfers fail */
 	bool empty_handed; /* the manager names descriptors and hands none over */
 };
 
@@ -102,6 +104,8 @@ extern struct daemon daemon_; /* of this case */
 
 /* Write the configuration (lines besides the paths), start it and wait until it is ready. */
 void daemon_start(const char *lines);
+/* Called before: the transfers of this case's daemon fail as this says. */
+struct spoil *daemon_spoil(void);
 /* The same, and other users may reach it. */
 void daemon_start_for_all(const char *lines);
 void daemon_configure(const char *lines);
@@ -115,6 +119,7 @@ const char *daemon_program(void);
 bool daemon_logged(const char *text);
 /* A line of metrics by its beginning: the value; -1: none. */
 double daemon_metric(const char *begin);
+double daemon_cpu_s(void);
 
 /* Other users: a process of one that runs a function, and what that returned. */
 void need_root(void);
