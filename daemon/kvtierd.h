@@ -18,6 +18,7 @@
  *	file_table.c	    the table of blocks that outlives this process
  *	device_pool.c	... descriptors of /dev/kvtier
  *	device_sweep.c	    idle ones leave memory, cold blocks are verified
+ *	device_left.c	    ended ones that a client has not let go of
  *	plan.c		what clients will touch next: rings, checked
  *	prefetch.c	promote ahead of the cursors
  *	writeback.c	write sealed blocks early; drain idle pools
@@ -53,6 +54,7 @@ struct pool;
 struct client;
 struct plan;
 struct kept;
+struct left;
 struct manifest;
 
 /* ---- log.c: lines of key=value on stderr, with the level that the journal knows ------ */
@@ -542,6 +544,10 @@ int device_pool_take_back(struct pool *p);
 void device_pool_stats(struct pool *p, struct kvtier_stats *st);
 int device_pool_query(struct pool *p, uint64_t first, uint32_t nr, struct kvtier_block_info *infos);
 int device_pool_budget(struct pool *p, uint64_t bytes, struct request *r);
+/* device_left.c: it ends here; while a client has its descriptor it stays counted. */
+void device_pool_left(struct pool *p);
+void devices_left(struct kvtierd *d);
+bool device_left_lately(const struct kvtierd *d, const struct tenant *t);
 /* A command through the ring, whose end nobody waits for. */
 int device_command(struct pool *p, uint32_t op, uint32_t tier, uint32_t block, uint32_t nr);
 int device_verify(struct pool *p, uint32_t block,
@@ -698,7 +704,7 @@ struct kvtierd {
 	struct watch *late; /* could not be armed: tried again */
 	struct timer *timers;
 	struct timer watchdog, waits, writeback, scrub_timer, idle_timer, attend_timer, unread, plan_timer, http_timer,
-		notes, late_timer, accept_timer;
+		notes, late_timer, accept_timer, left_timer;
 	int signal_fd;
 	struct watch *signal_watch;
 	int listen_fd;
@@ -717,6 +723,7 @@ struct kvtierd {
 	uint64_t used[KVTIER_NR_TIERS];
 	uint64_t pinned_bytes;
 
+	struct left *left; /* pools of the module that clients still have */
 	struct plan *plans;
 	uint64_t plan_turn_ns; /* the turn in which plans may take ... */
 	uint32_t plan_work; /* ... so many positions more */

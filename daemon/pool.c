@@ -197,6 +197,8 @@ static int check_tier(struct client *c, uint32_t tier, const char *name, uint64_
 		ret = t->quota[tier] && bytes > t->quota[tier] ? -EDQUOT : 0;
 		used = 0;
 	}
+	if (ret == -EDQUOT && device_left_lately(c->d, t))
+		return kvt_fail(-EBUSY, "a pool of tenant %s is still on its way out: try again", t->name);
 	if (ret == -EDQUOT)
 		return kvt_fail(ret, "the pool wants %llu MiB of %s; tenant %s has used %llu of %llu MiB: "
 				     "lower it, or have its quota raised",
@@ -444,6 +446,7 @@ int pool_create(struct client *c, const struct kvt_create *want, struct pool **p
 	}
 	if (p || has_checkpoint(d, c->tenant, def.name))
 		return kvt_fail(-EEXIST, "there is a pool %s: attach it, or remove it first", def.name);
+	devices_left(d);
 	ret = one_more(c);
 	if (!ret)
 		ret = check_quotas(c, &def);
@@ -522,12 +525,12 @@ void pool_destroy(struct pool *p)
 		;
 	*at = p->next;
 	d->nr_pools--;
-	p->tenant->pools--;
-	tenant_charge(d, p->tenant, KVTIER_TIER_NVME, -(int64_t)p->t->budget[KVTIER_TIER_NVME]);
 	if (p->module) {
-		tenant_charge(d, p->tenant, KVTIER_TIER_DRAM,
-			      -(int64_t)p->t->budget[KVTIER_TIER_DRAM]);
-		tenant_charge(d, p->tenant, KVTIER_TIER_CXL, -(int64_t)p->t->budget[KVTIER_TIER_CXL]);
+		device_pool_left(p);
+	} else {
+		p->tenant->pools--;
+		tenant_charge(d, p->tenant, KVTIER_TIER_NVME,
+			      -(int64_t)p->t->budget[KVTIER_TIER_NVME]);
 	}
 	pool_discard(p);
 	keep_more(d);

@@ -282,6 +282,36 @@ static int raise_own_budget(void)
 	return 0;
 }
 
+/* What a client holds on to is in its quota, until it lets go. */
+static int keep_descriptor(void)
+{
+	struct kvt_client *c = client();
+	struct kvt_pool *p = pool(c, "p", 16 * BLOCK, 8 * BLOCK, 0), *more;
+	int kept = dup(kvt_shared_of(p)->kernel.fd);
+
+	CHECK(kept >= 0, "dup: %m");
+	kvt_pool_destroy(p);
+	EVENTUALLY(kvt_daemon_pools(c, NULL, 0) == 0, "expected it to be gone");
+	ERROR(make(c, "q", 16 * BLOCK, &more), -EDQUOT);
+	close(kept);
+	OK(make(c, "q", 16 * BLOCK, &more));
+	kvt_pool_destroy(more);
+	OK(make(c, "r", 16 * BLOCK, &more));
+	kvt_client_close(c);
+	return 0;
+}
+
+static void kept_descriptor(void)
+{
+	need_root();
+	if (!want_module)
+		skip("memory files are emptied");
+	daemon_start_for_all(SECTION "dram = 512K\n");
+	CHECK(!end_of(as(ALICE, keep_descriptor)), "alice");
+	EVENTUALLY(daemon_metric("kvtier_tenant_used_bytes{tenant=\"alice\",tier=\"dram\"}") == 0,
+		   "expected nothing to be counted");
+}
+
 static void fixed_budget(void)
 {
 	need_root();
@@ -339,6 +369,7 @@ const struct test_case limit_cases[] = {
 	{ "metadata_of_one", "tables, rings and plans of a tenant are bounded", metadata_of_one, false },
 	{ "pins_of_one", "pins leave a tenant's quota and others their memory", pins_of_one, false },
 	{ "fixed_budget", "a client cannot raise its budget in the module", fixed_budget, false },
+	{ "kept_descriptor", "a pool that a client holds on to is in its quota", kept_descriptor, false },
 	{ "metrics_of_others", "no pool is named to others, and sums stay", metrics_of_others, false },
 	{ 0 },
 };
