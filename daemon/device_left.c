@@ -12,7 +12,7 @@
 
 #include "kvtierd.h"
 
-#define LATELY_NS (NS_PER_S / 2) /* so long a client may take to let go of it */
+#define LATELY_NS NS_PER_S /* so long a client may take to let go of it */
 #define LOOK_SOON_NS (10 * NS_PER_MS)
 
 struct left {

@@ -47,7 +47,7 @@
 #define NS_PER_S 1000000000ull
 #define NO_BLOCK UINT32_MAX
 #define MAX_IOS 256
-#define MAX_TENANTS 256
+#define MAX_TENANTS 256 /* with a section */
 
 struct kvtierd;
 struct pool;
@@ -392,6 +392,7 @@ struct pool {
 	struct tenant *tenant;
 	struct table *t; /* also what its definition is */
 	size_t table_bytes;
+	uint64_t metadata_bytes; /* counted for its tenant */
 	int table_fd;
 	int fd; /* the memory file, or the device's */
 	int device_id; /* /sys/class/kvtier/pool<id>; -1: not the module's, or not known */
@@ -585,11 +586,11 @@ struct plan {
 
 	/* The plan as we took it: positions are blocks, in order. */
 	uint32_t *order; /* block at each position */
-	uint32_t *again; /* the next position of the same block; NO_BLOCK: none */
+	uint32_t *again; /* 1 and the next position of the same block; 0: none */
 	uint32_t nr, room;
 	uint32_t *starts; /* position at which each range begins */
 	uint32_t nr_ranges, room_ranges;
-	uint32_t *first; /* per block: its first position; NO_BLOCK: not in the plan */
+	uint32_t *first; /* per block: 1 and its first position; 0: not in the plan */
 	uint32_t *last; /* ... its last */
 	uint32_t *at; /* ... its next, seen from the cursor */
 	uint64_t seen; /* what the client said last that it had passed */
@@ -714,6 +715,7 @@ struct kvtierd {
 	uint32_t nr_clients;
 	bool clients_gone; /* some wait to be closed or freed */
 	struct tenant *tenants;
+	uint32_t nr_tenants;
 	struct pool *pools;
 	struct kept *kept; /* of a predecessor, not taken back yet */
 	uint32_t nr_pools;

@@ -8,7 +8,8 @@
  *
  * The plan is kept as positions, one a block.  For each block three numbers (its first,
  * last and next position) and for each position that of the same block's next use make
- * "when is it used next" a subtraction, however the cursor moves.
+ * "when is it used next" a subtraction, however the cursor moves.  Those are kept one
+ * higher than they are, so that memory which was never touched says that there is none.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -36,11 +37,12 @@ uint64_t plan_next_use(const struct pool *p, uint32_t b)
 	for (a = p->attachments; a; a = a->next) {
 		const struct plan *plan = a->plan;
 		uint64_t distance;
+		uint32_t at;
 
-		if (!plan || plan->dead || !plan->nr || plan->at[b] == NO_BLOCK)
+		if (!plan || plan->dead || !plan->nr || !plan->at[b])
 			continue;
-		distance = plan->at[b] >= plan->pos ? plan->at[b] - plan->pos :
-						      (uint64_t)plan->at[b] + plan->nr - plan->pos;
+		at = plan->at[b] - 1;
+		distance = at >= plan->pos ? at - plan->pos : (uint64_t)at + plan->nr - plan->pos;
 		if (distance < least)
 			least = distance;
 	}
@@ -98,9 +100,9 @@ static void forget_all(struct plan *plan)
 
 	for (b = 0; b < nr && plan->ahead; b++)
 		not_ahead(plan, b, false);
-	memset(plan->first, 0xff, nr * sizeof(*plan->first));
-	memset(plan->last, 0xff, nr * sizeof(*plan->last));
-	memset(plan->at, 0xff, nr * sizeof(*plan->at));
+	memset(plan->first, 0, nr * sizeof(*plan->first));
+	memset(plan->last, 0, nr * sizeof(*plan->last));
+	memset(plan->at, 0, nr * sizeof(*plan->at));
 }
 
 /* Takes as long as it took to be told, or as the pool is large. */
@@ -114,7 +116,7 @@ static void forget(struct plan *plan)
 		for (i = 0; i < plan->nr; i++) {
 			b = plan->order[i];
 			not_ahead(plan, b, false);
-			plan->first[b] = plan->last[b] = plan->at[b] = NO_BLOCK;
+			plan->first[b] = plan->last[b] = plan->at[b] = 0;
 		}
 	plan->part_nr = 0;
 	plan->nr = plan->nr_ranges = 0;
@@ -187,15 +189,15 @@ static int append(struct plan *plan, uint32_t *work)
 		uint32_t at = plan->nr++;
 
 		plan->order[at] = i;
-		plan->again[at] = NO_BLOCK;
-		if (plan->last[i] != NO_BLOCK)
-			plan->again[plan->last[i]] = at;
+		plan->again[at] = 0;
+		if (plan->last[i])
+			plan->again[plan->last[i] - 1] = at + 1;
 		else
-			plan->first[i] = at;
+			plan->first[i] = at + 1;
 		/* Its next use, unless one comes before; one behind the cursor is a lap away. */
-		if (plan->at[i] == NO_BLOCK || plan->at[i] < plan->pos)
-			plan->at[i] = at;
-		plan->last[i] = at;
+		if (!plan->at[i] || plan->at[i] - 1 < plan->pos)
+			plan->at[i] = at + 1;
+		plan->last[i] = at + 1;
 	}
 	plan->hand = 0;
 	return 0;
@@ -209,7 +211,7 @@ static void pass_position(struct plan *plan, uint32_t at)
 	uint32_t b = plan->order[at];
 
 	plan->at[b] = plan->again[at];
-	if (plan->at[b] == NO_BLOCK && plan->cycle)
+	if (!plan->at[b] && plan->cycle)
 		plan->at[b] = plan->first[b];
 	not_ahead(plan, b, true);
 	if (p->module)
@@ -545,13 +547,12 @@ static int make_plan(struct plan *plan, int *ring_fd)
 	struct pool *p = plan->a->pool;
 	int ret;
 
-	plan->first = malloc(p->nr_blocks * sizeof(uint32_t));
-	plan->last = malloc(p->nr_blocks * sizeof(uint32_t));
-	plan->at = malloc(p->nr_blocks * sizeof(uint32_t));
+	plan->first = calloc(p->nr_blocks, sizeof(uint32_t));
+	plan->last = calloc(p->nr_blocks, sizeof(uint32_t));
+	plan->at = calloc(p->nr_blocks, sizeof(uint32_t));
 	plan->brought = p->module ? calloc(p->nr_blocks, 1) : NULL;
 	if (!plan->first || !plan->last || !plan->at || (p->module && !plan->brought))
 		return kvt_fail(-ENOMEM, "no memory for a plan");
-	forget_all(plan);
 	plan->doorbell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (plan->doorbell < 0)
 		return kvt_fail(-errno, "cannot make an eventfd: %s", strerror(errno));

@@ -308,7 +308,8 @@ int pool_new(struct kvtierd *d, const struct table *def, struct tenant *t, struc
 {
 	struct table with_id = *def;
 	struct pool *p;
-	int ret = tenant_take(d, t, metadata_of(def), POOL_FDS);
+	uint64_t metadata = metadata_of(def);
+	int ret = tenant_take(d, t, metadata, POOL_FDS);
 
 	if (ret)
 		return ret;
@@ -325,6 +326,7 @@ int pool_new(struct kvtierd *d, const struct table *def, struct tenant *t, struc
 	p->id = with_id.id = ++d->last_pool;
 	p->random = def->instance | 1;
 	p->unkept = true;
+	p->metadata_bytes = metadata;
 	if (table_create(p, &with_id)) {
 		free(p);
 		goto no_memory;
@@ -333,7 +335,7 @@ int pool_new(struct kvtierd *d, const struct table *def, struct tenant *t, struc
 	return 0;
 
 no_memory:
-	tenant_give(t, metadata_of(def), POOL_FDS);
+	tenant_give(t, metadata, POOL_FDS);
 	return kvt_fail(-ENOMEM, "no memory for a pool's table");
 }
 
@@ -422,7 +424,7 @@ void pool_discard(struct pool *p)
 		file_pool_destroy(p);
 	if (p->table_fd >= 0)
 		close(p->table_fd);
-	tenant_give(p->tenant, metadata_of(p->t), POOL_FDS);
+	tenant_give(p->tenant, p->metadata_bytes, POOL_FDS);
 	munmap(p->t, p->table_bytes);
 	free(p->kept);
 	free(p);
@@ -706,7 +708,8 @@ static void take_back(struct kvtierd *d, struct kept *k)
 				close(k->fds[i]);
 		return;
 	}
-	tenant_took(p->tenant, metadata_of(p->t), POOL_FDS);
+	p->metadata_bytes = metadata_of(p->t);
+	tenant_took(p->tenant, p->metadata_bytes, POOL_FDS);
 	add(p);
 	if (p->id > d->last_pool)
 		d->last_pool = p->id;

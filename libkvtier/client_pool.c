@@ -338,7 +338,7 @@ static int copy_text(char *to, size_t room, const char *text, const char *what)
 }
 
 /* One of its name, or that has what it needs, may be on its way out. */
-#define LEAVING_TRIES 100
+#define LEAVING_TRIES 150
 #define LEAVING_PAUSE_NS 10000000
 
 static int open_soon(struct kvt_client *client, const struct kvt_ask *ask, const char *name,

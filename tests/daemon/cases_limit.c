@@ -73,6 +73,16 @@ static int three_clients(void)
 	return i < 400 ? 0 : 4;
 }
 
+static int two_clients(void)
+{
+	struct kvt_client *c[2], *more;
+	int i;
+
+	for (i = 0; i < 2; i++)
+		OK(kvt_client_open(NULL, &c[i]));
+	return refused_by(kvt_client_open(NULL, &more), "max-clients");
+}
+
 static void clients_of_one(void)
 {
 	pid_t alice;
@@ -90,7 +100,7 @@ static void clients_of_one(void)
 		   "expected the new limit");
 	EVENTUALLY(daemon_metric("kvtier_tenant_connected_clients{tenant=\"alice\"}") == 0,
 		   "expected alice's to be gone");
-	CHECK(end_of(as(ALICE, three_clients)) == 1, "expected the new limit to hold");
+	CHECK(!end_of(as(ALICE, two_clients)), "alice, with the new limit");
 }
 
 /* All connections are taken: whoever came with a message of his own hears why. */
@@ -117,6 +127,32 @@ static void administrator(void)
 	EVENTUALLY(daemon_metric("kvtier_refused_connections_total") >= 1, "expected a refusal");
 	CHECK(!end_of(as(0, works)), "expected the administrator to be let in");
 	CHECK(!end_of(alice), "alice");
+}
+
+/* ---- tenants ------------------------------------------------------------------------------ */
+
+/* As many users as one can have in a namespace of his own: they come and go, and so do we. */
+static void many_users(void)
+{
+	struct kvt_client *c;
+	uint32_t i;
+
+	need_root();
+	daemon_start_for_all(NULL);
+	c = client();
+	for (i = 0; i < 1100; i++) {
+		struct kvt_client *other;
+
+		CHECK(!seteuid(100000 + i), "seteuid: %m");
+		OK(kvt_client_open(NULL, &other));
+		CHECK(!seteuid(0), "seteuid: %m");
+		kvt_client_close(other);
+	}
+	CHECK(daemon_metric("kvtier_tenant_connected_clients{tenant=\"user-0\"}") == 1,
+	      "expected who is connected not to be forgotten");
+	CHECK(daemon_metric("kvtier_tenant_connected_clients{tenant=\"user-100000\"}") < 0,
+	      "expected the first of them to be forgotten");
+	kvt_client_close(c);
 }
 
 /* ---- pools ------------------------------------------------------------------------------- */
@@ -175,6 +211,12 @@ static int much_metadata(void)
 	OK(kvt_plan_publish(p, ranges, 100, 0));
 	OK(kvt_plan_wait(p, 20000));
 	CHECK(!wrong_words(p, 3, 1), "expected the pool to go on");
+	kvt_pool_destroy(p);
+	/* One that is kept has more, and gives all of it back when it is removed. */
+	p = pool(c, "kept", 64 * BLOCK, 8 * BLOCK, KVT_SHARED_KEEP);
+	OK(kvt_shared_checkpoint(p, "note", 4));
+	OK(kvt_pin(p, 0, BLOCK));
+	OK(kvt_shared_remove(c, "kept"));
 	kvt_pool_destroy(p);
 	kvt_client_close(c);
 	free(ranges);
@@ -365,6 +407,7 @@ static void metrics_of_others(void)
 const struct test_case limit_cases[] = {
 	{ "clients_of_one", "a tenant's connections are bounded, and it hears so", clients_of_one, false },
 	{ "administrator", "is let in where all connections are taken", administrator, false },
+	{ "many_users", "more users than the daemon keeps counters for", many_users, false },
 	{ "pools_of_one", "a tenant's pools are bounded", pools_of_one, false },
 	{ "metadata_of_one", "tables, rings and plans of a tenant are bounded", metadata_of_one, false },
 	{ "pins_of_one", "pins leave a tenant's quota and others their memory", pins_of_one, false },
