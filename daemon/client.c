@@ -184,11 +184,18 @@ static bool take_message(struct client *c)
 
 static void client_ready(void *arg);
 
+static void watch_client(struct client *c)
+{
+	c->watch = watch_start(c->d, c->sock, client_ready, c);
+	if (!c->watch)
+		client_give_up(c);
+}
+
 /* There may be more, of which the watch has told already. */
 static void look_again(struct client *c)
 {
 	watch_stop(c->watch);
-	c->watch = watch_start(c->d, c->sock, client_ready, c);
+	watch_client(c);
 }
 
 static void client_ready(void *arg)
@@ -467,41 +474,43 @@ static int admit(struct kvtierd *d, struct client *c)
 	return 0;
 }
 
-static int make_client(struct kvtierd *d, int sock, struct client **client)
+/* NULL: it is refused, and @error says why. */
+static struct client *make_client(struct kvtierd *d, int sock, int *error)
 {
 	struct ucred who = { 0 };
 	socklen_t bytes = sizeof(who);
-	struct client *c;
-	int ret;
+	struct client *c = calloc(1, sizeof(*c));
 
-	*client = NULL;
-	if (getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &who, &bytes))
-		return kvt_fail(-errno, "who is it? %s", strerror(errno));
-	c = calloc(1, sizeof(*c));
-	if (!c)
-		return kvt_fail(-ENOMEM, "no memory for a connection");
-	*c = (struct client){ .d = d, .sock = sock, .pid = who.pid, .uid = who.uid,
-			      .admin = is_admin(who.uid),
-			      .tenant = tenant_of(d, who.uid, who.pid) };
+	if (!c) {
+		*error = kvt_fail(-ENOMEM, "no memory for a connection");
+		return NULL;
+	}
+	*c = (struct client){ .d = d, .sock = sock };
+	*error = getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &who, &bytes) ?
+			 kvt_fail(-errno, "who is it? %s", strerror(errno)) : 0;
+	if (!*error)
+		c->tenant = tenant_of(d, who.uid, who.pid);
+	c->pid = who.pid;
+	c->uid = who.uid;
+	c->admin = is_admin(who.uid);
 	/* By its number we looked into its group: was that still its own? */
-	if (!c->tenant || client_signal(sock, who.pid, 0) == -ESRCH)
-		ret = kvt_fail(-ESRCH, "the process is gone");
-	else
-		ret = admit(d, c);
-	if (ret)
-		free(c);
-	else
-		*client = c;
-	return ret;
+	if (!*error && c->tenant && client_signal(sock, who.pid, 0) == -ESRCH)
+		*error = kvt_fail(-ESRCH, "the process that connected is gone");
+	if (!*error)
+		*error = c->tenant ? admit(d, c) : kvt_fail(-ENOSPC, "the daemon has too many tenants");
+	if (!*error)
+		return c;
+	free(c);
+	return NULL;
 }
 
 void client_accept(struct kvtierd *d, int sock)
 {
-	struct client *c;
-	int ret = make_client(d, sock, &c);
+	int error;
+	struct client *c = make_client(d, sock, &error);
 
-	if (ret) {
-		refuse(d, sock, ret);
+	if (!c) {
+		refuse(d, sock, error);
 		return;
 	}
 	c->tenant->clients++;
@@ -511,9 +520,7 @@ void client_accept(struct kvtierd *d, int sock)
 	d->clients = c;
 	d->nr_clients++;
 	d->count.connections++;
-	c->watch = watch_start(d, sock, client_ready, c);
-	if (!c->watch)
-		client_give_up(c);
+	watch_client(c);
 }
 
 /* ---- attachments ------------------------------------------------------------------------- */

@@ -53,7 +53,9 @@ int device_pool_create(struct pool *p)
 {
 	struct kvtier_pool_create arg = {
 		.size = sizeof(arg),
-		.flags = p->t->flags & KVT_SHARED_KEEP ? KVTIER_POOL_KEEP : 0,
+		/* Clients have the descriptor: its budgets are their tenant's quota. */
+		.flags = KVTIER_POOL_FIXED_BUDGET |
+			 (p->t->flags & KVT_SHARED_KEEP ? KVTIER_POOL_KEEP : 0),
 		.bytes = p->t->bytes,
 		.block_shift = p->shift,
 		.io_deadline_ms = p->t->deadline_ms,
@@ -102,14 +104,74 @@ int device_pool_query(struct pool *p, uint64_t first, uint32_t nr, struct kvtier
 	return ret ? kvt_fail(ret, "the module: %s", strerror(-ret)) : 0;
 }
 
-int device_pool_budget(struct pool *p, uint64_t bytes)
-{
-	struct kvtier_pool_budget arg = { .size = sizeof(arg), .tier = KVTIER_TIER_DRAM,
-					  .budget.bytes = bytes };
-	int ret = call(p->fd, KVTIER_IOC_POOL_BUDGET, &arg);
+/* ---- a budget: in the second thread, since the call waits for all that has to leave --------- */
 
-	return ret ? kvt_fail(ret, "the module keeps the old budget: %s", strerror(-ret)) : 0;
+struct resize {
+	struct job job; /* first */
+	struct pool *pool;
+	struct request *request;
+	int fd;
+	uint64_t bytes;
+};
+
+static int resize(struct job *job)
+{
+	struct resize *r = (struct resize *)job;
+	struct kvtier_pool_budget arg = { .size = sizeof(arg), .tier = KVTIER_TIER_DRAM,
+					  .budget.bytes = r->bytes };
+
+	return call(r->fd, KVTIER_IOC_POOL_BUDGET, &arg);
 }
+
+/* What a pool grows by is its tenant's from the beginning, what it shrinks by up to the end. */
+static void charge_growth(struct pool *p, uint64_t bytes, int sign)
+{
+	uint64_t old = p->t->budget[KVTIER_TIER_DRAM];
+
+	if (bytes > old)
+		tenant_charge(p->d, p->tenant, KVTIER_TIER_DRAM, sign * (int64_t)(bytes - old));
+}
+
+static void resized(struct job *job, int result)
+{
+	struct resize *r = (struct resize *)job;
+	struct pool *p = r->pool;
+	uint64_t *budget = &p->t->budget[KVTIER_TIER_DRAM];
+
+	if (result) {
+		kvt_fail(result, "the module keeps the old budget: %s", strerror(-result));
+		charge_growth(p, r->bytes, -1);
+	} else {
+		if (r->bytes < *budget)
+			tenant_charge(p->d, p->tenant, KVTIER_TIER_DRAM,
+				      -(int64_t)(*budget - r->bytes));
+		*budget = r->bytes;
+	}
+	request_end(r->request, result, NULL, 0);
+	p->resizing = false;
+	p->ios--;
+	free(r);
+	file_progress(p);
+}
+
+int device_pool_budget(struct pool *p, uint64_t bytes, struct request *request)
+{
+	struct resize *r;
+
+	if (p->resizing)
+		return kvt_fail(-EBUSY, "another budget of pool %s is being set", p->t->name);
+	r = malloc(sizeof(*r));
+	if (!r)
+		return kvt_fail(-ENOMEM, "no memory for the change of a budget");
+	*r = (struct resize){ .job = { .work = resize, .done = resized }, .pool = p,
+			      .request = request, .fd = p->fd, .bytes = bytes };
+	charge_growth(p, bytes, 1);
+	p->resizing = true;
+	p->ios++;
+	job_submit(p->d, &r->job);
+	return 0;
+}
+
 
 /* ---- commands through the ring ----------------------------------------------------------- */
 

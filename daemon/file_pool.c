@@ -112,7 +112,7 @@ void file_pool_destroy(struct pool *p)
 	if (p->alias)
 		munmap(p->alias, p->t->bytes);
 	if (p->fd >= 0)
-		close_elsewhere(p->d, p->fd);
+		empty_elsewhere(p->d, p->fd, p->t->bytes);
 	if (p->slots_fd >= 0)
 		close_slots(p);
 	kvt_slots_exit(&p->slots);

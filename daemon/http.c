@@ -20,6 +20,7 @@
 #define TIMEOUT_S 10u
 #define CONNECTIONS 64u
 #define TURNS_MAX 256
+#define TURN_NS (5 * NS_PER_MS)
 
 struct http {
 	struct server {
@@ -28,18 +29,24 @@ struct http {
 		struct watch *watch;
 		int epoll_fd;
 	} server[2]; /* the socket's and the port's */
+
+	/* Written once a turn, however many ask. */
+	struct shown {
+		uint64_t turn_ns;
+		char *text;
+		size_t bytes;
+	} shown[2]; /* without and with pools */
 };
 
-static enum MHD_Result respond(struct MHD_Connection *c, unsigned int status, char *text, size_t bytes,
-			       const char *type)
+static enum MHD_Result respond(struct MHD_Connection *c, unsigned int status, const char *text,
+			       size_t bytes, const char *type)
 {
-	struct MHD_Response *r = MHD_create_response_from_buffer(bytes, text, MHD_RESPMEM_MUST_FREE);
+	struct MHD_Response *r =
+		MHD_create_response_from_buffer(bytes, (void *)text, MHD_RESPMEM_MUST_COPY);
 	enum MHD_Result ret;
 
-	if (!r) {
-		free(text);
+	if (!r)
 		return MHD_NO;
-	}
 	MHD_add_response_header(r, MHD_HTTP_HEADER_CONTENT_TYPE, type);
 	ret = MHD_queue_response(c, status, r);
 	MHD_destroy_response(r);
@@ -61,15 +68,32 @@ static bool shows_pools(const struct server *s, struct MHD_Connection *c)
 	       is_admin(who.uid);
 }
 
+static const struct shown *show(struct kvtierd *d, bool pools)
+{
+	struct shown *shown = &d->http->shown[pools];
+	FILE *out;
+
+	if (shown->turn_ns == d->turn_ns)
+		return shown;
+	free(shown->text);
+	*shown = (struct shown){ 0 };
+	out = open_memstream(&shown->text, &shown->bytes);
+	if (!out)
+		return NULL;
+	metrics_write(d, out, pools);
+	if (fclose(out))
+		return NULL;
+	shown->turn_ns = d->turn_ns;
+	return shown;
+}
+
 static enum MHD_Result answer(void *arg, struct MHD_Connection *c, const char *url,
 			      const char *method, const char *version, const char *data,
 			      size_t *data_bytes, void **state)
 {
 	static const char plain[] = "text/plain; charset=utf-8";
 	const struct server *s = arg;
-	char *text = NULL;
-	size_t bytes = 0;
-	FILE *out;
+	const struct shown *shown;
 
 	(void)version, (void)data, (void)state;
 	if (*data_bytes) {
@@ -77,15 +101,13 @@ static enum MHD_Result answer(void *arg, struct MHD_Connection *c, const char *u
 		return MHD_YES;
 	}
 	if (strcmp(method, "GET"))
-		return respond(c, MHD_HTTP_METHOD_NOT_ALLOWED, strdup("GET only\n"), 9, plain);
+		return respond(c, MHD_HTTP_METHOD_NOT_ALLOWED, "GET only\n", 9, plain);
 	if (strcmp(url, "/metrics"))
-		return respond(c, MHD_HTTP_NOT_FOUND, strdup("see /metrics\n"), 13, plain);
-	out = open_memstream(&text, &bytes);
-	if (!out)
+		return respond(c, MHD_HTTP_NOT_FOUND, "see /metrics\n", 13, plain);
+	shown = show(s->d, shows_pools(s, c));
+	if (!shown)
 		return MHD_NO;
-	metrics_write(s->d, out, shows_pools(s, c));
-	fclose(out);
-	return respond(c, MHD_HTTP_OK, text, bytes,
+	return respond(c, MHD_HTTP_OK, shown->text, shown->bytes,
 		       "application/openmetrics-text; version=1.0.0; charset=utf-8");
 }
 
@@ -102,11 +124,12 @@ static void ready(void *arg)
 {
 	struct server *s = arg;
 	struct pollfd more = { .fd = s->epoll_fd, .events = POLLIN };
+	uint64_t begun = now_ns();
 	MHD_UNSIGNED_LONG_LONG ms;
 	int turns;
 
 	/* We are told of changes alone: go on until there is nothing to do at once. */
-	for (turns = 0; turns < TURNS_MAX; turns++) {
+	for (turns = 0; turns < TURNS_MAX && now_ns() - begun < TURN_NS; turns++) {
 		MHD_run(s->mhd);
 		if ((MHD_get_timeout(s->mhd, &ms) != MHD_YES || ms) && poll(&more, 1, 0) <= 0) {
 			wake_within(s);
@@ -212,6 +235,8 @@ void http_close(struct kvtierd *d)
 	}
 	if (d->http && d->config.metrics_socket[0])
 		unlink(d->config.metrics_socket);
+	for (i = 0; d->http && i < 2; i++)
+		free(d->http->shown[i].text);
 	free(d->http);
 	d->http = NULL;
 }

@@ -18,6 +18,7 @@
  *	file_table.c	    the table of blocks that outlives this process
  *	device_pool.c	... descriptors of /dev/kvtier
  *	device_sweep.c	    idle ones leave memory, cold blocks are verified
+ *	device_left.c	    ended ones that a client has not let go of
  *	plan.c		what clients will touch next: rings, checked
  *	prefetch.c	promote ahead of the cursors
  *	writeback.c	write sealed blocks early; drain idle pools
@@ -48,13 +49,14 @@
 #define NS_PER_S 1000000000ull
 #define NO_BLOCK UINT32_MAX
 #define MAX_IOS 256
-#define MAX_TENANTS 256
+#define MAX_TENANTS 256 /* with a section */
 
 struct kvtierd;
 struct pool;
 struct client;
 struct plan;
 struct kept;
+struct left;
 struct manifest;
 struct errand;
 
@@ -146,6 +148,8 @@ void watch_stop(struct watch *w);
  * a peer to take what was sent: the ring's threads do that.
  */
 void close_elsewhere(struct kvtierd *d, int fd);
+/* A memory file that others may go on to have: its pages go, whoever has it. */
+void empty_elsewhere(struct kvtierd *d, int fd, uint64_t bytes);
 ssize_t read_now(int fd, void *buf, size_t bytes);
 int bell_make(int *ours, int *theirs);
 void bell_ring(int ours);
@@ -394,6 +398,7 @@ struct pool {
 	struct tenant *tenant;
 	struct table *t; /* also what its definition is */
 	size_t table_bytes;
+	uint64_t metadata_bytes; /* counted for its tenant */
 	int table_fd;
 	int fd; /* the memory file, or the device's */
 	int device_id; /* /sys/class/kvtier/pool<id>; -1: not the module's, or not known */
@@ -413,6 +418,7 @@ struct pool {
 	bool module;
 
 	/* Pools of the module: device_sweep.c's way through them. */
+	bool resizing; /* its budget is being changed in the second thread */
 	uint32_t sweep, sweep_at;
 	uint64_t sweep_heat, sweep_blocks; /* heat of all in memory; how many */
 	uint64_t room_ns, room_blocks; /* memory that was free in that turn of the loop */
@@ -445,6 +451,8 @@ struct pool {
 	uint64_t random;
 
 	struct kvtier_stats stats;
+	struct kvtier_stats shown; /* as a client was told last: counted over all blocks */
+	uint64_t shown_ns, shown_took_ns;
 	uint64_t read_since_ns, write_since_ns;
 	uint32_t reads, writes;
 	struct kvtier_event events[POOL_EVENTS];
@@ -482,7 +490,7 @@ int pool_new(struct kvtierd *d, const struct table *def, struct tenant *t, struc
 void pools_take_fds(struct kvtierd *d);
 void pools_take_back(struct kvtierd *d);
 void pools_expire(struct kvtierd *d);
-int pool_budget(struct pool *p, uint64_t dram_bytes);
+int pool_budget(struct pool *p, uint64_t dram_bytes, struct request *r);
 /* Does the service manager have what a successor needs of it? */
 bool pool_is_kept(const struct pool *p);
 
@@ -548,7 +556,11 @@ int device_pool_create(struct pool *p);
 int device_pool_take_back(struct pool *p);
 void device_pool_stats(struct pool *p, struct kvtier_stats *st);
 int device_pool_query(struct pool *p, uint64_t first, uint32_t nr, struct kvtier_block_info *infos);
-int device_pool_budget(struct pool *p, uint64_t bytes);
+int device_pool_budget(struct pool *p, uint64_t bytes, struct request *r);
+/* device_left.c: it ends here; while a client has its descriptor it stays counted. */
+void device_pool_left(struct pool *p);
+void devices_left(struct kvtierd *d);
+bool device_left_lately(const struct kvtierd *d, const struct tenant *t);
 /* A command through the ring, whose end nobody waits for. */
 int device_command(struct pool *p, uint32_t op, uint32_t tier, uint32_t block, uint32_t nr);
 int device_verify(struct pool *p, uint32_t block,
@@ -586,11 +598,11 @@ struct plan {
 
 	/* The plan as we took it: positions are blocks, in order. */
 	uint32_t *order; /* block at each position */
-	uint32_t *again; /* the next position of the same block; NO_BLOCK: none */
+	uint32_t *again; /* 1 and the next position of the same block; 0: none */
 	uint32_t nr, room;
 	uint32_t *starts; /* position at which each range begins */
 	uint32_t nr_ranges, room_ranges;
-	uint32_t *first; /* per block: its first position; NO_BLOCK: not in the plan */
+	uint32_t *first; /* per block: 1 and its first position; 0: not in the plan */
 	uint32_t *last; /* ... its last */
 	uint32_t *at; /* ... its next, seen from the cursor */
 	uint64_t seen; /* what the client said last that it had passed */
@@ -746,7 +758,7 @@ struct kvtierd {
 	struct watch *late; /* could not be armed: tried again */
 	struct timer *timers;
 	struct timer watchdog, waits, writeback, scrub_timer, idle_timer, attend_timer, unread, plan_timer, http_timer,
-		notes, late_timer, accept_timer, errand_timer;
+		notes, late_timer, accept_timer, errand_timer, left_timer;
 	int signal_fd;
 	struct watch *signal_watch;
 	int listen_fd;
@@ -756,6 +768,7 @@ struct kvtierd {
 	uint32_t nr_clients;
 	bool clients_gone; /* some wait to be closed or freed */
 	struct tenant *tenants;
+	uint32_t nr_tenants;
 	struct pool *pools;
 	struct kept *kept; /* of a predecessor, not taken back yet */
 	uint32_t nr_pools;
@@ -765,7 +778,10 @@ struct kvtierd {
 	uint64_t used[KVTIER_NR_TIERS];
 	uint64_t pinned_bytes;
 
+	struct left *left; /* pools of the module that clients still have */
 	struct plan *plans;
+	uint64_t plan_turn_ns; /* the turn in which plans may take ... */
+	uint32_t plan_work; /* ... so many positions more */
 	uint64_t bandwidth; /* bytes a second that reads were measured to reach */
 	uint64_t latency_ns; /* of the fastest read of late */
 	uint64_t fastest_ns; /* ... since that time */

@@ -234,6 +234,7 @@ static void add_timers(struct kvtierd *d)
 	timer_add(d, &d->errand_timer, errands_expire);
 	sd_open(d);
 	timer_add(d, &d->accept_timer, control_accept);
+	timer_add(d, &d->left_timer, devices_left);
 	if (sd_watchdog_ns())
 		timer_within(d, &d->watchdog, sd_watchdog_ns());
 	if (d->config.scrub_every_s)

@@ -8,7 +8,8 @@
  *
  * The plan is kept as positions, one a block.  For each block three numbers (its first,
  * last and next position) and for each position that of the same block's next use make
- * "when is it used next" a subtraction, however the cursor moves.
+ * "when is it used next" a subtraction, however the cursor moves.  Those are kept one
+ * higher than they are, so that memory which was never touched says that there is none.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -23,6 +24,7 @@
 
 #define POSITIONS_MAX (64u << 20)
 #define WORK_MAX 65536u /* positions a turn and plan: the others wait meanwhile */
+#define TURN_MAX (8 * WORK_MAX) /* ... of all plans; half of it for those that waited */
 #define PLAN_FDS 1 /* the doorbell */
 
 /* ---- positions --------------------------------------------------------------------------- */
@@ -35,11 +37,12 @@ uint64_t plan_next_use(const struct pool *p, uint32_t b)
 	for (a = p->attachments; a; a = a->next) {
 		const struct plan *plan = a->plan;
 		uint64_t distance;
+		uint32_t at;
 
-		if (!plan || plan->dead || !plan->nr || plan->at[b] == NO_BLOCK)
+		if (!plan || plan->dead || !plan->nr || !plan->at[b])
 			continue;
-		distance = plan->at[b] >= plan->pos ? plan->at[b] - plan->pos :
-						      (uint64_t)plan->at[b] + plan->nr - plan->pos;
+		at = plan->at[b] - 1;
+		distance = at >= plan->pos ? at - plan->pos : (uint64_t)at + plan->nr - plan->pos;
 		if (distance < least)
 			least = distance;
 	}
@@ -97,9 +100,9 @@ static void forget_all(struct plan *plan)
 
 	for (b = 0; b < nr && plan->ahead; b++)
 		not_ahead(plan, b, false);
-	memset(plan->first, 0xff, nr * sizeof(*plan->first));
-	memset(plan->last, 0xff, nr * sizeof(*plan->last));
-	memset(plan->at, 0xff, nr * sizeof(*plan->at));
+	memset(plan->first, 0, nr * sizeof(*plan->first));
+	memset(plan->last, 0, nr * sizeof(*plan->last));
+	memset(plan->at, 0, nr * sizeof(*plan->at));
 }
 
 /* Takes as long as it took to be told, or as the pool is large. */
@@ -113,7 +116,7 @@ static void forget(struct plan *plan)
 		for (i = 0; i < plan->nr; i++) {
 			b = plan->order[i];
 			not_ahead(plan, b, false);
-			plan->first[b] = plan->last[b] = plan->at[b] = NO_BLOCK;
+			plan->first[b] = plan->last[b] = plan->at[b] = 0;
 		}
 	plan->part_nr = 0;
 	plan->nr = plan->nr_ranges = 0;
@@ -186,15 +189,15 @@ static int append(struct plan *plan, uint32_t *work)
 		uint32_t at = plan->nr++;
 
 		plan->order[at] = i;
-		plan->again[at] = NO_BLOCK;
-		if (plan->last[i] != NO_BLOCK)
-			plan->again[plan->last[i]] = at;
+		plan->again[at] = 0;
+		if (plan->last[i])
+			plan->again[plan->last[i] - 1] = at + 1;
 		else
-			plan->first[i] = at;
+			plan->first[i] = at + 1;
 		/* Its next use, unless one comes before; one behind the cursor is a lap away. */
-		if (plan->at[i] == NO_BLOCK || plan->at[i] < plan->pos)
-			plan->at[i] = at;
-		plan->last[i] = at;
+		if (!plan->at[i] || plan->at[i] - 1 < plan->pos)
+			plan->at[i] = at + 1;
+		plan->last[i] = at + 1;
 	}
 	plan->hand = 0;
 	return 0;
@@ -208,7 +211,7 @@ static void pass_position(struct plan *plan, uint32_t at)
 	uint32_t b = plan->order[at];
 
 	plan->at[b] = plan->again[at];
-	if (plan->at[b] == NO_BLOCK && plan->cycle)
+	if (!plan->at[b] && plan->cycle)
 		plan->at[b] = plan->first[b];
 	not_ahead(plan, b, true);
 	if (p->module)
@@ -385,9 +388,20 @@ static int take_entries(struct plan *plan, uint32_t *work)
 	return 0;
 }
 
+/* What is left of this turn's positions. */
+static uint32_t *turn_work(struct kvtierd *d)
+{
+	if (d->plan_turn_ns != d->turn_ns) {
+		d->plan_turn_ns = d->turn_ns;
+		d->plan_work = TURN_MAX;
+	}
+	return &d->plan_work;
+}
+
 static void look(struct plan *plan)
 {
 	struct pool *p = plan->a->pool;
+	uint32_t *turn = turn_work(p->d);
 	uint64_t tail = plan->tail;
 	uint32_t work = WORK_MAX;
 	int ret;
@@ -401,14 +415,15 @@ static void look(struct plan *plan)
 	if (plan->had_bytes < p->d->had_now)
 		plan->had_bytes = p->d->had_now;
 	ret = take_entries(plan, &work);
+	if (!ret && tail != plan->tail)
+		plan->moved_ns = p->d->turn_ns;
+	if (!ret && !plan->more)
+		follow_cursor(plan, &work);
+	*turn -= WORK_MAX - work < *turn ? WORK_MAX - work : *turn;
 	if (ret) {
 		refuse(plan, ret);
 		return;
 	}
-	if (tail != plan->tail)
-		plan->moved_ns = p->d->turn_ns;
-	if (!plan->more)
-		follow_cursor(plan, &work);
 	plan_wake_again(plan);
 	if (plan->more)
 		timer_within(p->d, &p->d->plan_timer, 0);
@@ -417,21 +432,51 @@ static void look(struct plan *plan)
 static void doorbell(void *arg)
 {
 	struct plan *plan = arg;
+	struct kvtierd *d = plan->a->pool->d;
 	eventfd_t ignored;
 
 	read_now(plan->doorbell, &ignored, sizeof(ignored));
-	if (!plan->more) /* or the next turn comes to it */
+	if (plan->more) /* or the next turn comes to it */
+		return;
+	if (*turn_work(d) > TURN_MAX / 2) {
 		look(plan);
+		return;
+	}
+	plan->woken = plan->a->pool->idle;
+	plan->more = true;
+	timer_within(d, &d->plan_timer, 0);
+}
+
+/* The list begins with @first from now on: who was not served is the next. */
+static void turn_to(struct kvtierd *d, struct plan **first)
+{
+	struct plan *head = *first, *last;
+
+	for (last = head; last->next; last = last->next)
+		;
+	last->next = d->plans;
+	*first = NULL;
+	d->plans = head;
 }
 
 /* Plans that were too much for one turn. */
 void plans_run(struct kvtierd *d)
 {
-	struct plan *plan;
+	struct plan **at;
 
-	for (plan = d->plans; plan; plan = plan->next)
-		if (plan->more && !plan->dead)
-			look(plan);
+	for (at = &d->plans; *at; at = &(*at)->next) {
+		if (!(*at)->more || (*at)->dead)
+			continue;
+		if (*turn_work(d))
+			look(*at);
+		else
+			break;
+	}
+	if (!*at)
+		return;
+	timer_within(d, &d->plan_timer, 0);
+	if (at != &d->plans)
+		turn_to(d, at);
 }
 
 /* ---- come and go ------------------------------------------------------------------------- */
@@ -502,13 +547,12 @@ static int make_plan(struct plan *plan, int *ring_fd)
 	struct pool *p = plan->a->pool;
 	int ret;
 
-	plan->first = malloc(p->nr_blocks * sizeof(uint32_t));
-	plan->last = malloc(p->nr_blocks * sizeof(uint32_t));
-	plan->at = malloc(p->nr_blocks * sizeof(uint32_t));
+	plan->first = calloc(p->nr_blocks, sizeof(uint32_t));
+	plan->last = calloc(p->nr_blocks, sizeof(uint32_t));
+	plan->at = calloc(p->nr_blocks, sizeof(uint32_t));
 	plan->brought = p->module ? calloc(p->nr_blocks, 1) : NULL;
 	if (!plan->first || !plan->last || !plan->at || (p->module && !plan->brought))
 		return kvt_fail(-ENOMEM, "no memory for a plan");
-	forget_all(plan);
 	plan->doorbell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (plan->doorbell < 0)
 		return kvt_fail(-errno, "cannot make an eventfd: %s", strerror(errno));

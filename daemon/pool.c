@@ -186,6 +186,8 @@ static int check_tier(struct client *c, uint32_t tier, const char *name, uint64_
 		ret = t->quota[tier] && bytes > t->quota[tier] ? -EDQUOT : 0;
 		used = 0;
 	}
+	if (ret == -EDQUOT && device_left_lately(c->d, t))
+		return kvt_fail(-EBUSY, "a pool of tenant %s is still on its way out: try again", t->name);
 	if (ret == -EDQUOT)
 		return kvt_fail(ret, "the pool wants %llu MiB of %s; tenant %s has used %llu of %llu MiB: "
 				     "lower it, or have its quota raised",
@@ -287,7 +289,8 @@ int pool_new(struct kvtierd *d, const struct table *def, struct tenant *t, struc
 {
 	struct table with_id = *def;
 	struct pool *p;
-	int ret = tenant_take(d, t, metadata_of(def), POOL_FDS);
+	uint64_t metadata = metadata_of(def);
+	int ret = tenant_take(d, t, metadata, POOL_FDS);
 
 	if (ret)
 		return ret;
@@ -304,6 +307,7 @@ int pool_new(struct kvtierd *d, const struct table *def, struct tenant *t, struc
 	p->id = with_id.id = ++d->last_pool;
 	p->random = def->instance | 1;
 	p->unkept = true;
+	p->metadata_bytes = metadata;
 	if (table_create(p, &with_id)) {
 		free(p);
 		goto no_memory;
@@ -312,7 +316,7 @@ int pool_new(struct kvtierd *d, const struct table *def, struct tenant *t, struc
 	return 0;
 
 no_memory:
-	tenant_give(t, metadata_of(def), POOL_FDS);
+	tenant_give(t, metadata, POOL_FDS);
 	return kvt_fail(-ENOMEM, "no memory for a pool's table");
 }
 
@@ -394,13 +398,14 @@ static void keep_more(struct kvtierd *d)
 /* One that came to nothing, and was never shown. */
 void pool_discard(struct pool *p)
 {
+	/* The last one: the module waits for its transfers, and frees all blocks. */
 	if (p->module && p->fd >= 0)
-		close(p->fd);
+		close_elsewhere(p->d, p->fd);
 	if (!p->module)
 		file_pool_destroy(p);
 	if (p->table_fd >= 0)
 		close(p->table_fd);
-	tenant_give(p->tenant, metadata_of(p->t), POOL_FDS);
+	tenant_give(p->tenant, p->metadata_bytes, POOL_FDS);
 	munmap(p->t, p->table_bytes);
 	free(p->kept);
 	free(p);
@@ -422,6 +427,7 @@ int pool_make(struct client *c, const struct kvt_create *want, struct pool **poo
 	}
 	if (p)
 		return kvt_fail(-EEXIST, "there is a pool %s: attach it, or remove it first", def.name);
+	devices_left(d);
 	ret = pool_one_more(c);
 	if (!ret)
 		ret = check_quotas(c, &def);
@@ -468,26 +474,23 @@ void pool_destroy(struct pool *p)
 		;
 	*at = p->next;
 	d->nr_pools--;
-	p->tenant->pools--;
-	tenant_charge(d, p->tenant, KVTIER_TIER_NVME, -(int64_t)p->t->budget[KVTIER_TIER_NVME]);
 	if (p->module) {
-		tenant_charge(d, p->tenant, KVTIER_TIER_DRAM,
-			      -(int64_t)p->t->budget[KVTIER_TIER_DRAM]);
-		tenant_charge(d, p->tenant, KVTIER_TIER_CXL, -(int64_t)p->t->budget[KVTIER_TIER_CXL]);
+		device_pool_left(p);
+	} else {
+		p->tenant->pools--;
+		tenant_charge(d, p->tenant, KVTIER_TIER_NVME,
+			      -(int64_t)p->t->budget[KVTIER_TIER_NVME]);
 	}
 	pool_discard(p);
 	keep_more(d);
 }
 
-int pool_budget(struct pool *p, uint64_t dram_bytes)
+static int check_budget(const struct pool *p, uint64_t dram_bytes)
 {
 	uint64_t least = 4ull << p->shift, old = p->t->budget[KVTIER_TIER_DRAM];
 	uint64_t nvme = p->t->budget[KVTIER_TIER_NVME];
 	int ret;
 
-	dram_bytes &= ~(uint64_t)(p->block_bytes - 1);
-	if (dram_bytes > p->t->bytes)
-		dram_bytes = p->t->bytes;
 	if (least > p->t->bytes)
 		least = p->t->bytes;
 	if (dram_bytes < least)
@@ -506,15 +509,25 @@ int pool_budget(struct pool *p, uint64_t dram_bytes)
 	if (ret)
 		return kvt_fail(ret, "the tenant's quota or the host's limit of DRAM has not %llu MiB left",
 				(unsigned long long)((dram_bytes - old) / MIB));
-	if (p->module) {
-		ret = device_pool_budget(p, dram_bytes);
-		if (ret)
-			return ret;
-		tenant_charge(p->d, p->tenant, KVTIER_TIER_DRAM, (int64_t)(dram_bytes - old));
-	}
+	return 0;
+}
+
+/* 0: @r is answered, or will be. */
+int pool_budget(struct pool *p, uint64_t dram_bytes, struct request *r)
+{
+	int ret;
+
+	dram_bytes &= ~(uint64_t)(p->block_bytes - 1);
+	if (dram_bytes > p->t->bytes)
+		dram_bytes = p->t->bytes;
+	ret = check_budget(p, dram_bytes);
+	if (ret)
+		return ret;
+	if (p->module)
+		return device_pool_budget(p, dram_bytes, r);
 	p->t->budget[KVTIER_TIER_DRAM] = dram_bytes;
-	if (!p->module)
-		file_progress(p);
+	request_end(r, 0, NULL, 0);
+	file_progress(p);
 	return 0;
 }
 
@@ -596,7 +609,8 @@ static void take_back(struct kvtierd *d, struct kept *k)
 				close(k->fds[i]);
 		return;
 	}
-	tenant_took(p->tenant, metadata_of(p->t), POOL_FDS);
+	p->metadata_bytes = metadata_of(p->t);
+	tenant_took(p->tenant, p->metadata_bytes, POOL_FDS);
 	pool_add(p);
 	if (p->id > d->last_pool)
 		d->last_pool = p->id;

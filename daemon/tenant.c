@@ -129,10 +129,34 @@ static void choose_name(struct kvtierd *d, uint32_t uid, int pid, char *name, si
 	free(groups);
 }
 
+/*
+ * Who may make user namespaces has thousands of users.  Tenants of whom we have nothing are
+ * forgotten then, with their counters.
+ */
+#define TENANTS_MAX 1024
+
+static void forget_some(struct kvtierd *d)
+{
+	struct tenant **at = &d->tenants, *t;
+
+	while ((t = *at)) {
+		if (t->clients || t->pools || t->fds || t->metadata_bytes) {
+			at = &t->next;
+			continue;
+		}
+		*at = t->next;
+		d->nr_tenants--;
+		free(t);
+	}
+}
+
 static struct tenant *tenant_new(struct kvtierd *d, const char *name, uint32_t uid)
 {
-	struct tenant *t = calloc(1, sizeof(*t));
+	struct tenant *t;
 
+	if (d->nr_tenants >= TENANTS_MAX)
+		forget_some(d);
+	t = d->nr_tenants < TENANTS_MAX ? calloc(1, sizeof(*t)) : NULL;
 	if (!t)
 		return NULL;
 	snprintf(t->name, sizeof(t->name), "%s", name);
@@ -140,6 +164,7 @@ static struct tenant *tenant_new(struct kvtierd *d, const char *name, uint32_t u
 	configure(d, t);
 	t->next = d->tenants;
 	d->tenants = t;
+	d->nr_tenants++;
 	return t;
 }
 

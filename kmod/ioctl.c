@@ -3,6 +3,8 @@
  * The ioctls: one table says how large each struct is, who may call and whether there is
  * an answer; one function copies the struct in, checks its size, and copies it out.
  */
+#include <linux/capability.h>
+#include <linux/cred.h>
 #include <linux/file.h>
 #include <linux/nospec.h>
 #include <linux/sched/signal.h>
@@ -46,7 +48,7 @@ static int info(struct file *file, struct kvt_pool *pool, union argument *arg)
 		.abi = KVTIER_ABI_VERSION,
 		.features = KVTIER_FEATURE_URING_CMD | KVTIER_FEATURE_SHARED |
 			    KVTIER_FEATURE_CLONE_POOLS | KVTIER_FEATURE_PINNABLE |
-			    KVTIER_FEATURE_HEAT,
+			    KVTIER_FEATURE_HEAT | KVTIER_FEATURE_FIXED_BUDGET,
 	};
 	for (tier = KVTIER_TIER_DRAM; tier <= KVTIER_TIER_CXL; tier++) {
 		info->free_bytes[tier] = kvt_tier_free(tier);
@@ -62,10 +64,19 @@ static int create(struct file *file, struct kvt_pool *pool, union argument *arg)
 	return pool ? -EEXIST : kvt_pool_create(file, &arg->create);
 }
 
+/* Who opened the file says it in its name; a descriptor goes from hand to hand. */
+static bool may_set_budget(const struct file *file, const struct kvt_pool *pool)
+{
+	return !(pool->flags & KVTIER_POOL_FIXED_BUDGET) ||
+	       uid_eq(current_euid(), file->f_cred->euid) || capable(CAP_SYS_ADMIN);
+}
+
 static int budget(struct file *file, struct kvt_pool *pool, union argument *arg)
 {
 	struct kvtier_pool_budget *b = &arg->budget;
 
+	if (!may_set_budget(file, pool))
+		return -EACCES;
 	if (b->tier <= KVTIER_TIER_NONE || b->tier >= KVTIER_NR_TIERS || b->budget.nodes)
 		return -EINVAL;
 	return kvt_pool_set_budget(pool, b->tier, b->budget.bytes);

@@ -71,7 +71,7 @@ static int check_name(const char *name)
 static int check_shape(const struct kvtier_pool_create *arg)
 {
 	const u32 flags = KVTIER_POOL_PINNABLE | KVTIER_POOL_KEEP | KVTIER_POOL_NO_PREDICT |
-			  KVTIER_POOL_FAULT_EVENTS;
+			  KVTIER_POOL_FAULT_EVENTS | KVTIER_POOL_FIXED_BUDGET;
 	u64 mask;
 
 	if (arg->flags & ~flags || arg->id || arg->__reserved)

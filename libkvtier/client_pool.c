@@ -337,6 +337,24 @@ static int copy_text(char *to, size_t room, const char *text, const char *what)
 	return 0;
 }
 
+/* One of its name, or that has what it needs, may be on its way out. */
+#define LEAVING_TRIES 150
+#define LEAVING_PAUSE_NS 10000000
+
+static int open_soon(struct kvt_client *client, const struct kvt_ask *ask, const char *name,
+		     const char *model, struct kvt_pool **pool)
+{
+	struct timespec pause = { .tv_nsec = LEAVING_PAUSE_NS };
+	int ret, tries;
+
+	for (tries = 0; (ret = open_pool(client, ask, name, model, pool)) == -EBUSY; tries++) {
+		if (tries == LEAVING_TRIES)
+			return ret;
+		nanosleep(&pause, NULL);
+	}
+	return ret;
+}
+
 int kvt_shared_create(struct kvt_client *client, const struct kvt_shared_config *config,
 		      struct kvt_pool **pool)
 {
@@ -366,7 +384,7 @@ int kvt_shared_create(struct kvt_client *client, const struct kvt_shared_config 
 	create.budget[KVTIER_TIER_NVME] = c.nvme_bytes;
 	ask.body = &create;
 	ask.bytes = sizeof(create);
-	return open_pool(client, &ask, create.name, create.model, pool);
+	return open_soon(client, &ask, create.name, create.model, pool);
 }
 
 int kvt_shared_attach(struct kvt_client *client, const char *name, const char *model,

@@ -93,7 +93,8 @@ struct kvt_shared_config {
  * kvt_pool_destroy() ends this process's use of a pool.
  *
  * Errors: -EEXIST the name is taken; -ENOENT there is none; -EDQUOT a limit of the
- * tenant's does not hold it; -ENOSPC the disk does not; -EMEDIUMTYPE the pool, or the
+ * tenant's does not hold it; -EBUSY one of its name, or that has the room it needs, is
+ * still on its way out; -ENOSPC the disk does not; -EMEDIUMTYPE the pool, or the
  * checkpoint, is of another model; -EPROTO the checkpoint is of another version;
  * -EINVAL a field is out of range; -EOPNOTSUPP this kernel lacks what sharing needs.
  */

@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -89,6 +90,27 @@ static void do_range(int sock, uint32_t pool, uint32_t op, uint64_t length)
 	ask.bytes = ask.room = RANGE_BYTES;
 	OK(kvt_client_ask_now(sock, &ask));
 	CHECK(!r->ranges[0].result, "operation %u: %d", op, r->ranges[0].result);
+}
+
+/* The same of a connection with answers to come before. */
+static void do_range_past(int sock, uint32_t pool, uint32_t op, uint64_t length)
+{
+	uint64_t room[RANGE_BYTES / 8];
+	struct kvt_ranges *r = put_range(room, pool, op, length);
+	struct kvt_ask ask = KVT_ASK_INIT(KVT_MSG_RANGE_OP);
+	int fds[KVT_MSG_FDS], nr;
+	struct kvt_msg *answer;
+	uint32_t id;
+
+	ask.body = r;
+	ask.bytes = RANGE_BYTES;
+	OK(kvt_link_send(sock, &ask, 77));
+	do {
+		OK(kvt_link_receive(sock, &answer, fds, &nr));
+		id = answer->id;
+		CHECK(id != 77 || !answer->error, "operation %u: %d", op, answer->error);
+		free(answer);
+	} while (id != 77);
 }
 
 /* Another client is answered. */
@@ -915,6 +937,75 @@ static void other_number(void)
 	kvt_client_close(c);
 }
 
+/* ---- what the daemon keeps for a client --------------------------------------------------- */
+
+/* Requests that wait, without end: those that its tenant has no more room for are refused. */
+static void endless_requests(void)
+{
+	uint32_t nr = KVT_RANGES_MAX, i, pinned, cold;
+	struct kvt_msg *answer;
+	struct kvt_ranges *r;
+	int sock, fds[KVT_MSG_FDS], nr_fds;
+
+	if (want_module)
+		skip("the module does its pools' operations");
+	daemon_start("[default]\ndram = 1M\nmax-metadata = 1M\n");
+	sock = connection();
+	cold = make_pool(sock, "cold", 16 * BLOCK, 0);
+	do_range(sock, cold, KVTIER_OP_PIN, BLOCK);
+	do_range(sock, cold, KVTIER_OP_UNPIN, BLOCK);
+	do_range(sock, cold, KVTIER_OP_DEMOTE, BLOCK);
+	pinned = make_pool(sock, "pinned", 16 * BLOCK, 0);
+	do_range(sock, pinned, KVTIER_OP_PIN, 16 * BLOCK);
+	r = calloc(1, sizeof(*r) + nr * sizeof(r->ranges[0]));
+	CHECK(r, "calloc");
+	*r = (struct kvt_ranges){ .pool = cold, .op = KVTIER_OP_PROMOTE, .nr = nr };
+	for (i = 0; i < nr; i++)
+		r->ranges[i].length = BLOCK;
+	/* No memory is free for it: not one of these ends. */
+	for (i = 0; i < 20; i++)
+		tell(sock, KVT_MSG_RANGE_OP, r, sizeof(*r) + nr * sizeof(r->ranges[0]));
+	OK(kvt_link_receive(sock, &answer, fds, &nr_fds));
+	CHECK(answer->error == -EDQUOT, "expected -EDQUOT, got %d", answer->error);
+	free(answer);
+	others_served("requests without end");
+	/* With its pins all goes on. */
+	do_range_past(sock, pinned, KVTIER_OP_UNPIN, 16 * BLOCK);
+	close(sock);
+	free(r);
+	EVENTUALLY(daemon_metric("kvtier_tenant_metadata_bytes{tenant=\"user-0\"}") == 0,
+		   "expected nothing to be counted for who is gone");
+}
+
+/* A pool's memory goes with it, also of a client that keeps its descriptor. */
+static void kept_memory(void)
+{
+	struct kvt_create create = { .name = "kept", .bytes = 16 * BLOCK, .block_bytes = BLOCK };
+	struct kvt_ask ask = KVT_ASK_INIT(KVT_MSG_CREATE);
+	struct kvt_pool_id id = { 0 };
+	struct kvt_opened opened;
+	int sock, fds[KVT_MSG_FDS];
+	struct stat st;
+
+	if (want_module)
+		skip("the module's pools live as long as their descriptors");
+	daemon_start(NULL);
+	sock = connection();
+	ask.body = &create;
+	ask.bytes = sizeof(create);
+	ask.answer = &opened;
+	ask.room = sizeof(opened);
+	ask.fds = fds;
+	OK(kvt_client_ask_now(sock, &ask));
+	id.pool = opened.pool;
+	do_range(sock, id.pool, KVTIER_OP_PIN, 8 * BLOCK);
+	CHECK(!fstat(fds[0], &st) && st.st_blocks >= 8 * (long)BLOCK / 512, "expected memory");
+	tell(sock, KVT_MSG_DETACH, &id, sizeof(id));
+	EVENTUALLY(!fstat(fds[0], &st) && !st.st_blocks, "expected its memory to go, %ld KiB are left",
+		   (long)st.st_blocks / 2);
+	close(sock);
+}
+
 const struct test_case hostile_cases[] = {
 	{ "reads_nothing", "a client that does not read its answers", reads_nothing, false },
 	{ "wrapping_query", "a query whose rows are too many to count", wrapping_query, false },
@@ -935,5 +1026,7 @@ const struct test_case hostile_cases[] = {
 	{ "endless_ranges", "a message that takes for ever to be worked on", endless_ranges, false },
 	{ "silent_scrapers", "connections for metrics that ask nothing", silent_scrapers, false },
 	{ "odd_models", "names of models that are not for a log, or not the pool's", odd_models, false },
+	{ "endless_requests", "requests that wait are bounded, by tenant", endless_requests, false },
+	{ "kept_memory", "memory of a pool that ended is free, whoever has it open", kept_memory, false },
 	{ 0 },
 };

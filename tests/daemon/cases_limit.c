@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -72,6 +73,16 @@ static int three_clients(void)
 	return i < 400 ? 0 : 4;
 }
 
+static int two_clients(void)
+{
+	struct kvt_client *c[2], *more;
+	int i;
+
+	for (i = 0; i < 2; i++)
+		OK(kvt_client_open(NULL, &c[i]));
+	return refused_by(kvt_client_open(NULL, &more), "max-clients");
+}
+
 static void clients_of_one(void)
 {
 	pid_t alice;
@@ -89,7 +100,7 @@ static void clients_of_one(void)
 		   "expected the new limit");
 	EVENTUALLY(daemon_metric("kvtier_tenant_connected_clients{tenant=\"alice\"}") == 0,
 		   "expected alice's to be gone");
-	CHECK(end_of(as(ALICE, three_clients)) == 1, "expected the new limit to hold");
+	CHECK(!end_of(as(ALICE, two_clients)), "alice, with the new limit");
 }
 
 /* All connections are taken: whoever came with a message of his own hears why. */
@@ -116,6 +127,32 @@ static void administrator(void)
 	EVENTUALLY(daemon_metric("kvtier_refused_connections_total") >= 1, "expected a refusal");
 	CHECK(!end_of(as(0, works)), "expected the administrator to be let in");
 	CHECK(!end_of(alice), "alice");
+}
+
+/* ---- tenants ------------------------------------------------------------------------------ */
+
+/* As many users as one can have in a namespace of his own: they come and go, and so do we. */
+static void many_users(void)
+{
+	struct kvt_client *c;
+	uint32_t i;
+
+	need_root();
+	daemon_start_for_all(NULL);
+	c = client();
+	for (i = 0; i < 1100; i++) {
+		struct kvt_client *other;
+
+		CHECK(!seteuid(100000 + i), "seteuid: %m");
+		OK(kvt_client_open(NULL, &other));
+		CHECK(!seteuid(0), "seteuid: %m");
+		kvt_client_close(other);
+	}
+	CHECK(daemon_metric("kvtier_tenant_connected_clients{tenant=\"user-0\"}") == 1,
+	      "expected who is connected not to be forgotten");
+	CHECK(daemon_metric("kvtier_tenant_connected_clients{tenant=\"user-100000\"}") < 0,
+	      "expected the first of them to be forgotten");
+	kvt_client_close(c);
 }
 
 /* ---- pools ------------------------------------------------------------------------------- */
@@ -174,6 +211,12 @@ static int much_metadata(void)
 	OK(kvt_plan_publish(p, ranges, 100, 0));
 	OK(kvt_plan_wait(p, 20000));
 	CHECK(!wrong_words(p, 3, 1), "expected the pool to go on");
+	kvt_pool_destroy(p);
+	/* One that is kept has more, and gives all of it back when it is removed. */
+	p = pool(c, "kept", 64 * BLOCK, 8 * BLOCK, KVT_SHARED_KEEP);
+	OK(kvt_shared_checkpoint(p, "note", 4));
+	OK(kvt_pin(p, 0, BLOCK));
+	OK(kvt_shared_remove(c, "kept"));
 	kvt_pool_destroy(p);
 	kvt_client_close(c);
 	free(ranges);
@@ -251,6 +294,80 @@ static void pins_of_one(void)
 		   "expected nothing to stay pinned");
 }
 
+/* ---- budgets of the module ----------------------------------------------------------------- */
+
+/* Its descriptor is the client's; what its tenant may have is not. */
+static int raise_own_budget(void)
+{
+	struct kvtier_pool_budget b = { .size = sizeof(b), .tier = KVTIER_TIER_DRAM,
+					.budget.bytes = 16 * BLOCK };
+	struct kvt_client *c = client();
+	struct kvt_pool *p = pool(c, "p", 16 * BLOCK, 4 * BLOCK, 0);
+	int fd = kvt_shared_of(p)->kernel.fd;
+	struct kvtier_stats st;
+	uint64_t i;
+
+	CHECK(ioctl(fd, KVTIER_IOC_POOL_BUDGET, &b) < 0 && errno == EACCES,
+	      "expected the module to refuse it, got %m");
+	ERROR(kvt_pool_resize(p, 16 * BLOCK), -EDQUOT);
+	OK(kvt_pool_resize(p, 8 * BLOCK));
+	for (i = 0; i < 16; i++)
+		fill_block(p, i, 1);
+	OK(kvt_pool_resize(p, 4 * BLOCK)); /* what has to leave leaves */
+	OK(kvt_stats(p, &st));
+	CHECK(st.tier[KVTIER_TIER_DRAM].budget_bytes == 4 * BLOCK &&
+	      st.tier[KVTIER_TIER_DRAM].used_bytes <= 4 * BLOCK, "expected the old budget again");
+	for (i = 0; i < 16; i++)
+		CHECK(!wrong_words(p, i, 1), "block %llu", (unsigned long long)i);
+	kvt_pool_destroy(p);
+	kvt_client_close(c);
+	return 0;
+}
+
+/* What a client holds on to is in its quota, until it lets go. */
+static int keep_descriptor(void)
+{
+	struct kvt_client *c = client();
+	struct kvt_pool *p = pool(c, "p", 16 * BLOCK, 8 * BLOCK, 0), *more;
+	int kept = dup(kvt_shared_of(p)->kernel.fd);
+
+	CHECK(kept >= 0, "dup: %m");
+	kvt_pool_destroy(p);
+	EVENTUALLY(kvt_daemon_pools(c, NULL, 0) == 0, "expected it to be gone");
+	ERROR(make(c, "q", 16 * BLOCK, &more), -EDQUOT);
+	close(kept);
+	OK(make(c, "q", 16 * BLOCK, &more));
+	kvt_pool_destroy(more);
+	OK(make(c, "r", 16 * BLOCK, &more));
+	kvt_client_close(c);
+	return 0;
+}
+
+static void kept_descriptor(void)
+{
+	need_root();
+	if (!want_module)
+		skip("memory files are emptied");
+	daemon_start_for_all(SECTION "dram = 512K\n");
+	CHECK(!end_of(as(ALICE, keep_descriptor)), "alice");
+	EVENTUALLY(daemon_metric("kvtier_tenant_used_bytes{tenant=\"alice\",tier=\"dram\"}") == 0,
+		   "expected nothing to be counted");
+}
+
+static void fixed_budget(void)
+{
+	need_root();
+	if (!want_module)
+		skip("memory files have their budgets from the daemon");
+	daemon_start_for_all(SECTION "dram = 512K\n");
+	CHECK(!end_of(as(ALICE, raise_own_budget)), "alice");
+	/* A daemon that was restarted is the same user. */
+	CHECK(!end_of(as(BOB, works)), "bob");
+	daemon_kill(SIGKILL);
+	daemon_spawn();
+	CHECK(!end_of(as(ALICE, raise_own_budget)), "alice, after a restart");
+}
+
 /* ---- who sees what ----------------------------------------------------------------------- */
 
 static int look_at_metrics(void)
@@ -290,9 +407,12 @@ static void metrics_of_others(void)
 const struct test_case limit_cases[] = {
 	{ "clients_of_one", "a tenant's connections are bounded, and it hears so", clients_of_one, false },
 	{ "administrator", "is let in where all connections are taken", administrator, false },
+	{ "many_users", "more users than the daemon keeps counters for", many_users, false },
 	{ "pools_of_one", "a tenant's pools are bounded", pools_of_one, false },
 	{ "metadata_of_one", "tables, rings and plans of a tenant are bounded", metadata_of_one, false },
 	{ "pins_of_one", "pins leave a tenant's quota and others their memory", pins_of_one, false },
+	{ "fixed_budget", "a client cannot raise its budget in the module", fixed_budget, false },
+	{ "kept_descriptor", "a pool that a client holds on to is in its quota", kept_descriptor, false },
 	{ "metrics_of_others", "no pool is named to others, and sums stay", metrics_of_others, false },
 	{ 0 },
 };

@@ -164,6 +164,37 @@ static void million(void)
 	kvt_client_close(c);
 }
 
+/* More plans than are taken in a turn: each comes to its end. */
+#define PLANS 24
+
+static void many(void)
+{
+	struct kvt_plan_range ranges[800];
+	struct kvt_pool *p[PLANS];
+	struct kvt_client *c;
+	uint64_t i, round;
+	char name[16];
+
+	daemon_start(NULL);
+	c = client();
+	for (i = 0; i < 800; i++)
+		ranges[i] = (struct kvt_plan_range){ 0, 256 * BLOCK };
+	for (i = 0; i < PLANS; i++) {
+		snprintf(name, sizeof(name), "many%u", (unsigned int)i);
+		p[i] = pool(c, name, 256 * BLOCK, 8 * BLOCK, 0);
+	}
+	for (round = 0; round < 2; round++) {
+		for (i = 0; i < PLANS; i++)
+			OK(kvt_plan_publish(p[i], ranges, 800, 0));
+		for (i = 0; i < PLANS; i++)
+			OK(kvt_plan_wait(p[i], 20000 * patience_factor));
+	}
+	CHECK(daemon_metric("kvtier_plan_ranges_total") == 2 * PLANS * 800, "expected all of them");
+	for (i = 0; i < PLANS; i++)
+		kvt_pool_destroy(p[i]);
+	kvt_client_close(c);
+}
+
 /* An idle session leaves memory; when its client announces a turn it comes back. */
 static void turns(void)
 {
@@ -202,6 +233,7 @@ const struct test_case plan_cases[] = {
 	{ "appended", "a plan grows", appended, false },
 	{ "outside", "ranges outside the pool are refused", outside, false },
 	{ "million", "a plan of 10^6 ranges", million, false },
+	{ "many", "more plans at once than are taken in a turn", many, false },
 	{ "turns", "an idle session leaves memory and returns for its turn", turns, false },
 	{ 0 },
 };

@@ -3,6 +3,7 @@
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
@@ -228,6 +229,73 @@ TEST_F(budget, killed_while_it_looks)
 	EXPECT_EQ(SIGKILL, wait_bounded(pid, 20000));
 	ASSERT_EQ(0, op(&pool, KVTIER_OP_UNPIN, blocks - 1, 1));
 	pool_close(&pool);
+}
+
+/* In a child of that user, with the descriptor that we opened: 0, or what went wrong. */
+static int change_as(struct pool *pool, uid_t uid, uint64_t blocks)
+{
+	int status;
+	pid_t pid = fork();
+
+	if (!pid) {
+		if (setresgid(uid, uid, uid) || setresuid(uid, uid, uid))
+			_exit(255);
+		_exit(-set_budget(pool, KVTIER_TIER_DRAM, blocks));
+	}
+	if (pid < 0 || waitpid(pid, &status, 0) != pid || !WIFEXITED(status))
+		return -1;
+	return -WEXITSTATUS(status);
+}
+
+static int open_as(uid_t uid)
+{
+	struct stat st;
+	int fd;
+
+	if (stat(KVTIER_DEVICE, &st) || chmod(KVTIER_DEVICE, 0666) || seteuid(uid))
+		return -1;
+	fd = device_open(O_RDWR);
+	if (seteuid(0) || chmod(KVTIER_DEVICE, st.st_mode & 07777))
+		return -1;
+	return fd;
+}
+
+/* Fixed: to who opened the file, whatever process of its, and to the administrator. */
+TEST_F(budget, fixed)
+{
+	struct kvtier_pool_create request = self->request;
+	struct kvtier_pool_budget grow = { .size = sizeof(grow), .tier = KVTIER_TIER_DRAM };
+	struct pool *free = &self->pool, fixed;
+	struct kvtier_info host = device_info();
+	int kept;
+
+	if (geteuid())
+		SKIP(return, "only root can be other users");
+	EXPECT_TRUE(host.features & KVTIER_FEATURE_FIXED_BUDGET);
+	EXPECT_EQ(0, change_as(free, 12345, DRAM + 1));
+	request.flags |= KVTIER_POOL_FIXED_BUDGET;
+	ASSERT_EQ(0, pool_open(&fixed, &request));
+	fill(&fixed, 0, BLOCKS, 1);
+	EXPECT_EQ(-EACCES, change_as(&fixed, 12345, DRAM + 1));
+	EXPECT_EQ(-EACCES, change_as(&fixed, 12345, DRAM - 2)); /* less is not its to take either */
+	EXPECT_EQ(DRAM * fixed.block, stats(&fixed).tier[KVTIER_TIER_DRAM].budget_bytes);
+	EXPECT_EQ(0, change_as(&fixed, 0, DRAM + 2));
+	EXPECT_EQ(0, set_budget(&fixed, KVTIER_TIER_DRAM, DRAM));
+	EXPECT_EQ(0, check(&fixed, 0, BLOCKS, 1));
+	pool_close(&fixed);
+
+	/* A file that another user opened is that user's, though root has it too. */
+	kept = open_as(12345);
+	ASSERT_LE(0, kept);
+	request.id = 0;
+	ASSERT_EQ(0, call(kept, KVTIER_IOC_POOL_CREATE, &request));
+	fixed = self->pool;
+	fixed.fd = kept;
+	EXPECT_EQ(0, change_as(&fixed, 12345, DRAM + 1));
+	EXPECT_EQ(-EACCES, change_as(&fixed, 12346, DRAM + 2));
+	grow.budget.bytes = (DRAM + 3) * fixed.block;
+	EXPECT_EQ(0, call(kept, KVTIER_IOC_POOL_BUDGET, &grow)); /* CAP_SYS_ADMIN */
+	close(kept);
 }
 
 struct hammerer {

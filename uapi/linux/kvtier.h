@@ -66,8 +66,8 @@
  * What the user pager does not have: a descriptor of the pool, hence no io_uring
  * commands, no passing of a pool to another process and no mapping in one (a
  * forked child's calls are ECHILD and its touches SIGSEGV); mappings other than
- * the library's own, which the program must not unmap, remap or protect; and
- * KVTIER_POOL_PINNABLE.  It refuses a clone from one pool to another (EXDEV) and
+ * the library's own, which the program must not unmap, remap or protect;
+ * KVTIER_POOL_PINNABLE; and KVTIER_POOL_FIXED_BUDGET, since nobody else has its pools.  It refuses a clone from one pool to another (EXDEV) and
  * one in a pool without NVMe (EOPNOTSUPP).  The rest it does as the kernel does.
  */
 
@@ -406,13 +406,15 @@ enum kvtier_block_state {
  * @KVTIER_FEATURE_CLONE_POOLS: clones from one pool to another
  * @KVTIER_FEATURE_PINNABLE: KVTIER_POOL_PINNABLE is supported
  * @KVTIER_FEATURE_HEAT: kvtier_block_info.heat is measured
+ * @KVTIER_FEATURE_FIXED_BUDGET: KVTIER_POOL_FIXED_BUDGET is supported
  */
 enum kvtier_feature {
 	KVTIER_FEATURE_URING_CMD = 1 << 0,
 	KVTIER_FEATURE_SHARED = 1 << 1,
 	KVTIER_FEATURE_CLONE_POOLS = 1 << 2,
 	KVTIER_FEATURE_PINNABLE = 1 << 3,
-	KVTIER_FEATURE_HEAT = 1 << 4
+	KVTIER_FEATURE_HEAT = 1 << 4,
+	KVTIER_FEATURE_FIXED_BUDGET = 1 << 5
 };
 
 /**
@@ -457,12 +459,16 @@ struct kvtier_tier_budget {
  * @KVTIER_POOL_NO_PREDICT: promote on touch and request alone; do not learn the
  *                          order of faults and run ahead
  * @KVTIER_POOL_FAULT_EVENTS: queue KVTIER_EVENT_FAULT and KVTIER_EVENT_LATE too
+ * @KVTIER_POOL_FIXED_BUDGET: budgets are changed by the user who opened the file (its
+ *                            effective user then) or with CAP_SYS_ADMIN alone, whoever
+ *                            else has the descriptor
  */
 enum kvtier_pool_flags {
 	KVTIER_POOL_PINNABLE = 1 << 0,
 	KVTIER_POOL_KEEP = 1 << 1,
 	KVTIER_POOL_NO_PREDICT = 1 << 2,
-	KVTIER_POOL_FAULT_EVENTS = 1 << 3
+	KVTIER_POOL_FAULT_EVENTS = 1 << 3,
+	KVTIER_POOL_FIXED_BUDGET = 1 << 4
 };
 
 /**
@@ -508,7 +514,8 @@ struct kvtier_pool_create {
  * Change one budget of a live pool.  Returns when the pool occupies no more than
  * the new one.  EINVAL below the least that KVTIER_IOC_POOL_CREATE takes; ENOSPC
  * when the other tiers cannot hold what has to leave, or the host has no more to
- * give, ENODEV for a tier that the pool was made without; then the old budget stays.
+ * give, ENODEV for a tier that the pool was made without; EACCES for others than
+ * KVTIER_POOL_FIXED_BUDGET allows; then the old budget stays.
  */
 struct kvtier_pool_budget {
 	__u32 size;
