@@ -352,6 +352,7 @@ struct pool {
 	uint64_t linger_until_ns; /* without clients and KEEP it goes then; 0: at once */
 	bool idle; /* its client said so, or nothing happened for long */
 	bool told_idle; /* its client did */
+	uint64_t woken_ns; /* the turn in which it was idle no more */
 	bool removed; /* no longer to be found by its name */
 	bool module;
 
@@ -535,6 +536,7 @@ struct plan {
 int plan_ring_make(struct attachment *a, uint64_t entries, int fds[2]);
 void plan_free(struct plan *plan);
 void plans_run(struct kvtierd *d);
+void plan_catch_up(struct plan *plan);
 /* Positions until the block is used; UINT64_MAX: no plan names it. */
 uint64_t plan_next_use(const struct pool *p, uint32_t b);
 /* Time that a position of the pool's plan takes, ns; 0: not known. */

@@ -22,6 +22,7 @@
 #include "kvtierd.h"
 
 #define POSITIONS_MAX (64u << 20)
+#define WOKEN_NS (100 * NS_PER_MS) /* so long after a touch of an idle pool its plan is a turn */
 #define WORK_MAX 65536u /* positions a turn and plan: the others wait meanwhile */
 
 /* ---- positions --------------------------------------------------------------------------- */
@@ -372,10 +373,11 @@ static void look(struct plan *plan)
 	uint32_t work = WORK_MAX;
 	int ret;
 
-	if (!plan->more)
-		plan->woken = p->idle; /* or it was, when this began */
-	plan->more = false;
 	pool_activity(p);
+	/* The first touch of what is announced may be seen before the announcement is. */
+	if (!plan->more)
+		plan->woken = p->woken_ns && p->d->turn_ns - p->woken_ns < WOKEN_NS;
+	plan->more = false;
 	if (p->tenant->virtual_time < p->d->virtual_now)
 		p->tenant->virtual_time = p->d->virtual_now;
 	if (plan->had_bytes < p->d->had_now)
@@ -394,14 +396,23 @@ static void look(struct plan *plan)
 		timer_within(p->d, &p->d->plan_timer, 0);
 }
 
+/* Take what its client has written so far, if that is anything. */
+void plan_catch_up(struct plan *plan)
+{
+	if (plan->dead || plan->more) /* more: the next turn comes to it */
+		return;
+	if (__atomic_load_n(&plan->ring->head, __ATOMIC_ACQUIRE) != plan->tail ||
+	    __atomic_load_n(&plan->ring->passed, __ATOMIC_SEQ_CST) != plan->seen)
+		look(plan);
+}
+
 static void doorbell(void *arg)
 {
 	struct plan *plan = arg;
 	eventfd_t ignored;
 
 	read_now(plan->doorbell, &ignored, sizeof(ignored));
-	if (!plan->more) /* or the next turn comes to it */
-		look(plan);
+	plan_catch_up(plan);
 }
 
 /* Plans that were too much for one turn. */

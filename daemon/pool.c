@@ -72,6 +72,8 @@ static struct pool *by_name(struct kvtierd *d, const struct tenant *t, const cha
 void pool_activity(struct pool *p)
 {
 	p->active_ns = p->d->turn_ns;
+	if (p->idle)
+		p->woken_ns = p->d->turn_ns;
 	p->idle = p->told_idle = false;
 	if (p->module)
 		device_sweep_again(p);
