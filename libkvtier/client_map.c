@@ -20,23 +20,7 @@
 #include "client.h"
 #include "error.h"
 #include "uffd.h"
-
-#define HUGE_BYTES (2ULL << 20)
-
-/* Address space with room for the pool at a multiple of 2 MiB; NULL: none. */
-static char *reserve(size_t bytes)
-{
-	size_t whole = bytes + HUGE_BYTES, head;
-	char *map = mmap(NULL, whole, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-	if (map == MAP_FAILED)
-		return NULL;
-	head = -(uintptr_t)map & (HUGE_BYTES - 1);
-	if (head)
-		munmap(map, head);
-	munmap(map + head + bytes, HUGE_BYTES - head);
-	return map + head;
-}
+#include "vma.h"
 
 static int watch_faults(struct kvt_shared *s)
 {
@@ -60,7 +44,7 @@ int kvt_map_shared(struct kvt_shared *s)
 	struct kvt_pool *pool = &s->kernel.pool;
 	int error;
 
-	pool->addr = reserve(pool->bytes);
+	pool->addr = kvt_vma_reserve(pool->bytes);
 	if (!pool->addr)
 		return kvt_fail(-errno, "cannot reserve %llu MiB of address space: %s",
 				(unsigned long long)pool->bytes >> 20, strerror(errno));

@@ -9,28 +9,12 @@
 
 #include "error.h"
 #include "kernel.h"
-
-#define HUGE_BYTES (2ULL << 20)
-
-/* Address space with room for the pool at a multiple of 2 MiB; NULL: none. */
-static char *reserve(size_t bytes)
-{
-	size_t whole = bytes + HUGE_BYTES, head;
-	char *map = mmap(NULL, whole, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-	if (map == MAP_FAILED)
-		return NULL;
-	head = -(uintptr_t)map & (HUGE_BYTES - 1);
-	if (head)
-		munmap(map, head);
-	munmap(map + head + bytes, HUGE_BYTES - head);
-	return map + head;
-}
+#include "vma.h"
 
 /* A child made by fork() has no use for it, and must not write to it unawares. */
 static int map_pool(struct kvt_kernel *k)
 {
-	char *addr = reserve(k->pool.bytes);
+	char *addr = kvt_vma_reserve(k->pool.bytes);
 	int error;
 
 	if (!addr)

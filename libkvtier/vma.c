@@ -38,3 +38,17 @@ int kvt_vma_map(size_t bytes, size_t block_bytes, const char *name, void **mappi
 	*base = (void *)start;
 	return 0;
 }
+
+char *kvt_vma_reserve(size_t bytes)
+{
+	size_t whole = bytes + HUGE_BYTES, head;
+	char *map = mmap(NULL, whole, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (map == MAP_FAILED)
+		return NULL;
+	head = -(uintptr_t)map & (HUGE_BYTES - 1);
+	if (head)
+		munmap(map, head);
+	munmap(map + head + bytes, HUGE_BYTES - head);
+	return map + head;
+}
