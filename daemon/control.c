@@ -259,6 +259,8 @@ static int idle(struct call *call)
 
 	if (!a)
 		return -ENOENT;
+	if (a->plan) /* its bell may be heard after this, and is no turn */
+		plan_catch_up(a->plan);
 	a->pool->idle = a->pool->told_idle = true;
 	if (a->pool->module)
 		device_sweep_again(a->pool);

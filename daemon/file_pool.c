@@ -17,22 +17,48 @@
 #include <unistd.h>
 
 #include "kvtierd.h"
+#include "vma.h"
 
+#define HUGE_BYTES (2u << 20)
 #ifndef UFFDIO_CONTINUE_MODE_WP
 #define UFFDIO_CONTINUE_MODE_WP (1ull << 1)
 #endif
 
+/*
+ * Pages as large as a block, where the administrator allows them (kvtierd(8)), and no
+ * larger ones: those would be memory of blocks that are not in memory.  A kernel that
+ * knows other sizes than 2 MiB takes none that does not fit where the mapping begins.
+ */
+static void choose_pages(const struct pool *p)
+{
+	bool sizes = !access("/sys/kernel/mm/transparent_hugepage/hugepages-2048kB/shmem_enabled", F_OK);
+
+	madvise(p->alias, p->t->bytes,
+		p->block_bytes >= HUGE_BYTES || sizes ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+}
+
 static int map_alias(struct pool *p)
 {
-	void *map = mmap(NULL, p->t->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, p->fd, 0);
+	/* A multiple of the block and not of twice as much. */
+	size_t odd = p->block_bytes < HUGE_BYTES ? p->block_bytes : 0;
+	char *room = kvt_vma_reserve(odd + p->t->bytes);
 
-	if (map == MAP_FAILED)
-		return kvt_fail(-errno, "cannot map %llu MiB: %s",
+	if (!room)
+		return kvt_fail(-errno, "no address space of %llu MiB: %s",
 				(unsigned long long)p->t->bytes >> 20, strerror(errno));
-	p->alias = map;
-	madvise(map, p->t->bytes, MADV_DONTDUMP);
-	/* Has an effect where the administrator allows it: see kvtierd(8). */
-	madvise(map, p->t->bytes, MADV_HUGEPAGE);
+	if (mmap(room + odd, p->t->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, p->fd, 0) ==
+	    MAP_FAILED) {
+		int error = -errno;
+
+		munmap(room, odd + p->t->bytes);
+		return kvt_fail(error, "cannot map %llu MiB: %s", (unsigned long long)p->t->bytes >> 20,
+				strerror(-error));
+	}
+	if (odd)
+		munmap(room, odd);
+	p->alias = room + odd;
+	madvise(p->alias, p->t->bytes, MADV_DONTDUMP);
+	choose_pages(p);
 	return 0;
 }
 

@@ -413,6 +413,7 @@ struct pool {
 	bool idle; /* its client said so, or nothing happened for long */
 	bool told_idle; /* its client did */
 	bool making; /* its slots are still to come: nobody has it yet */
+	uint64_t woken_ns; /* the turn in which it was idle no more */
 	bool removed; /* no longer to be found by its name */
 	bool unkept; /* the service manager has no room for its descriptors */
 	bool module;
@@ -625,6 +626,7 @@ struct plan {
 int plan_ring_make(struct attachment *a, uint64_t entries, int fds[2]);
 void plan_free(struct plan *plan);
 void plans_run(struct kvtierd *d);
+void plan_catch_up(struct plan *plan);
 /* Positions until the block is used; UINT64_MAX: no plan names it. */
 uint64_t plan_next_use(const struct pool *p, uint32_t b);
 /* Time that a position of the pool's plan takes, ns; 0: not known. */

@@ -23,6 +23,7 @@
 #include "kvtierd.h"
 
 #define POSITIONS_MAX (64u << 20)
+#define WOKEN_NS (100 * NS_PER_MS) /* so long after a touch of an idle pool its plan is a turn */
 #define WORK_MAX 65536u /* positions a turn and plan: the others wait meanwhile */
 #define TURN_MAX (8 * WORK_MAX) /* ... of all plans; half of it for those that waited */
 #define PLAN_FDS 1 /* the doorbell */
@@ -398,6 +399,15 @@ static uint32_t *turn_work(struct kvtierd *d)
 	return &d->plan_work;
 }
 
+/* The first touch of what is announced may be seen before the announcement is. */
+static void rung(struct plan *plan)
+{
+	struct pool *p = plan->a->pool;
+
+	pool_activity(p);
+	plan->woken = p->woken_ns && p->d->turn_ns - p->woken_ns < WOKEN_NS;
+}
+
 static void look(struct plan *plan)
 {
 	struct pool *p = plan->a->pool;
@@ -407,9 +417,8 @@ static void look(struct plan *plan)
 	int ret;
 
 	if (!plan->more)
-		plan->woken = p->idle; /* or it was, when this began */
+		rung(plan);
 	plan->more = false;
-	pool_activity(p);
 	if (p->tenant->virtual_time < p->d->virtual_now)
 		p->tenant->virtual_time = p->d->virtual_now;
 	if (plan->had_bytes < p->d->had_now)
@@ -429,22 +438,32 @@ static void look(struct plan *plan)
 		timer_within(p->d, &p->d->plan_timer, 0);
 }
 
-static void doorbell(void *arg)
+/* Take what its client has written so far, if that is anything. */
+void plan_catch_up(struct plan *plan)
 {
-	struct plan *plan = arg;
 	struct kvtierd *d = plan->a->pool->d;
-	eventfd_t ignored;
 
-	read_now(plan->doorbell, &ignored, sizeof(ignored));
-	if (plan->more) /* or the next turn comes to it */
+	if (plan->dead || plan->more) /* more: the next turn comes to it */
+		return;
+	if (__atomic_load_n(&plan->ring->head, __ATOMIC_ACQUIRE) == plan->tail &&
+	    __atomic_load_n(&plan->ring->passed, __ATOMIC_SEQ_CST) == plan->seen)
 		return;
 	if (*turn_work(d) > TURN_MAX / 2) {
 		look(plan);
 		return;
 	}
-	plan->woken = plan->a->pool->idle;
+	rung(plan);
 	plan->more = true;
 	timer_within(d, &d->plan_timer, 0);
+}
+
+static void doorbell(void *arg)
+{
+	struct plan *plan = arg;
+	eventfd_t ignored;
+
+	read_now(plan->doorbell, &ignored, sizeof(ignored));
+	plan_catch_up(plan);
 }
 
 /* The list begins with @first from now on: who was not served is the next. */

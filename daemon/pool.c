@@ -73,6 +73,8 @@ struct pool *pool_named(struct kvtierd *d, const struct tenant *t, const char *n
 void pool_activity(struct pool *p)
 {
 	p->active_ns = p->d->turn_ns;
+	if (p->idle)
+		p->woken_ns = p->d->turn_ns;
 	p->idle = p->told_idle = false;
 	if (p->module)
 		device_sweep_again(p);
