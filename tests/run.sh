@@ -88,6 +88,31 @@ build()
 	ktap_end
 }
 
+# Where the suite "build" is not asked for, what the others run is built here.
+prepare()
+{
+	local name variant variants=()
+
+	for name in ${SUITES:-build}; do
+		case $name in
+		build) return ;;
+		uapi | lint | kbuild) ;;
+		*) variants=(build_gcc) ;;
+		esac
+	done
+	! wanted unit-clang && ! wanted conformance-2m || variants+=(build_clang)
+	! wanted unit-asan && ! wanted conformance-asan && ! wanted seq-asan &&
+		! wanted daemon-asan || variants+=(build_asan)
+	! wanted engine || variants+=(build_engine)
+	for variant in "${variants[@]}"; do
+		"$variant" >"$logs/$variant.log" 2>&1 || {
+			tail -n 20 "$logs/$variant.log"
+			echo "0 passed, 1 failed, 0 skipped: $variant; $logs/$variant.log has all of it"
+			exit 1
+		}
+	done
+}
+
 # Every tests/unit program of a variant as one suite.
 unit()
 {
@@ -138,6 +163,7 @@ build | unit) "$@" && exit 0 || exit 1 ;; # suites that are functions of this fi
 esac
 
 mkdir -p "$logs" || exit 1
+prepare
 suite build 900 "$0" build
 suite uapi 120 tests/uapi/run.sh
 suite lint 1200 tests/lint/run.sh
