@@ -158,6 +158,8 @@ __attribute__((format(printf, 1, 2))) void sd_notifyf(const char *fmt, ...);
 /* Give a descriptor to the service manager, so that it outlives us; take it back. */
 void sd_store(int fd, const char *name);
 void sd_unstore(const char *name);
+/* Wait until the manager has taken what was sent. */
+void sd_barrier(void);
 bool sd_has_manager(void);
 /* Half of the watchdog's period in ns; 0: no watchdog. */
 uint64_t sd_watchdog_ns(void);

@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,7 @@
 #include "kvtierd.h"
 
 #define FIRST_FD 3
+#define BARRIER_MS 5000
 
 static int notify_address(struct sockaddr_un *to, socklen_t *bytes)
 {
@@ -94,6 +96,21 @@ void sd_store(int fd, const char *name)
 void sd_unstore(const char *name)
 {
 	sd_notifyf("FDSTOREREMOVE=1\nFDNAME=%s", name);
+}
+
+/* The manager closes our pipe's end when it has come to this message. */
+void sd_barrier(void)
+{
+	int fds[2];
+	struct pollfd end;
+
+	if (!sd_has_manager() || pipe2(fds, O_CLOEXEC))
+		return;
+	send_note("BARRIER=1", fds[1]);
+	close(fds[1]);
+	end = (struct pollfd){ .fd = fds[0] };
+	poll(&end, 1, BARRIER_MS);
+	close(fds[0]);
 }
 
 static unsigned long long number_of(const char *name)
