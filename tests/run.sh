@@ -185,7 +185,7 @@ suite daemon 300 "$B/tests/daemon/suite" --dir "$logs" --slow 2
 suite daemon-asan 600 "${sanitized[@]}" "$B/asan/tests/daemon/suite" --dir "$logs" --slow 6 --rounds 3
 suite daemon-docs 120 tests/daemon/run.sh
 suite tools 300 tests/tools/run.sh
-suite engine 300 tests/engine/run.sh
+suite engine 600 tests/engine/run.sh
 suite kbuild 3600 tests/vm/kbuild.sh
 suite vm-6.12 3600 tests/vm/run.sh --kernel 6.12 "${each_time[@]}"
 suite vm-6.1 3600 env MIGRATIONS=50000 tests/vm/run.sh --kernel 6.1 "${shorter[@]}"
