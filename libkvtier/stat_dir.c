@@ -20,8 +20,8 @@ int kvt_stat_dir(char *buf, size_t len)
 		n = snprintf(buf, len, "%s", own);
 	else if (xdg && *xdg)
 		n = snprintf(buf, len, "%s/kvtier", xdg);
-	else if (geteuid() == 0)
-		n = snprintf(buf, len, "/run/kvtier");
+	else if (geteuid() == 0) /* not /run/kvtier: others must reach kvtierd's socket there */
+		n = snprintf(buf, len, "/run/kvtier-0");
 	else
 		n = snprintf(buf, len, "/tmp/kvtier-%u", (unsigned int)geteuid());
 	return n < 0 || (size_t)n >= len ? -ENAMETOOLONG : 0;

@@ -134,7 +134,7 @@ void kvt_stat_forget(struct kvt_stat_out *out);
 
 /*
  * Where the files are: $KVTIER_RUNTIME_DIR, else $XDG_RUNTIME_DIR/kvtier, else
- * /run/kvtier for root, else /tmp/kvtier-<uid>.  Returns 0 or -ENAMETOOLONG.
+ * /run/kvtier-0 for root, else /tmp/kvtier-<uid>.  Returns 0 or -ENAMETOOLONG.
  */
 int kvt_stat_dir(char *buf, size_t len);
 /*

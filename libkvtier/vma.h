@@ -13,10 +13,7 @@
 int kvt_vma_map(size_t bytes, size_t block_bytes, const char *name, void **mapping,
 		size_t *mapping_bytes, void **base);
 
-/*
- * Address space alone, for a pool to be mapped into: aligned to 2 MiB and nothing beyond
- * it, so that munmap() takes the address and @bytes.  NULL: none, with errno.
- */
-void *kvt_vma_reserve(size_t bytes);
+/* Address space of @bytes at a multiple of 2 MiB, that cannot be accessed; NULL: there is none. */
+char *kvt_vma_reserve(size_t bytes);
 
 #endif

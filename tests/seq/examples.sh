@@ -165,8 +165,14 @@ shared()
 {
 	local daemon run
 
-	printf '[daemon]\nsocket = %s\nstate-dir = %s\nmodule = no\n' "$work/socket" "$work/state" \
-		>"$work/conf"
+	cat >"$work/conf" <<-EOF
+		[daemon]
+		socket = $work/socket
+		state-dir = $work/state
+		module = no
+		[metrics]
+		socket = $work/metrics
+	EOF
 	for run in "made the pool" "found the pool"; do
 		"$B/kvtierd" --config "$work/conf" 2>"$work/daemon.log" &
 		daemon=$!

@@ -85,7 +85,7 @@ seen()
 		json top -n 1 && expect "tenants" "$(result '.tenants | map(.pools)')" "[1]" &&
 		json tier && expect "tiers" "$(result 'map(select(.by == "daemon") | .tier)')" \
 		'["dram","nvme"]' || return 1
-	expect_text "$("$kvtier")" "/conv" &&
+	expect_text "$("$kvtier")" "/co" &&
 		expect_text "$("$kvtier" pool show conversation)" "tenant"
 }
 
