@@ -670,7 +670,6 @@ struct errand {
 	struct tenant *tenant;
 	struct request *request; /* NULL: its time was up, and it was answered */
 	uint64_t until_ns;
-	bool begun;
 	int (*begin)(struct errand *e); /* in the loop: ERRAND_WORKS, 0 (answered) or an error */
 	int (*work)(struct errand *e); /* in the second thread */
 	int (*then)(struct errand *e, int result); /* in the loop, as begin() */
@@ -784,7 +783,8 @@ struct kvtierd {
 	} scrub;
 
 	struct jobs *jobs;
-	struct errand *errands, **errands_end; /* the first is under way */
+	struct errand *errand; /* under way */
+	struct errand *errands, **errands_end; /* wait for that */
 	struct http *http;
 	struct attend_service *attend;
 	struct counters count;
