@@ -239,6 +239,8 @@ struct attachment {
 	struct watch *faults;
 	uint64_t addr;
 	uint64_t pass; /* in which a block was mapped for it */
+	uint64_t used_ns; /* when its client last asked for something; 0: it never did */
+	bool told_idle; /* since then it said that no turn is near */
 	uint16_t *pins;
 	struct plan *plan;
 	struct attend_ring *attend;
@@ -292,6 +294,7 @@ void request_close(struct request *r);
 struct attachment *attachment_of(struct client *c, uint32_t pool);
 int attachment_new(struct client *c, struct pool *p, int *event_fd);
 void attachment_free(struct attachment *a);
+void attachment_used(struct attachment *a);
 
 /* ---- pool.c ------------------------------------------------------------------------------ */
 
@@ -471,6 +474,8 @@ void pool_unused(struct pool *p);
 void pool_destroy(struct pool *p);
 void pool_discard(struct pool *p);
 void pool_activity(struct pool *p);
+/* One of its clients says that no turn is near: it is idle once the others are, too. */
+void pool_told_idle(struct attachment *a);
 void pool_event(struct pool *p, uint32_t type, uint32_t b, int error);
 int pool_check_model(const char *model, size_t room);
 int pool_check_name(const char *name, size_t room, const char *what);
@@ -773,6 +778,7 @@ struct kvtierd {
 
 	uint64_t write_credit; /* bytes that may be written now */
 	uint64_t write_credit_ns; /* when that was true */
+	uint32_t write_next; /* the pool whose turn it is when there is credit again; 0: the first */
 
 	struct scrub {
 		struct kvt_daemon_scrub result;
