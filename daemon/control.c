@@ -261,10 +261,7 @@ static int idle(struct call *call)
 		return -ENOENT;
 	if (a->plan) /* its bell may be heard after this, and is no turn */
 		plan_catch_up(a->plan);
-	a->pool->idle = a->pool->told_idle = true;
-	if (a->pool->module)
-		device_sweep_again(a->pool);
-	writeback_kick(a->pool->d);
+	pool_told_idle(a);
 	return answer(call, NULL, 0);
 }
 

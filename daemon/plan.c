@@ -404,7 +404,7 @@ static void rung(struct plan *plan)
 {
 	struct pool *p = plan->a->pool;
 
-	pool_activity(p);
+	attachment_used(plan->a);
 	plan->woken = p->woken_ns && p->d->turn_ns - p->woken_ns < WOKEN_NS;
 }
 
