@@ -290,6 +290,8 @@ ISA_avx512vnni := $(ISA_avx512) -mavx512vnni
 $(B)/obj/libkvtier/x86/%.o: EXTRA_CFLAGS = -Ilibkvtier $(ISA_$(firstword $(subst _, ,$(notdir $*))))
 $(B)/obj/tools/%.o: EXTRA_CFLAGS = -Ilibkvtier -Itools -DKVTIER_LIBDIR='"$(LIBDIR)/kvtier"'
 $(B)/obj/daemon/%.o: EXTRA_CFLAGS = -Ilibkvtier
+# Exceptions of an engine pass through the shim, which clears up behind them.
+$(B)/obj/tools/preload/shim.o: EXTRA_CFLAGS = -fexceptions
 $(B)/obj/tests/daemon/%.o: EXTRA_CFLAGS = -Ilibkvtier
 $(B)/obj/demo/%.o: EXTRA_CFLAGS = $(ENGINE_CFLAGS)
 $(B)/obj/tests/bench/decode_weights.o: EXTRA_CFLAGS = -O3 -march=native

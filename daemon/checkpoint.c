@@ -37,6 +37,7 @@ struct checkpoint {
 	uint32_t again[WRITES_MAX], nr_again; /* stored to meanwhile, and not written anew yet */
 	uint32_t room;
 	int error;
+	bool keep_note; /* of the checkpoint before, if there is one */
 	bool submitted;
 };
 
@@ -99,14 +100,24 @@ static void end(struct checkpoint *c, int error)
 
 /* ---- in the second thread ---------------------------------------------------------------- */
 
+static void keep_old_note(struct manifest *m, struct manifest *old)
+{
+	free(m->note);
+	m->note = old->note;
+	m->note_bytes = old->note_bytes;
+	old->note = NULL;
+}
+
 static int make_durable(struct job *job)
 {
 	struct checkpoint *c = (struct checkpoint *)job;
 	struct pool *p = c->pool;
 	struct manifest old = { 0 };
-	bool had = p->module && !manifest_read(c->path, &old);
+	bool had = (p->module || c->keep_note) && !manifest_read(c->path, &old);
 	int ret = 0;
 
+	if (had && c->keep_note)
+		keep_old_note(&c->manifest, &old);
 	if (p->module)
 		ret = device_checkpoint(p->fd, p->nr_blocks, p->shift, &c->manifest);
 	else if (fdatasync(p->slots_fd))
@@ -115,7 +126,7 @@ static int make_durable(struct job *job)
 		ret = manifest_write(c->path, &c->manifest);
 	if (p->module && ret && !c->manifest.renamed)
 		device_release(p->fd, &c->manifest.key);
-	else if (had && !ret)
+	else if (p->module && had && !ret)
 		device_release(p->fd, &old.key);
 	manifest_free(&old);
 	if (ret)
@@ -130,8 +141,6 @@ static void durable(struct job *job, int result)
 
 	if (result)
 		kvt_fail(result, "%s", c->error_text[0] ? c->error_text : strerror(-result));
-	if (p->removed && !(p->t->flags & KVT_SHARED_KEEP))
-		pool_unlink_files(p->d, p->tenant, p->t->name); /* it was removed meanwhile */
 	end(c, result);
 	file_progress(p);
 }
@@ -233,6 +242,8 @@ void checkpoint_run(struct pool *p)
 
 	if (c->submitted)
 		return;
+	if (p->removed && !c->error)
+		c->error = kvt_fail(-ECANCELED, "pool %s was removed meanwhile", p->t->name);
 	while (!c->error && (c->nr_again || (c->at < p->nr_blocks && c->writing < WRITES_MAX))) {
 		int ret = take_block(c, c->nr_again ? c->again[c->nr_again - 1] : c->at);
 
@@ -256,17 +267,8 @@ void checkpoint_run(struct pool *p)
 	}
 }
 
-static int take_note(struct checkpoint *c, const void *note, size_t bytes, bool keep_note)
+static int take_note(struct checkpoint *c, const void *note, size_t bytes)
 {
-	struct manifest old;
-
-	if (keep_note && !manifest_read(c->path, &old)) {
-		c->manifest.note = old.note;
-		c->manifest.note_bytes = old.note_bytes;
-		old.note = NULL;
-		manifest_free(&old);
-		return 0;
-	}
 	c->manifest.note = malloc(bytes + 1);
 	if (!c->manifest.note)
 		return -ENOMEM;
@@ -299,7 +301,8 @@ int checkpoint_begin(struct pool *p, struct request *r, const void *note, size_t
 	c->manifest.def = *p->t;
 	c->manifest.def.checkpoint_s = (uint64_t)time(NULL);
 	manifest_path(p->d, p->t->tenant, p->t->name, c->path, sizeof(c->path));
-	if (take_note(c, note, bytes, keep_note)) {
+	c->keep_note = keep_note;
+	if (take_note(c, note, bytes)) {
 		free(c);
 		return -ENOMEM;
 	}
@@ -308,55 +311,6 @@ int checkpoint_begin(struct pool *p, struct request *r, const void *note, size_t
 		c->at = p->nr_blocks;
 	checkpoint_run(p);
 	timer_within(p->d, &p->d->waits, 2 * NS_PER_MS);
-	return 0;
-}
-
-/* A note is in a manifest, which is as long as its pool has blocks. */
-struct note {
-	struct job job; /* first */
-	struct request *request;
-	struct manifest manifest;
-	char path[512];
-	char detail[256];
-};
-
-static int read_note(struct job *job)
-{
-	struct note *n = (struct note *)job;
-	int ret = manifest_read(n->path, &n->manifest);
-
-	if (ret)
-		snprintf(n->detail, sizeof(n->detail), "%s", kvt_error_detail());
-	return ret;
-}
-
-static void note_read(struct job *job, int result)
-{
-	struct note *n = (struct note *)job;
-
-	if (result) {
-		kvt_fail(result, "%s", n->detail);
-		request_end(n->request, result, NULL, 0);
-	} else {
-		request_end(n->request, 0, n->manifest.note, n->manifest.note_bytes);
-		manifest_free(&n->manifest);
-	}
-	free(n);
-}
-
-int checkpoint_note(struct pool *p, struct request *r)
-{
-	struct note *n;
-
-	if (!p->t->checkpoint_s)
-		return kvt_fail(-ENOENT, "pool %s has no checkpoint", p->t->name);
-	n = calloc(1, sizeof(*n));
-	if (!n)
-		return kvt_fail(-ENOMEM, "no memory for a note");
-	n->job = (struct job){ .work = read_note, .done = note_read };
-	n->request = r;
-	manifest_path(p->d, p->t->tenant, p->t->name, n->path, sizeof(n->path));
-	job_submit(p->d, &n->job);
 	return 0;
 }
 
@@ -406,70 +360,40 @@ static int fill_blocks(struct pool *p, const struct manifest *m)
 	return 0;
 }
 
-static int open_slots(struct pool *p)
+static int bring_back(struct pool *p, struct errand *e)
 {
-	struct stat st;
-	char path[512];
-	int fd;
-
-	slots_path(p, path, sizeof(path));
-	fd = open(path, O_RDWR | O_DIRECT | O_CLOEXEC);
-	if (fd < 0)
-		return kvt_fail(-errno, "%s: %s", path, strerror(errno));
-	if (!fstat(fd, &st) && (uint64_t)st.st_size >= p->t->budget[KVTIER_TIER_NVME])
-		return fd;
-	close(fd);
-	return kvt_fail(-EINVAL, "%s is shorter than its pool", path);
-}
-
-static int bring_back(struct pool *p, struct manifest *m)
-{
-	int fd, ret;
+	int ret, fd = e->fd;
 
 	if (p->module) {
 		ret = device_pool_create(p);
-		return ret ? ret : device_adopt(p->fd, m);
+		return ret ? ret : device_adopt(p->fd, &e->manifest);
 	}
-	fd = open_slots(p);
-	if (fd < 0)
-		return fd;
+	e->fd = -1;
 	ret = file_pool_restore(p, fd);
-	return ret ? ret : fill_blocks(p, m);
+	return ret ? ret : fill_blocks(p, &e->manifest);
 }
 
-int checkpoint_restore(struct kvtierd *d, struct tenant *t, const char *name, const char *model,
-		       struct pool **pool)
+int checkpoint_restore(struct errand *e, const char *name, const char *model, struct pool **pool)
 {
-	struct manifest m;
-	char path[512];
+	struct manifest *m = &e->manifest;
 	struct pool *p;
-	int ret;
+	int ret = check_manifest(e->d, e->tenant, name, m);
 
-	manifest_path(d, t->name, name, path, sizeof(path));
-	if (access(path, F_OK))
-		return kvt_fail(-ENOENT, "there is no pool %s, and no checkpoint of one", name);
-	ret = manifest_read(path, &m);
+	if (!ret && model && strcmp(m->def.model, model))
+		ret = kvt_fail(-EMEDIUMTYPE, "pool %s is of model '%s', not '%s'", name, m->def.model,
+			       model);
+	if (!ret)
+		ret = pool_new(e->d, &m->def, e->tenant, &p);
 	if (ret)
 		return ret;
-	ret = check_manifest(d, t, name, &m);
-	if (!ret && model && strcmp(m.def.model, model))
-		ret = kvt_fail(-EMEDIUMTYPE, "pool %s is of model '%s', not '%s'", name, m.def.model, model);
-	if (!ret)
-		ret = pool_new(d, &m.def, t, &p);
-	if (ret) {
-		manifest_free(&m);
-		return ret;
-	}
-	ret = bring_back(p, &m);
+	ret = bring_back(p, e);
 	if (ret) {
 		pool_discard(p);
-		manifest_free(&m);
 		return ret;
 	}
-	p->kept = m.slots;
-	p->nr_kept = m.nr;
-	m.slots = NULL;
-	manifest_free(&m);
+	p->kept = m->slots;
+	p->nr_kept = m->nr;
+	m->slots = NULL;
 	*pool = p;
 	return 0;
 }

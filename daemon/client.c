@@ -387,12 +387,20 @@ int request_begin(struct client *c, const struct kvt_msg *msg, struct request **
 
 void request_end(struct request *r, int error, const void *body, size_t bytes)
 {
+	if (!r)
+		return;
+	client_reply(r->client, r->type, r->id, error, body, bytes, NULL, 0);
+	request_close(r);
+}
+
+/* One that was answered. */
+void request_close(struct request *r)
+{
 	struct client *c;
 
 	if (!r)
 		return;
 	c = r->client;
-	client_reply(c, r->type, r->id, error, body, bytes, NULL, 0);
 	tenant_give(c->tenant, r->bytes, 0);
 	c->requests--;
 	c->d->clients_gone |= c->gone;

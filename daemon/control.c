@@ -51,54 +51,19 @@ static int hello(struct call *call)
 
 /* ---- pools ------------------------------------------------------------------------------- */
 
-/* Give the client what it maps. */
-static int hand_over(struct call *call, struct pool *p)
-{
-	int fds[2], ret = attachment_new(call->c, p, &fds[1]);
-	struct kvt_opened opened = {
-		.pool = p->id,
-		.block_shift = p->shift,
-		.bytes = p->t->bytes,
-		.instance = p->t->instance,
-		.fds = 2,
-		.module = p->module,
-	};
-
-	if (ret)
-		return ret;
-	fds[0] = p->fd;
-	pool_activity(p);
-	client_reply(call->c, call->msg->type, call->msg->id, 0, &opened, sizeof(opened), fds, 2);
-	close(fds[1]);
-	return 0;
-}
-
 static int create(struct call *call)
 {
-	uint32_t before = call->c->d->nr_pools;
-	struct pool *p;
-	int ret = pool_create(call->c, call->body, &p);
-
-	if (ret)
-		return ret;
-	ret = hand_over(call, p);
-	/* Not one that was made before, and asked for again. */
-	if (ret && call->c->d->nr_pools > before)
-		pool_destroy(p);
-	return ret;
+	return pool_create(call->c, call->msg, call->body);
 }
 
 static int attach(struct call *call)
 {
 	const struct kvt_attach *want = call->body;
-	struct pool *p;
 	int ret = pool_check_name(want->name, sizeof(want->name), "a pool's name");
 
 	if (!ret)
 		ret = pool_check_model(want->model, sizeof(want->model));
-	if (!ret)
-		ret = pool_find(call->c, want->name, want->model, &p);
-	return ret ? ret : hand_over(call, p);
+	return ret ? ret : pool_attach(call->c, call->msg, want);
 }
 
 static int map(struct call *call)
@@ -137,9 +102,7 @@ static int drop(struct call *call)
 	const struct kvt_attach *want = call->body;
 	int ret = pool_check_name(want->name, sizeof(want->name), "a pool's name");
 
-	if (!ret)
-		ret = pool_remove(call->c, want->name);
-	return ret ? ret : answer(call, NULL, 0);
+	return ret ? ret : pool_remove(call->c, call->msg, want->name);
 }
 
 static int range_op(struct call *call)
@@ -284,18 +247,10 @@ static int checkpoint(struct call *call)
 
 static int note(struct call *call)
 {
-	struct request *r;
 	struct pool *p;
 	int ret = pool_of(call, &p);
 
-	if (!ret)
-		ret = request_begin(call->c, call->msg, &r);
-	if (ret)
-		return ret;
-	ret = checkpoint_note(p, r);
-	if (ret)
-		request_end(r, ret, NULL, 0);
-	return 0;
+	return ret ? ret : pool_note(call->c, call->msg, p);
 }
 
 static int idle(struct call *call)

@@ -62,7 +62,7 @@ int file_pool_create(struct pool *p)
 
 	if (!ret)
 		ret = make_lists(p);
-	return ret ? ret : slots_open(p, true);
+	return ret;
 }
 
 /* The same over slots that a manifest describes. */
@@ -74,21 +74,47 @@ int file_pool_restore(struct pool *p, int slots_fd)
 	return ret ? ret : make_lists(p);
 }
 
+/* The last close of a file without a name gives its blocks back: a disk may be slow to. */
+struct last_close {
+	struct job job; /* first */
+	int fd;
+};
+
+static int close_in_job(struct job *job)
+{
+	close(((struct last_close *)job)->fd);
+	return 0;
+}
+
+static void closed(struct job *job, int result)
+{
+	(void)result;
+	free(job);
+}
+
+/* Not by the ring: what a pool is made of next may need that room, and is asked for later. */
+static void close_slots(struct pool *p)
+{
+	struct last_close *last = p->d->stop ? NULL : malloc(sizeof(*last));
+
+	if (!last) {
+		close(p->slots_fd);
+		return;
+	}
+	*last = (struct last_close){ .job = { .work = close_in_job, .done = closed },
+				     .fd = p->slots_fd };
+	job_submit(p->d, &last->job);
+}
+
 void file_pool_destroy(struct pool *p)
 {
-	if (p->t->flags & KVT_SHARED_KEEP && p->slots_fd >= 0 && !p->t->checkpoint_s) {
-		char path[512];
-
-		slots_path(p, path, sizeof(path));
-		unlink(path);
-	}
 	tenant_charge(p->d, p->tenant, KVTIER_TIER_DRAM, -(int64_t)p->nr_frames * p->block_bytes);
 	if (p->alias)
 		munmap(p->alias, p->t->bytes);
 	if (p->fd >= 0)
 		empty_elsewhere(p->d, p->fd, p->t->bytes);
 	if (p->slots_fd >= 0)
-		close(p->slots_fd);
+		close_slots(p);
 	kvt_slots_exit(&p->slots);
 	waits_exit(p);
 	free(p->frames);

@@ -128,7 +128,7 @@ static void sync_name(const char *in)
 		close(fd);
 }
 
-static int open_named(struct pool *p, bool make)
+static int open_named(struct pool *p)
 {
 	char path[512], dir[400];
 
@@ -136,7 +136,7 @@ static int open_named(struct pool *p, bool make)
 	if (!mkdir(dir, 0700))
 		sync_name(p->d->config.state_dir);
 	slots_path(p, path, sizeof(path));
-	p->slots_fd = open(path, O_RDWR | O_DIRECT | O_CLOEXEC | (make ? O_CREAT | O_TRUNC : 0), 0600);
+	p->slots_fd = open(path, O_RDWR | O_DIRECT | O_CLOEXEC | O_CREAT | O_TRUNC, 0600);
 	return p->slots_fd < 0 ? explain_open(path) : 0;
 }
 
@@ -160,18 +160,18 @@ static int reserve(struct pool *p)
 }
 
 /* A pool that is kept has a file with its name, another one that goes with us. */
-int slots_open(struct pool *p, bool make)
+int slots_make(struct pool *p)
 {
 	int ret;
 
 	if (p->t->flags & KVT_SHARED_KEEP) {
-		ret = open_named(p, make);
+		ret = open_named(p);
 	} else {
 		p->slots_fd = open(p->d->config.state_dir, O_RDWR | O_DIRECT | O_TMPFILE | O_CLOEXEC,
 				   0600);
 		ret = p->slots_fd < 0 ? explain_open(p->d->config.state_dir) : 0;
 	}
-	if (ret || !make)
+	if (ret)
 		return ret;
 	ret = reserve(p);
 	if (ret && p->t->flags & KVT_SHARED_KEEP) {
@@ -181,4 +181,17 @@ int slots_open(struct pool *p, bool make)
 		unlink(path);
 	}
 	return ret;
+}
+
+int slots_of_manifest(const char *path, const struct table *def)
+{
+	int fd = open(path, O_RDWR | O_DIRECT | O_CLOEXEC);
+	struct stat st;
+
+	if (fd < 0)
+		return kvt_fail(-errno, "%s: %s", path, strerror(errno));
+	if (!fstat(fd, &st) && (uint64_t)st.st_size >= def->budget[KVTIER_TIER_NVME])
+		return fd;
+	close(fd);
+	return kvt_fail(-EINVAL, "%s is shorter than its pool", path);
 }

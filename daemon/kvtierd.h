@@ -26,6 +26,8 @@
  *	checkpoint.c	make a pool durable, and take it back (manifest.c: the file)
  *	attend.c	attention for processes that have not the memory
  *	metrics.c	counters as OpenMetrics text (http.c: over sockets)
+ *	errand.c	what of it needs the disk, step by step (pool_errand.c: pools made,
+ *			taken back, removed)
  *	job.c		what may block (fsync, rename) in a second thread
  *	config.c log.c sdnotify.c main.c
  *
@@ -56,6 +58,7 @@ struct plan;
 struct kept;
 struct left;
 struct manifest;
+struct errand;
 
 /* ---- log.c: lines of key=value on stderr, with the level that the journal knows ------ */
 enum log_level { LOG_ERROR = 3, LOG_WARNING = 4, LOG_INFO = 6, LOG_DEBUG = 7 };
@@ -289,6 +292,7 @@ void client_reply(struct client *c, uint16_t type, uint32_t id, int error, const
 		  size_t bytes, const int *fds, int nr_fds);
 int request_begin(struct client *c, const struct kvt_msg *msg, struct request **request);
 void request_end(struct request *r, int error, const void *body, size_t bytes);
+void request_close(struct request *r);
 struct attachment *attachment_of(struct client *c, uint32_t pool);
 int attachment_new(struct client *c, struct pool *p, int *event_fd);
 void attachment_free(struct attachment *a);
@@ -406,6 +410,7 @@ struct pool {
 	uint64_t linger_until_ns; /* without clients and KEEP it goes then; 0: at once */
 	bool idle; /* its client said so, or nothing happened for long */
 	bool told_idle; /* its client did */
+	bool making; /* its slots are still to come: nobody has it yet */
 	bool removed; /* no longer to be found by its name */
 	bool unkept; /* the service manager has no room for its descriptors */
 	bool module;
@@ -462,12 +467,14 @@ static inline char *block_addr(const struct pool *p, uint32_t b)
 	return p->alias + ((uint64_t)b << p->shift);
 }
 
-int pool_create(struct client *c, const struct kvt_create *want, struct pool **pool);
-int pool_find(struct client *c, const char *name, const char *model, struct pool **pool);
+/* @making: with all but its slots; or the one that a predecessor made when this was asked for. */
+int pool_make(struct client *c, const struct kvt_create *want, struct pool **pool);
+struct pool *pool_named(struct kvtierd *d, const struct tenant *t, const char *name);
+int pool_one_more(struct client *c);
+void pool_add(struct pool *p);
+void pool_keep(struct pool *p);
 struct pool *pool_by_id(struct kvtierd *d, uint32_t id);
 int pool_visible(struct client *c, uint32_t id, struct pool **pool);
-int pool_remove(struct client *c, const char *name);
-void pool_unlink_files(struct kvtierd *d, const struct tenant *t, const char *name);
 void pool_unused(struct pool *p);
 void pool_destroy(struct pool *p);
 void pool_discard(struct pool *p);
@@ -486,7 +493,7 @@ bool pool_is_kept(const struct pool *p);
 
 /* ---- file_*.c ---------------------------------------------------------------------------- */
 int file_pool_probe(void);
-int file_pool_create(struct pool *p);
+int file_pool_create(struct pool *p); /* all but its slots */
 int file_pool_restore(struct pool *p, int slots_fd);
 int file_pool_take_back(struct pool *p);
 void file_pool_destroy(struct pool *p);
@@ -496,7 +503,9 @@ int file_pool_query(struct pool *p, uint64_t first, uint32_t nr, struct kvtier_b
 int table_create(struct pool *p, const struct table *def);
 int table_map(struct pool *p, int fd);
 void slots_path(const struct pool *p, char *buf, size_t room);
-int slots_open(struct pool *p, bool make);
+/* They may block: in the second thread. */
+int slots_make(struct pool *p);
+int slots_of_manifest(const char *path, const struct table *def);
 
 void file_faults(void *attachment);
 void file_serve(struct pool *p, uint32_t b);
@@ -642,11 +651,8 @@ int checkpoint_begin(struct pool *p, struct request *r, const void *note, size_t
 void checkpoint_run(struct pool *p);
 void checkpoint_starved(struct pool *p);
 void checkpoint_written(struct pool *p, uint32_t b);
-/* @model: NULL, whichever it is of. */
-int checkpoint_restore(struct kvtierd *d, struct tenant *t, const char *name, const char *model,
-		       struct pool **pool);
-/* Read in the second thread; then @r is answered. */
-int checkpoint_note(struct pool *p, struct request *r);
+/* Of what was read.  @model: NULL, whichever it is of; @slots_fd is the pool's then. */
+int checkpoint_restore(struct errand *e, const char *name, const char *model, struct pool **pool);
 void checkpoint_sweep(struct kvtierd *d);
 void checkpoint_reload_kept(struct pool *p);
 
@@ -664,6 +670,49 @@ void manifest_path(const struct kvtierd *d, const char *tenant, const char *name
 int manifest_write(const char *path, struct manifest *m);
 int manifest_read(const char *path, struct manifest *m);
 void manifest_free(struct manifest *m);
+
+/* ---- errand.c and pool_errand.c: what needs the disk of state-dir ------------------------ */
+#define ERRAND_WORKS 1 /* a step has begun the next */
+#define ERRAND_NS (30 * NS_PER_S) /* so long a client waits for one */
+
+struct errand {
+	struct job job; /* first */
+	struct errand *next;
+	struct kvtierd *d;
+	struct tenant *tenant;
+	struct request *request; /* NULL: its time was up, and it was answered */
+	uint64_t until_ns;
+	bool begun;
+	int (*begin)(struct errand *e); /* in the loop: ERRAND_WORKS, 0 (answered) or an error */
+	int (*work)(struct errand *e); /* in the second thread */
+	int (*then)(struct errand *e, int result); /* in the loop, as begin() */
+	char why[256]; /* the work's error in words */
+
+	struct pool *pool;
+	struct manifest manifest;
+	int fd; /* of slots */
+	int error;
+	char path[512]; /* of the manifest */
+	char slots[512];
+	union {
+		struct kvt_create create;
+		struct kvt_attach attach;
+	};
+};
+
+int errand_new(struct client *c, const struct kvt_msg *msg, struct errand **errand);
+void errand_run(struct errand *e);
+int errand_work(struct errand *e, int (*work)(struct errand *e),
+		int (*then)(struct errand *e, int result));
+/* Who waits for it; NULL: nobody. */
+struct client *errand_client(const struct errand *e);
+void errands_expire(struct kvtierd *d);
+void errands_stop(struct kvtierd *d);
+/* Each answers, now or later; or returns an error. */
+int pool_create(struct client *c, const struct kvt_msg *msg, const struct kvt_create *want);
+int pool_attach(struct client *c, const struct kvt_msg *msg, const struct kvt_attach *want);
+int pool_remove(struct client *c, const struct kvt_msg *msg, const char *name);
+int pool_note(struct client *c, const struct kvt_msg *msg, struct pool *p);
 
 /* ---- attend.c: attention for clients that have not the memory ---------------------------- */
 int attend_ring_make(struct attachment *a, uint64_t bytes, int fds[3]);
@@ -705,7 +754,7 @@ struct kvtierd {
 	struct watch *late; /* could not be armed: tried again */
 	struct timer *timers;
 	struct timer watchdog, waits, writeback, scrub_timer, idle_timer, attend_timer, unread, plan_timer, http_timer,
-		notes, late_timer, accept_timer, left_timer;
+		notes, late_timer, accept_timer, errand_timer, left_timer;
 	int signal_fd;
 	struct watch *signal_watch;
 	int listen_fd;
@@ -751,6 +800,7 @@ struct kvtierd {
 	} scrub;
 
 	struct jobs *jobs;
+	struct errand *errands, **errands_end; /* the first is under way */
 	struct http *http;
 	struct attend_service *attend;
 	struct counters count;

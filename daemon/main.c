@@ -69,35 +69,44 @@ static void idle(struct kvtierd *d)
 
 /* ---- signals ----------------------------------------------------------------------------- */
 
+/* Where we listen and keep things is settled at the start. */
+static void keep_places(struct config *c, const struct config *old)
+{
+	memcpy(c->socket, old->socket, sizeof(c->socket));
+	memcpy(c->state_dir, old->state_dir, sizeof(c->state_dir));
+	memcpy(c->metrics_socket, old->metrics_socket, sizeof(c->metrics_socket));
+	c->http_port = old->http_port;
+	c->use_module = old->use_module;
+}
+
+static void take_over(struct kvtierd *d, struct config *new)
+{
+	keep_places(new, &d->config);
+	d->config = *new;
+	log_most = d->config.log_level;
+	tenants_reconfigure(d);
+	d->count.reloads++;
+	log_line(LOG_INFO, "reloaded", "config=%s", d->config_path ? d->config_path : "-");
+	writeback_kick(d);
+	timer_within(d, &d->idle_timer, 0);
+}
+
 static void reload(struct kvtierd *d)
 {
-	struct config *old = malloc(sizeof(*old));
+	struct config *new = malloc(sizeof(*new));
 	int ret;
 
-	if (!old)
+	if (!new)
 		return;
-	*old = d->config;
+	*new = d->config;
 	sd_notifyf("RELOADING=1\nMONOTONIC_USEC=%llu", (unsigned long long)(now_ns() / 1000));
-	ret = d->config_path ? config_read(&d->config, d->config_path) : 0;
-	if (ret) {
-		d->config = *old;
+	ret = d->config_path ? config_read(new, d->config_path) : 0;
+	if (ret)
 		log_line(LOG_ERROR, "reload_refused", "reason=\"%s\" note=\"the old configuration stays\"",
 			 kvt_error_detail());
-	} else {
-		/* Where we listen and keep things is settled at the start. */
-		memcpy(d->config.socket, old->socket, sizeof(old->socket));
-		memcpy(d->config.state_dir, old->state_dir, sizeof(old->state_dir));
-		memcpy(d->config.metrics_socket, old->metrics_socket, sizeof(old->metrics_socket));
-		d->config.http_port = old->http_port;
-		d->config.use_module = old->use_module;
-		log_most = d->config.log_level;
-		tenants_reconfigure(d);
-		d->count.reloads++;
-		log_line(LOG_INFO, "reloaded", "config=%s", d->config_path ? d->config_path : "-");
-		writeback_kick(d);
-		timer_within(d, &d->idle_timer, 0);
-	}
-	free(old);
+	else
+		take_over(d, new);
+	free(new);
 	sd_notifyf("READY=1");
 }
 
@@ -220,6 +229,7 @@ static void add_timers(struct kvtierd *d)
 	timer_add(d, &d->unread, clients_unread);
 	timer_add(d, &d->plan_timer, plans_run);
 	timer_add(d, &d->http_timer, http_run);
+	timer_add(d, &d->errand_timer, errands_expire);
 	sd_open(d);
 	timer_add(d, &d->accept_timer, control_accept);
 	timer_add(d, &d->left_timer, devices_left);
@@ -245,6 +255,7 @@ static int set_up(struct kvtierd *d)
 	if (ret)
 		return ret;
 	add_timers(d);
+	d->errands_end = &d->errands;
 	ret = signals_open(d);
 	if (!ret)
 		ret = job_start(d);
@@ -263,6 +274,7 @@ static void tear_down(struct kvtierd *d)
 	attend_stop(d);
 	http_close(d);
 	job_stop(d);
+	errands_stop(d);
 	clients_reap(d);
 	watch_stop(d->signal_watch);
 	loop_exit(d);

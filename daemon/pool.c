@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* Pools by name and number: who may make, find and remove them, and when they end. */
+/* Pools by name and number: who may make and find them, and when they end. */
 #define _GNU_SOURCE
 #include <ctype.h>
 #include <errno.h>
@@ -55,12 +55,12 @@ int pool_visible(struct client *c, uint32_t id, struct pool **pool)
 	struct pool *p = pool_by_id(c->d, id);
 
 	*pool = p;
-	if (p && (c->admin || p->tenant == c->tenant))
+	if (p && !p->making && (c->admin || p->tenant == c->tenant))
 		return 0;
 	return kvt_fail(-ENOENT, "there is no pool %u", id);
 }
 
-static struct pool *by_name(struct kvtierd *d, const struct tenant *t, const char *name)
+struct pool *pool_named(struct kvtierd *d, const struct tenant *t, const char *name)
 {
 	struct pool *p;
 
@@ -116,17 +116,6 @@ void pool_used(struct pool *p, uint64_t used[KVTIER_NR_TIERS])
 	device_pool_stats(p, &st);
 	for (t = 0; t < KVTIER_NR_TIERS; t++)
 		used[t] = st.tier[t].used_bytes;
-}
-
-/* One that was removed, whose last checkpoint is still being written to its name. */
-static bool is_leaving(struct kvtierd *d, const struct tenant *t, const char *name)
-{
-	struct pool *p;
-
-	for (p = d->pools; p; p = p->next)
-		if (p->removed && p->checkpoint && p->tenant == t && !strcmp(p->t->name, name))
-			return true;
-	return false;
 }
 
 /* ---- make -------------------------------------------------------------------------------- */
@@ -225,19 +214,11 @@ static int check_quotas(struct client *c, const struct table *def)
 	return ret;
 }
 
-static int one_more(struct client *c)
+int pool_one_more(struct client *c)
 {
 	if (c->d->nr_pools >= c->d->config.max_pools)
 		return kvt_fail(-ENOSPC, "the daemon has %u pools, its max-pools", c->d->nr_pools);
 	return tenant_pool_room(c->tenant);
-}
-
-static bool has_checkpoint(struct kvtierd *d, const struct tenant *t, const char *name)
-{
-	char path[512];
-
-	manifest_path(d, t->name, name, path, sizeof(path));
-	return !access(path, F_OK);
 }
 
 static bool has_instance(const struct kvtierd *d, uint64_t instance)
@@ -339,7 +320,7 @@ no_memory:
 	return kvt_fail(-ENOMEM, "no memory for a pool's table");
 }
 
-static void add(struct pool *p)
+void pool_add(struct pool *p)
 {
 	struct kvtierd *d = p->d;
 
@@ -363,7 +344,7 @@ static void store_name(const struct pool *p, char kind, char *name, size_t room)
 }
 
 /* What a successor needs goes to the service manager. */
-static void keep_fds(struct pool *p)
+void pool_keep(struct pool *p)
 {
 	const int fds[] = { p->table_fd, p->fd, p->slots_fd };
 	const char kinds[] = "tds";
@@ -410,8 +391,8 @@ static void keep_more(struct kvtierd *d)
 	struct pool *p;
 
 	for (p = d->pools; p && sd_has_room(3); p = p->next)
-		if (p->unkept && !p->removed)
-			keep_fds(p);
+		if (p->unkept && !p->removed && !p->making)
+			pool_keep(p);
 }
 
 /* One that came to nothing, and was never shown. */
@@ -430,7 +411,7 @@ void pool_discard(struct pool *p)
 	free(p);
 }
 
-int pool_create(struct client *c, const struct kvt_create *want, struct pool **pool)
+int pool_make(struct client *c, const struct kvt_create *want, struct pool **pool)
 {
 	struct kvtierd *d = c->d;
 	struct table def;
@@ -439,17 +420,15 @@ int pool_create(struct client *c, const struct kvt_create *want, struct pool **p
 
 	if (ret)
 		return ret;
-	if (is_leaving(d, c->tenant, def.name))
-		return kvt_fail(-EBUSY, "pool %s is still being removed: try again", def.name);
-	p = by_name(d, c->tenant, def.name);
+	p = pool_named(d, c->tenant, def.name);
 	if (p && is_asked_again(p, want)) {
 		*pool = p;
 		return 0;
 	}
-	if (p || has_checkpoint(d, c->tenant, def.name))
+	if (p)
 		return kvt_fail(-EEXIST, "there is a pool %s: attach it, or remove it first", def.name);
 	devices_left(d);
-	ret = one_more(c);
+	ret = pool_one_more(c);
 	if (!ret)
 		ret = check_quotas(c, &def);
 	if (!ret)
@@ -461,45 +440,13 @@ int pool_create(struct client *c, const struct kvt_create *want, struct pool **p
 		pool_discard(p);
 		return ret;
 	}
-	add(p);
-	keep_fds(p);
-	log_line(LOG_INFO, "pool_created", "pool=%u name=%s tenant=%s bytes=%llu block=%u dram=%llu "
-		 "nvme=%llu", p->id, p->t->name, p->t->tenant, (unsigned long long)p->t->bytes,
-		 p->block_bytes, (unsigned long long)p->t->budget[KVTIER_TIER_DRAM],
-		 (unsigned long long)p->t->budget[KVTIER_TIER_NVME]);
+	p->making = true;
+	pool_add(p);
 	*pool = p;
 	return 0;
 }
 
-/* ---- find, remove, end ------------------------------------------------------------------- */
-
-int pool_find(struct client *c, const char *name, const char *model, struct pool **pool)
-{
-	struct pool *p = by_name(c->d, c->tenant, name);
-	struct attachment *a;
-	int ret;
-
-	if (!p) {
-		ret = one_more(c);
-		if (!ret)
-			ret = checkpoint_restore(c->d, c->tenant, name, model, &p);
-		if (ret)
-			return ret;
-		add(p);
-		keep_fds(p);
-		c->d->count.restores++;
-		log_line(LOG_INFO, "pool_restored", "pool=%u name=%s tenant=%s blocks=%u", p->id, name,
-			 p->t->tenant, p->nr_kept);
-	}
-	if (strcmp(p->t->model, model))
-		return kvt_fail(-EMEDIUMTYPE, "pool %s is of model '%s', not '%s'", name, p->t->model,
-				model);
-	for (a = c->attachments; a; a = a->next_of_client)
-		if (a->pool == p)
-			return kvt_fail(-EBUSY, "this connection has pool %s already", name);
-	*pool = p;
-	return 0;
-}
+/* ---- end --------------------------------------------------------------------------------- */
 
 /* No client has it any more. */
 void pool_unused(struct pool *p)
@@ -536,52 +483,6 @@ void pool_destroy(struct pool *p)
 	}
 	pool_discard(p);
 	keep_more(d);
-}
-
-void pool_unlink_files(struct kvtierd *d, const struct tenant *t, const char *name)
-{
-	char path[512];
-	size_t n;
-
-	manifest_path(d, t->name, name, path, sizeof(path));
-	unlink(path);
-	n = strlen(path);
-	snprintf(path + n - strlen("manifest"), sizeof(path) - n + strlen("manifest"), "slots");
-	unlink(path);
-}
-
-int pool_remove(struct client *c, const char *name)
-{
-	struct pool *p = by_name(c->d, c->tenant, name);
-
-	if (!p && !has_checkpoint(c->d, c->tenant, name))
-		return kvt_fail(-ENOENT, "there is no pool %s", name);
-	if (!p && c->d->module) {
-		/* Its slots are the module's, reserved by the manifest's key. */
-		int ret = checkpoint_restore(c->d, c->tenant, name, NULL, &p);
-
-		if (ret)
-			return ret;
-		add(p);
-	}
-	if (p && p->module && p->t->checkpoint_s) {
-		struct manifest m;
-		char path[512];
-
-		manifest_path(c->d, c->tenant->name, name, path, sizeof(path));
-		if (!manifest_read(path, &m)) {
-			device_release(p->fd, &m.key);
-			manifest_free(&m);
-		}
-	}
-	pool_unlink_files(c->d, c->tenant, name);
-	if (!p)
-		return 0;
-	p->removed = true;
-	p->t->flags &= ~KVT_SHARED_KEEP;
-	if (!p->clients)
-		pool_destroy(p);
-	return 0;
 }
 
 static int check_budget(const struct pool *p, uint64_t dram_bytes)
@@ -710,7 +611,7 @@ static void take_back(struct kvtierd *d, struct kept *k)
 	}
 	p->metadata_bytes = metadata_of(p->t);
 	tenant_took(p->tenant, p->metadata_bytes, POOL_FDS);
-	add(p);
+	pool_add(p);
 	if (p->id > d->last_pool)
 		d->last_pool = p->id;
 	p->linger_until_ns = d->turn_ns + d->config.linger_ms * NS_PER_MS;

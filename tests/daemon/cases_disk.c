@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/loop.h>
 #include <sched.h>
 #include <signal.h>
@@ -267,6 +268,129 @@ static void stalls_writes(void)
 	tear_down(&t);
 }
 
+/* ---- a filesystem that stalls ------------------------------------------------------------- */
+
+/*
+ * Frozen, it lets nobody change it: opens that make a file, fallocate(), unlink() and writes
+ * wait.  A process of its own thaws it, also when this one is killed.
+ */
+struct guard {
+	pid_t pid;
+	int alive;
+};
+
+static struct guard freeze(const struct disk *d)
+{
+	int fd = open(d->mounted, O_RDONLY | O_DIRECTORY | O_CLOEXEC), alive[2];
+	struct guard guard;
+	char byte;
+
+	CHECK(fd >= 0 && !pipe2(alive, O_CLOEXEC), "%s: %m", d->mounted);
+	guard = (struct guard){ fork(), alive[1] };
+	if (!guard.pid) {
+		setsid();
+		close(alive[1]);
+		if (read(alive[0], &byte, 1) >= 0)
+			ioctl(fd, FITHAW, 0);
+		_exit(0);
+	}
+	close(alive[0]);
+	if (ioctl(fd, FIFREEZE, 0))
+		skip("a filesystem cannot be frozen here: %m");
+	close(fd);
+	return guard;
+}
+
+static void thaw(struct guard guard)
+{
+	CHECK(write(guard.alive, "t", 1) == 1, "write: %m");
+	close(guard.alive);
+	CHECK(waitpid(guard.pid, NULL, 0) == guard.pid, "waitpid: %m");
+}
+
+static int make_late(void)
+{
+	struct kvt_shared_config config = KVT_SHARED_CONFIG_INIT;
+	struct kvt_pool *p;
+
+	config.name = "late";
+	config.model = "test";
+	config.bytes = 8 * BLOCK;
+	config.block_bytes = BLOCK;
+	config.flags = KVT_SHARED_KEEP;
+	config.io_deadline_ms = DEADLINE_MS;
+	return -kvt_shared_create(client(), &config, &p);
+}
+
+static int remove_kept(void)
+{
+	return -kvt_shared_remove(client(), "kept");
+}
+
+/* A call of a process of its own, which may wait. */
+static pid_t call(int (*run)(void))
+{
+	pid_t pid = fork();
+
+	if (!pid)
+		_exit(run());
+	CHECK(pid > 0, "fork: %m");
+	return pid;
+}
+
+static bool is_there(const struct disk *d, const char *name)
+{
+	char command[400];
+
+	snprintf(command, sizeof(command), "find '%s' -name '%s' | grep -q .", d->mounted, name);
+	return !system(command);
+}
+
+static void stalls_names(void)
+{
+	struct kvt_pool *kept, *gone, *again;
+	struct kvt_client *more;
+	pid_t remover;
+	struct bed t;
+	struct guard guard;
+	int error;
+
+	set_up(&t);
+	more = client();
+	kept = pool(more, "kept", 8 * BLOCK, 8 * BLOCK, KVT_SHARED_KEEP);
+	gone = pool(more, "gone", 8 * BLOCK, 8 * BLOCK, 0);
+	fill_block(kept, 0, 1);
+	OK(kvt_shared_checkpoint(kept, "note", 4));
+	kvt_pool_destroy(kept);
+	guard = freeze(&t.disk);
+	/* To make a pool takes longer than it may; the next waits in vain for the same disk. */
+	error = end_of(call(make_late));
+	CHECK(error == ETIMEDOUT, "expected ETIMEDOUT, got %d", error);
+	goes_on(t.other);
+	error = end_of(call(make_late));
+	CHECK(error == ETIMEDOUT, "expected ETIMEDOUT again, got %d", error);
+	remover = call(remove_kept);
+	kvt_pool_destroy(gone); /* its file goes with it */
+	error = kvt_demote(t.stalled, 0, BLOCK);
+	CHECK(error == -ETIMEDOUT, "expected -ETIMEDOUT, got %d", error);
+	goes_on(t.other);
+	goes_on(t.stalled);
+	CHECK(!waitpid(remover, NULL, WNOHANG), "expected the removal to wait");
+	thaw(guard);
+	error = end_of(remover);
+	CHECK(!error, "expected the removal to go on, got %d", error);
+	CHECK(!is_there(&t.disk, "kept.*"), "expected no file of what was removed");
+	/* Nothing is left of what nobody waited for any more. */
+	EVENTUALLY(!is_there(&t.disk, "late.*"), "expected no slots of a pool that was given up");
+	again = pool(more, "late", 8 * BLOCK, 8 * BLOCK, KVT_SHARED_KEEP);
+	kvt_pool_destroy(again);
+	OK(kvt_shared_remove(more, "late"));
+	EVENTUALLY(!kvt_demote(t.stalled, 0, 32 * BLOCK), "expected the disk to be had again");
+	check_whole(t.stalled, 0);
+	kvt_client_close(more);
+	tear_down(&t);
+}
+
 /* ---- a disk that errs ------------------------------------------------------------------- */
 
 #define FEW 16u
@@ -348,6 +472,8 @@ static void errs_for_a_moment(void)
 }
 
 const struct test_case disk_cases[] = {
+	{ "stalls_names", "a filesystem that stalls: pools are made and removed late, others go on",
+	  stalls_names, false },
 	{ "errs_for_a_moment", "reads that fail once or twice, or for want of memory: no block is lost",
 	  errs_for_a_moment, false },
 	{ "stalls_reads", "a disk that stalls reads: errors for who waits, others go on", stalls_reads,

@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <malloc.h>
 #include <pthread.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -30,6 +31,8 @@ static struct {
 	struct ggml_backend_buffer *(*cache)(const char *prefix, int layers, size_t tensor_bytes);
 	void (*clear)(struct ggml_backend_buffer *buffer, uint8_t value);
 	void (*free)(struct ggml_backend_buffer *buffer);
+	void (*leap)(bool armed);
+	jmp_buf *jump;
 } ggml;
 
 static void load(const char *path)
@@ -41,7 +44,9 @@ static void load(const char *path)
 	*(void **)&ggml.cache = dlsym(handle, "fake_cache");
 	*(void **)&ggml.clear = dlsym(handle, "fake_clear");
 	*(void **)&ggml.free = dlsym(handle, "fake_free");
-	if (!ggml.cache || !ggml.clear || !ggml.free)
+	*(void **)&ggml.leap = dlsym(handle, "fake_leap");
+	ggml.jump = dlsym(handle, "fake_jump");
+	if (!ggml.cache || !ggml.clear || !ggml.free || !ggml.leap || !ggml.jump)
 		errx(1, "%s is not the fake ggml", path);
 }
 
@@ -300,6 +305,66 @@ static void cut_off(void)
 	spoil(true);
 }
 
+/* A cache that is measured, resized and freed as C23 has it, though none of that is ggml's. */
+static void resized(void)
+{
+	void (*sized)(void *, size_t);
+	struct ggml_backend_buffer *b = cache("cache", 32 * MIB), *c;
+	volatile size_t many = SIZE_MAX / 2;
+	size_t bytes = b->bytes;
+
+	fill(b, 1);
+	if (getenv("KVTIER_DRAM") && malloc_usable_size(b->base) < bytes)
+		errx(1, "%zu of %zu bytes are usable", malloc_usable_size(b->base), bytes);
+	b->bytes = 4 * MIB;
+	b->base = realloc(b->base, b->bytes);
+	if (!b->base)
+		errx(1, "no memory");
+	check(b, 1);
+	b->base = reallocarray(b->base, 8, MIB);
+	check(b, 1);
+	if (reallocarray(b->base, many, 4))
+		errx(1, "more than there can be");
+	ggml.free(b);
+	c = cache("cache", 32 * MIB);
+	fill(c, 2);
+	check(c, 2);
+	*(void **)&sized = dlsym(RTLD_DEFAULT, "free_sized");
+	if (!sized)
+		sized = (void (*)(void *, size_t))(void *)free;
+	sized(c->base, c->bytes);
+	free(c);
+	b = cache("cache", 2 * MIB); /* fits: plain memory */
+	fill(b, 3);
+	b->base = realloc(b->base, 4 * MIB);
+	check(b, 3);
+	if (realloc(b->base, 0))
+		errx(1, "something of nothing");
+	free(b);
+}
+
+/* The allocation is left by longjmp(): what is allocated later is nobody's cache. */
+static void jumped(void)
+{
+	struct ggml_backend_buffer *b;
+	void *plain = NULL;
+
+	if (!setjmp(*ggml.jump)) {
+		ggml.leap(true);
+		cache("cache", 32 * MIB);
+		errx(1, "it did not jump");
+	}
+	ggml.leap(false);
+	if (posix_memalign(&plain, 64, 32 * MIB))
+		errx(1, "no memory");
+	memset(plain, 1, 32 * MIB);
+	free(plain);
+	b = cache("cache", 32 * MIB);
+	fill(b, 1);
+	check(b, 1);
+	ggml.free(b);
+}
+
 static void nothing(void)
 {
 }
@@ -311,7 +376,8 @@ static const struct {
 	{ "one", one },		{ "clear", clear },	{ "several", several },
 	{ "forked", forked },	{ "threads", threads }, { "weights", weights },
 	{ "leave", leave },	{ "die", die },		{ "damaged", damaged },
-	{ "cut_off", cut_off }, { "nothing", nothing },
+	{ "cut_off", cut_off }, { "nothing", nothing }, { "resized", resized },
+	{ "jumped", jumped },
 };
 
 int main(int argc, char **argv)

@@ -26,6 +26,14 @@ size_t ggml_nbytes(const struct ggml_tensor *t)
 	return t->bytes;
 }
 
+jmp_buf fake_jump;
+static bool leaps;
+
+void fake_leap(bool armed)
+{
+	leaps = armed;
+}
+
 struct ggml_backend_buffer *
 ggml_backend_alloc_ctx_tensors_from_buft(struct ggml_context *ctx,
 					 struct ggml_backend_buffer_type *type)
@@ -34,6 +42,8 @@ ggml_backend_alloc_ctx_tensors_from_buft(struct ggml_context *ctx,
 	struct ggml_tensor *t;
 
 	(void)type;
+	if (leaps)
+		longjmp(fake_jump, 1);
 	if (!buffer)
 		return NULL;
 	for (t = ggml_get_first_tensor(ctx); t; t = ggml_get_next_tensor(ctx, t))

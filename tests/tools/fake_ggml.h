@@ -6,6 +6,8 @@
 #ifndef FAKE_GGML_H
 #define FAKE_GGML_H
 
+#include <setjmp.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -40,5 +42,8 @@ void ggml_backend_buffer_free(struct ggml_backend_buffer *buffer);
 struct ggml_backend_buffer *fake_cache(const char *prefix, int layers, size_t tensor_bytes);
 void fake_clear(struct ggml_backend_buffer *buffer, uint8_t value);
 void fake_free(struct ggml_backend_buffer *buffer);
+/* The next allocation of a context is left by a jump. */
+void fake_leap(bool armed);
+extern jmp_buf fake_jump;
 
 #endif

@@ -184,6 +184,8 @@ ktap_case clear "cleared fresh and used, with zero and another value" tiered cle
 ktap_case several "three caches share a budget" several
 ktap_case threads "caches of two threads at once" tiered threads 6
 ktap_case forked "a child that frees what it never had" tiered forked 2
+ktap_case resized "caches that are measured and resized" tiered resized 2
+ktap_case jumped "an allocation that is left by longjmp()" tiered jumped 1
 ktap_case leave "an engine that exits without freeing" tiered leave 1
 ktap_case fits "a cache that fits is left alone" fits
 ktap_case too_small "a budget below the least, which is named" too_small

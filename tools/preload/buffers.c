@@ -38,7 +38,12 @@ struct sums {
 	uint64_t plain_bytes; /* of the buffers that are no pools */
 };
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards what follows */
+/*
+ * Who changes the entries has both, who reads them one of the two.  Pools are made, resized
+ * and ended under the first, which may take long; fork() waits for the second alone.
+ */
+static pthread_mutex_t work = PTHREAD_MUTEX_INITIALIZER;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct buffer buffers[BUFFERS_MAX];
 static atomic_uint nr_buffers; /* entries from here on were never used; never goes down */
 
@@ -81,16 +86,20 @@ static void put(struct buffer *b, const struct buffer *new, char *addr)
 {
 	unsigned int index = (unsigned int)(b - buffers);
 
+	pthread_mutex_lock(&lock);
 	*b = *new;
 	atomic_store(&b->addr, addr);
 	if (index >= atomic_load(&nr_buffers))
 		atomic_store(&nr_buffers, index + 1);
+	pthread_mutex_unlock(&lock);
 }
 
 static void take_out(struct buffer *b)
 {
+	pthread_mutex_lock(&lock);
 	atomic_store(&b->addr, NULL);
 	memset(b, 0, sizeof(*b));
+	pthread_mutex_unlock(&lock);
 }
 
 static void add_to(struct sums *s, const struct buffer *b)
@@ -268,7 +277,7 @@ void *kvt_buffer_add(const struct kvt_cache *cache, size_t bytes, bool *plain)
 	void *addr = NULL;
 	struct sums now;
 
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&work);
 	now = sum_up();
 	*plain = now.plain_bytes + now.bytes + bytes <= kvt_settings()->dram_bytes;
 	if (*plain)
@@ -287,7 +296,7 @@ void *kvt_buffer_add(const struct kvt_cache *cache, size_t bytes, bool *plain)
 	put(entry, &new, addr);
 	kvt_tell("pool %d %zu", getpid(), bytes);
 unlock:
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&work);
 	return addr;
 }
 
@@ -296,12 +305,12 @@ void kvt_buffer_add_plain(void *addr, size_t bytes)
 	const struct buffer new = { .kind = PLAIN, .bytes = bytes };
 	struct buffer *entry;
 
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&work);
 	entry = find_free();
 	if (entry)
 		put(entry, &new, addr);
 	kvt_tell("plain %d %zu", getpid(), bytes);
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&work);
 }
 
 bool kvt_buffer_remove(void *addr)
@@ -310,7 +319,7 @@ bool kvt_buffer_remove(void *addr)
 
 	if (!known(addr))
 		return false;
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&work);
 	b = find(addr);
 	if (b) {
 		old.kind = b->kind;
@@ -321,7 +330,7 @@ bool kvt_buffer_remove(void *addr)
 		kvt_pool_destroy(old.pool);
 	if (old.kind == POOL || old.kind == PLAIN)
 		divide_anew();
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&work);
 	return old.kind == POOL || old.kind == INHERITED;
 }
 
@@ -332,15 +341,38 @@ bool kvt_buffer_zero(void *addr)
 
 	if (!known(addr))
 		return false;
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&work);
 	b = find(addr);
 	if (b && b->kind == POOL) /* blocks that were never touched cost nothing */
 		zeroed = !kvt_discard(b->pool, 0, kvt_pool_bytes(b->pool));
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&work);
 	return zeroed;
 }
 
-/* fork() copies the lock and the entries, but no pool: its memory is not there. */
+enum kvt_owner kvt_buffer_owner(void *addr, size_t *bytes)
+{
+	static const enum kvt_owner owners[] = {
+		[FREE] = KVT_NOT_OURS,
+		[PLAIN] = KVT_PLAIN,
+		[POOL] = KVT_POOL,
+		[INHERITED] = KVT_INHERITED,
+	};
+	enum kvt_owner owner = KVT_NOT_OURS;
+	struct buffer *b;
+
+	if (!known(addr))
+		return KVT_NOT_OURS;
+	pthread_mutex_lock(&lock);
+	b = find(addr);
+	if (b) {
+		owner = owners[b->kind];
+		*bytes = b->bytes;
+	}
+	pthread_mutex_unlock(&lock);
+	return owner;
+}
+
+/* fork() copies the locks and the entries, but no pool: its memory is not there. */
 static void before_fork(void)
 {
 	pthread_mutex_lock(&lock);
@@ -358,6 +390,7 @@ static void after_fork_in_child(void)
 	for (i = 0; i < BUFFERS_MAX; i++)
 		if (buffers[i].kind == POOL)
 			buffers[i].kind = INHERITED;
+	pthread_mutex_init(&work, NULL); /* its holder is a thread of the parent's */
 	pthread_mutex_unlock(&lock);
 }
 

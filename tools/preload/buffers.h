@@ -21,6 +21,14 @@ void *kvt_buffer_add(const struct kvt_cache *cache, size_t bytes, bool *plain);
 void kvt_buffer_add_plain(void *addr, size_t bytes);
 /* True when @addr was a pool and is gone now; false: it is not ours to free. */
 bool kvt_buffer_remove(void *addr);
+enum kvt_owner {
+	KVT_NOT_OURS,
+	KVT_PLAIN, /* a cache in memory of the allocator's */
+	KVT_POOL,
+	KVT_INHERITED, /* a pool of the process that forked this one: not there */
+};
+/* Whose memory begins at @addr, and *@bytes of it, unless it is not ours. */
+enum kvt_owner kvt_buffer_owner(void *addr, size_t *bytes);
 /* True when @addr is the start of a pool and it now reads as zeroes. */
 bool kvt_buffer_zero(void *addr);
 
