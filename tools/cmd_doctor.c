@@ -313,7 +313,7 @@ static int parse(const char **nvme, int argc, char **argv)
 {
 	static const struct option_set set = { ":h", options, EXIT_USAGE, take_nvme };
 
-	return option_take(argc, argv, &set, nvme) ?: option_end(argc, argv);
+	return option_take(argc, argv, &set, nvme) ?: option_end(argc, argv, 0);
 }
 
 int cmd_doctor(int argc, char **argv)

@@ -113,7 +113,7 @@ static int parse(struct plan *p, int argc, char **argv)
 
 	if (!ret && optind == argc)
 		return fail(EXIT_USAGE, "no MODEL: kvtier plan [OPTION...] MODEL.gguf");
-	return ret ?: option_end(argc - 1, argv);
+	return ret ?: option_end(argc, argv, 1);
 }
 
 /* Rows are stored in whole groups. */

@@ -21,6 +21,7 @@
 #include "problems.h"
 #include "size.h"
 #include "system.h"
+#include "text.h"
 
 #define FILE_MAX (64 << 20)
 #define MAPS_MAX 16
@@ -53,6 +54,17 @@ static int help(void)
 
 /* ---- input --------------------------------------------------------------------- */
 
+/* A file may hold anything. */
+static void clean(cJSON *array)
+{
+	cJSON *object, *item;
+
+	cJSON_ArrayForEach(object, array)
+		cJSON_ArrayForEach(item, object)
+			if (cJSON_IsString(item))
+				text_clean(item->valuestring);
+}
+
 static int read_array(const char *option, const char *path, cJSON **array)
 {
 	FILE *f = fopen(path, "re");
@@ -70,6 +82,7 @@ static int read_array(const char *option, const char *path, cJSON **array)
 		text = calloc((size_t)st.st_size + 1, 1);
 	if (text && fread(text, 1, (size_t)st.st_size, f) == (size_t)st.st_size)
 		*array = cJSON_Parse(text);
+	clean(*array);
 	if (f)
 		fclose(f);
 	free(text);
@@ -137,9 +150,10 @@ static const cJSON *tier(const cJSON *pool, int t)
 
 static void label_of(const cJSON *pool, char label[PLOT_LABEL])
 {
+	const char *name = text_of(pool, "name");
 	double pid = number(pool, "pid");
 
-	snprintf(label, PLOT_LABEL, "%.20s %.0f", text_of(pool, "name"), isnan(pid) ? 0 : pid);
+	snprintf(label, PLOT_LABEL, "%.*s %.0f", text_bytes(name, 20), name, isnan(pid) ? 0 : pid);
 }
 
 static void plot_tiers(FILE *out, const cJSON *pools)
@@ -304,7 +318,8 @@ static void draw_bench(FILE *out, const cJSON *bench)
 		bar = plot_bar(&p);
 		if (!bar)
 			break;
-		snprintf(bar->label, PLOT_LABEL, "%s", text_of(o, "name"));
+		snprintf(bar->label, PLOT_LABEL, "%.*s", text_bytes(text_of(o, "name"), 32),
+			 text_of(o, "name"));
 		bar->value[0] = 100 * value / target;
 	}
 	plot_draw(out, &p);
@@ -337,6 +352,7 @@ static void draw_problems(FILE *out, const struct system *s)
 static void draw(FILE *out, const struct report *r)
 {
 	char when[64] = "", host[64] = "";
+	int nr = cJSON_GetArraySize(r->pools);
 	time_t now = time(NULL);
 	struct tm tm;
 
@@ -352,8 +368,12 @@ static void draw(FILE *out, const struct report *r)
 	xml_text(out, host);
 	fprintf(out, ", %s</p>\n", when);
 	draw_problems(out, &r->system);
-	fprintf(out, "<h2>Pools</h2>\n%s", cJSON_GetArraySize(r->pools) ? "" : "<p>none</p>\n");
-	if (cJSON_GetArraySize(r->pools)) {
+	fputs("<h2>Pools</h2>\n", out);
+	if (nr > PLOT_BARS)
+		fprintf(out, "<p>%d, of which the first %d are drawn</p>\n", nr, PLOT_BARS);
+	if (!nr)
+		fputs("<p>none</p>\n", out);
+	if (nr) {
 		plot_tiers(out, r->pools);
 		plot_faults(out, r->pools);
 		plot_transfers(out, r->pools);

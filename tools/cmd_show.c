@@ -151,6 +151,8 @@ static void print_daemon(const struct system *s)
 		printf("daemon   kvtierd %s (%s), process %u: %u pools, %u clients, %u tenants\n",
 		       s->status.version, s->status.backend, s->status.pid, s->status.pools,
 		       s->status.clients, s->status.tenants);
+	else if (system_daemon_silent(s))
+		puts("daemon   cannot be asked: see below");
 	else
 		puts("daemon   none runs: each pool belongs to one process");
 }
@@ -239,7 +241,7 @@ int cmd_show(int argc, char **argv)
 {
 	struct system s;
 	struct sums sums;
-	int ret = option_take_none(argc, argv) ?: option_end(argc, argv);
+	int ret = option_take_none(argc, argv) ?: option_end(argc, argv, 0);
 
 	if (ret)
 		return ret < 0 ? help() : ret;

@@ -169,7 +169,7 @@ static int parse(double *seconds, int argc, char **argv)
 {
 	static const struct option_set set = { ":w:h", options, EXIT_USAGE, take_option };
 
-	return option_take(argc, argv, &set, seconds) ?: option_end(argc, argv);
+	return option_take(argc, argv, &set, seconds) ?: option_end(argc, argv, 0);
 }
 
 int cmd_stat(int argc, char **argv)

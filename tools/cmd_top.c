@@ -100,7 +100,7 @@ static int parse(struct top *t, int argc, char **argv)
 	int ret = option_take(argc, argv, &set, t);
 
 	if (!ret)
-		ret = option_end(argc, argv);
+		ret = option_end(argc, argv, 0);
 	if (ret)
 		return ret;
 	t->batch |= json_errors;

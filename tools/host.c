@@ -141,16 +141,20 @@ bool host_is_memory_fs(const char *path)
 const char *host_nvme_dir(char *buf, size_t len)
 {
 	const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-	const char *choices[] = { "/var/tmp", buf, "/tmp", "." };
+	char own[4096] = "";
+	const char *choices[] = { "/var/tmp", own, "/tmp", "." };
 	size_t i;
 
-	buf[0] = '\0';
 	if (cache && *cache)
-		snprintf(buf, len, "%s", cache);
+		snprintf(own, sizeof(own), "%s", cache);
 	else if (home && *home)
-		snprintf(buf, len, "%s/.cache", home);
-	for (i = 0; i < sizeof(choices) / sizeof(choices[0]); i++)
-		if (choices[i][0] && !host_is_memory_fs(choices[i]) && !host_direct_io(choices[i]))
-			return choices[i];
+		snprintf(own, sizeof(own), "%s/.cache", home);
+	for (i = 0; i < sizeof(choices) / sizeof(choices[0]); i++) {
+		if (!choices[i][0] || host_is_memory_fs(choices[i]) || host_direct_io(choices[i]))
+			continue;
+		snprintf(buf, len, "%s", choices[i]);
+		return buf;
+	}
+	buf[0] = '\0';
 	return NULL;
 }

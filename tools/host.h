@@ -36,7 +36,7 @@ uint64_t host_memory_limit(void);
 /* Bytes of swap space. */
 uint64_t host_swap(void);
 
-/* A directory on a disk for the NVMe tier; NULL: none found. */
+/* A directory on a disk for the NVMe tier, in @buf; NULL, and "" there: none found. */
 const char *host_nvme_dir(char *buf, size_t len);
 /* True for tmpfs and the like, which are memory themselves. */
 bool host_is_memory_fs(const char *path);

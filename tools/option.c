@@ -68,11 +68,11 @@ int option_take_none(int argc, char **argv)
 	return option_take(argc, argv, &set, NULL);
 }
 
-int option_end(int argc, char **argv)
+int option_end(int argc, char **argv, int nr)
 {
-	if (optind >= argc)
+	if (optind + nr >= argc)
 		return 0;
-	return fail(EXIT_USAGE, "unexpected argument '%s': see `%s --help`", argv[optind],
+	return fail(EXIT_USAGE, "unexpected argument '%s': see `%s --help`", argv[optind + nr],
 		    command_name);
 }
 

@@ -27,8 +27,8 @@ int option_take(int argc, char **argv, const struct option_set *set, void *comma
 /* The same, of a subcommand that has --json and --help alone. */
 int option_take_none(int argc, char **argv);
 
-/* Nothing follows the options: 0, or EXIT_USAGE after one line. */
-int option_end(int argc, char **argv);
+/* At most @nr arguments follow the options: 0, or EXIT_USAGE after one line. */
+int option_end(int argc, char **argv, int nr);
 
 /* The value of --@name, a number: 0, or EXIT_USAGE after one line. */
 int option_number(const char *name, const char *text, double least, double most, double *value);

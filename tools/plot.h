@@ -8,7 +8,7 @@
 
 #define PLOT_BARS 64
 #define PLOT_PARTS 4
-#define PLOT_LABEL 48
+#define PLOT_LABEL 144
 
 struct plot_bar {
 	char label[PLOT_LABEL];

@@ -51,10 +51,9 @@ static void of_daemon(cJSON *array, const struct system *s)
 {
 	uint32_t i;
 
-	if (s->client && s->daemon_error)
-		add(array, "kvtierd does not answer: %s", s->daemon_detail);
-	else if (!s->client && s->daemon_error != -ENOENT)
-		add(array, "kvtierd cannot be reached: %s", s->daemon_detail);
+	if (system_daemon_silent(s))
+		add(array, "kvtierd %s: %s", s->client ? "does not answer" : "cannot be reached",
+		    s->daemon_detail);
 	for (i = 0; i < s->nr_tiers; i++)
 		if (s->tiers[i].errors)
 			add(array, "kvtierd: %llu transfers of %s failed",

@@ -145,6 +145,11 @@ static int read_shared(struct system *s)
 	return ret;
 }
 
+bool system_daemon_silent(const struct system *s)
+{
+	return s->client ? s->daemon_error != 0 : s->daemon_error != -ENOENT;
+}
+
 struct kvt_client *system_need_daemon(struct system *s, int *ret)
 {
 	system_open(s);
@@ -238,6 +243,9 @@ int system_find(const struct system *s, const char *text, struct pool_ref *ref)
 		ref->daemon = &s->daemon_pools[i];
 		found++;
 	}
+	if (!found && system_daemon_silent(s))
+		return fail(1, "there is no pool '%s' but perhaps of kvtierd, which cannot be asked: %s",
+			    text, s->daemon_detail);
 	if (!found)
 		return fail(1, "there is no pool '%s': `kvtier pool` lists them", text);
 	if (found > 1)

@@ -30,6 +30,9 @@ int system_read(struct system *s);
 int system_look(struct system *s);
 void system_close(struct system *s);
 
+/* Is a daemon there that does not answer, or not to this user?  @daemon_detail says why. */
+bool system_daemon_silent(const struct system *s);
+
 /* The daemon's client, or NULL after one line said that there is no daemon. */
 struct kvt_client *system_need_daemon(struct system *s, int *ret);
 

@@ -21,7 +21,8 @@ const char *const top_sorts[TOP_NR_SORTS] = { "read", "late", "dram", "size", "n
 struct row {
 	const struct kvt_stat_file *pool;
 	struct kvtier_stats s; /* of the interval */
-	double read, write, late, faults; /* a second */
+	double in[KVTIER_NR_TIERS], out[KVTIER_NR_TIERS]; /* bytes a second */
+	double late, faults; /* a second */
 };
 
 __attribute__((format(printf, 3, 4))) static void add(struct top_frame *f, enum top_style style,
@@ -44,13 +45,16 @@ static struct row row_of(const struct kvt_stat_file *pool, const struct pools *p
 {
 	const struct kvt_stat_file *before = interval_before(pools_before, pool);
 	struct row r = { .pool = pool, .s = interval_since(pool, before) };
+	int t;
 
-	if (seconds > 0 && before) {
-		r.read = (double)r.s.tier[KVTIER_TIER_NVME].bytes_out / seconds;
-		r.write = (double)r.s.tier[KVTIER_TIER_NVME].bytes_in / seconds;
-		r.late = (double)r.s.late_faults / seconds;
-		r.faults = (double)r.s.faults / seconds;
+	if (seconds <= 0 || !before)
+		return r;
+	for (t = KVTIER_TIER_DRAM; t < KVTIER_NR_TIERS; t++) {
+		r.in[t] = (double)r.s.tier[t].bytes_in / seconds;
+		r.out[t] = (double)r.s.tier[t].bytes_out / seconds;
 	}
+	r.late = (double)r.s.late_faults / seconds;
+	r.faults = (double)r.s.faults / seconds;
 	return r;
 }
 
@@ -58,7 +62,7 @@ static double key_of(const struct row *r, enum top_sort sort)
 {
 	switch (sort) {
 	case TOP_BY_READ:
-		return r->read;
+		return r->out[KVTIER_TIER_NVME];
 	case TOP_BY_LATE:
 		return r->late;
 	case TOP_BY_DRAM:
@@ -106,8 +110,6 @@ static struct row sum_of(const struct row *rows, size_t nr)
 	int t;
 
 	for (i = 0; i < nr; i++) {
-		sum.read += rows[i].read;
-		sum.write += rows[i].write;
 		sum.late += rows[i].late;
 		sum.faults += rows[i].faults;
 		sum.s.transfer_ns += rows[i].s.transfer_ns;
@@ -115,6 +117,8 @@ static struct row sum_of(const struct row *rows, size_t nr)
 		for (t = 0; t < KVTIER_NR_TIERS; t++) {
 			sum.s.tier[t].budget_bytes += rows[i].s.tier[t].budget_bytes;
 			sum.s.tier[t].used_bytes += rows[i].s.tier[t].used_bytes;
+			sum.in[t] += rows[i].in[t];
+			sum.out[t] += rows[i].out[t];
 		}
 	}
 	return sum;
@@ -143,35 +147,36 @@ static void draw_head(struct top_frame *f, const struct top_look *look)
 
 	if (localtime_r(&now, &tm))
 		strftime(clock, sizeof(clock), "%H:%M:%S", &tm);
-	add(f, TOP_HEAD, "kvtier top  %s  by %s  pools %zu  %s%s", clock, top_sorts[look->sort],
-	    s->pools.nr + s->nr_daemon_pools,
-	    s->client && !s->daemon_error ? "daemon " : "no daemon",
-	    s->client && !s->daemon_error ? s->status.backend : "");
+	add(f, TOP_HEAD, "kvtier top  %s  by %s  pools %zu  daemon: %s", clock,
+	    top_sorts[look->sort], s->pools.nr + s->nr_daemon_pools,
+	    system_daemon_silent(s) ? "cannot be asked" : s->client ? s->status.backend : "none");
 }
 
-static void draw_tier(struct top_frame *f, int t, uint64_t used, uint64_t budget)
+static void draw_tier(struct top_frame *f, int t, const struct row *sum)
 {
+	uint64_t used = sum->s.tier[t].used_bytes, budget = sum->s.tier[t].budget_bytes;
 	static const char full[] = "||||||||||||||||||||";
 	int filled = budget ? (int)(BAR * (double)(used < budget ? used : budget) /
 				    (double)budget) :
 			      0;
-	char text[2][SIZE_TEXT];
+	char text[4][SIZE_TEXT];
 
 	if (budget || t == KVTIER_TIER_DRAM)
-		add(f, TOP_PLAIN, "  %-5s [%.*s%*s] %7s of %s", tier_names[t], filled, full,
-		    BAR - filled, "", size_text(used, text[0]), size_text(budget, text[1]));
+		add(f, TOP_PLAIN, "  %-5s [%.*s%*s] %7s of %-7s in %s/s out %s/s", tier_names[t],
+		    filled, full, BAR - filled, "", size_text(used, text[0]),
+		    size_text(budget, text[1]), size_text((uint64_t)sum->in[t], text[2]),
+		    size_text((uint64_t)sum->out[t], text[3]));
 }
 
 static void draw_sum(struct top_frame *f, const struct row *sum)
 {
-	char text[2][SIZE_TEXT], hidden[PERCENT_TEXT];
+	char hidden[PERCENT_TEXT];
 	int t;
 
 	for (t = KVTIER_TIER_DRAM; t < KVTIER_NR_TIERS; t++)
-		draw_tier(f, t, sum->s.tier[t].used_bytes, sum->s.tier[t].budget_bytes);
-	add(f, TOP_PLAIN, "  read %s/s  written %s/s  faults %.0f/s  late %.0f/s  hidden %s",
-	    size_text((uint64_t)sum->read, text[0]), size_text((uint64_t)sum->write, text[1]),
-	    sum->faults, sum->late, percent_text(stats_hidden(&sum->s), hidden));
+		draw_tier(f, t, sum);
+	add(f, TOP_PLAIN, "  faults %.0f/s  late %.0f/s  hidden %s", sum->faults, sum->late,
+	    percent_text(stats_hidden(&sum->s), hidden));
 }
 
 static void draw_tenants(struct top_frame *f, const struct top_look *look)
@@ -207,7 +212,8 @@ static void draw_pool(struct top_frame *f, const struct row *r)
 	    size_text(s->tier[KVTIER_TIER_DRAM].used_bytes, text[1]),
 	    size_text(s->tier[KVTIER_TIER_CXL].used_bytes, text[2]),
 	    size_text(s->tier[KVTIER_TIER_NVME].used_bytes, text[3]),
-	    size_text((uint64_t)r->read, text[4]), size_text((uint64_t)r->write, text[5]), r->late,
+	    size_text((uint64_t)r->out[KVTIER_TIER_NVME], text[4]),
+	    size_text((uint64_t)r->in[KVTIER_TIER_NVME], text[5]), r->late,
 	    percent_text(stats_hidden(s), hidden));
 }
 
@@ -262,8 +268,8 @@ static cJSON *row_json(const struct row *r)
 	cJSON_AddStringToObject(o, "pager", r->pool->pager);
 	cJSON_AddNumberToObject(o, "kernel_id", r->pool->kernel_id < 0 ? NAN : r->pool->kernel_id);
 	cJSON_AddNumberToObject(o, "bytes", (double)r->s.bytes);
-	cJSON_AddNumberToObject(o, "read_bytes_per_s", r->read);
-	cJSON_AddNumberToObject(o, "written_bytes_per_s", r->write);
+	cJSON_AddNumberToObject(o, "read_bytes_per_s", r->out[KVTIER_TIER_NVME]);
+	cJSON_AddNumberToObject(o, "written_bytes_per_s", r->in[KVTIER_TIER_NVME]);
 	cJSON_AddNumberToObject(o, "faults_per_s", r->faults);
 	cJSON_AddNumberToObject(o, "late_per_s", r->late);
 	cJSON_AddNumberToObject(o, "hidden_fraction", stats_hidden(&r->s));
@@ -291,8 +297,8 @@ static cJSON *sum_json(const struct top_look *look, const struct row *sum)
 	cJSON *o = cJSON_CreateObject();
 
 	cJSON_AddNumberToObject(o, "seconds", look->seconds);
-	cJSON_AddNumberToObject(o, "read_bytes_per_s", sum->read);
-	cJSON_AddNumberToObject(o, "written_bytes_per_s", sum->write);
+	cJSON_AddNumberToObject(o, "read_bytes_per_s", sum->out[KVTIER_TIER_NVME]);
+	cJSON_AddNumberToObject(o, "written_bytes_per_s", sum->in[KVTIER_TIER_NVME]);
 	cJSON_AddNumberToObject(o, "faults_per_s", sum->faults);
 	cJSON_AddNumberToObject(o, "late_per_s", sum->late);
 	cJSON_AddNumberToObject(o, "hidden_fraction", stats_hidden(&sum->s));
@@ -312,6 +318,8 @@ cJSON *top_json(const struct top_look *look)
 		tier = cJSON_AddObjectToObject(tiers, tier_names[t]);
 		cJSON_AddNumberToObject(tier, "budget_bytes", (double)sum.s.tier[t].budget_bytes);
 		cJSON_AddNumberToObject(tier, "used_bytes", (double)sum.s.tier[t].used_bytes);
+		cJSON_AddNumberToObject(tier, "in_bytes_per_s", sum.in[t]);
+		cJSON_AddNumberToObject(tier, "out_bytes_per_s", sum.out[t]);
 	}
 	array = cJSON_AddArrayToObject(o, "pools");
 	for (i = 0; i < nr; i++)

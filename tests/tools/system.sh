@@ -68,6 +68,32 @@ nothing()
 	expect_text "$("$kvtier")" "pools    none"
 }
 
+# The folder of which free bytes are said is the one that kvtier run would choose.
+nvme_folder()
+{
+	local dir
+
+	dir=$("$kvtier" doctor --json | jq -r '.[] | select(.check == "o_direct").text |
+		capture("works in (?<dir>.*)").dir')
+	[[ $dir ]] || { skip "no disk with O_DIRECT here" || return; }
+	expect_text "$("$kvtier")" "free in $dir" && json tier &&
+		expect "folder" "$(result '.[] | select(.tier == "nvme").where')" "\"$dir\""
+}
+
+# A daemon that cannot be asked is not taken for none.
+silent_daemon()
+{
+	local text
+
+	: >"$work/plain"
+	export KVTIER_SOCKET=$work/plain/x
+	text=$("$kvtier") || return 1
+	expect_text "$text" "daemon   cannot be asked" && expect_text "$text" "kvtierd cannot be reached" &&
+		json show && expect "problems" "$(result '.problems | length')" 1 &&
+		says 1 "which cannot be asked" map other &&
+		expect_text "$("$kvtier" top -b -n 1)" "daemon: cannot be asked"
+}
+
 screen()
 {
 	local text
@@ -166,7 +192,9 @@ top()
 	expect "looks" "$(grep -c '^kvtier top' "$work/top")" 2 &&
 		expect "pool" "$(grep -c '^scanned' "$work/top")" 2 || return 1
 	"$kvtier" top --json -n 2 -d 0.5 | tail -n 1 >"$work/json"
-	expect "bytes are read" "$(result '.pools[0].read_bytes_per_s > 0')" true
+	expect "bytes are read" "$(result '.pools[0].read_bytes_per_s > 0 and
+		.tiers.nvme.out_bytes_per_s == .pools[0].read_bytes_per_s and
+		.tiers.dram.in_bytes_per_s > 0')" true
 }
 
 # on_screen WIDTH HEIGHT COMMAND...: with top in such a terminal.
@@ -272,6 +300,10 @@ report_of_files()
 {
 	"$kvtier" stat --json >"$work/none.json" &&
 		"$kvtier" report --stats "$work/none.json" "$work/report.html" || return 1
+	printf '[{"name":"a\033[1m\377\303\244<","value":1,"target":2,"unit":"\377"},7]' >"$work/odd.json"
+	"$kvtier" report --bench "$work/odd.json" --stats "$work/odd.json" "$work/report.html" &&
+		iconv -f utf-8 "$work/report.html" >/dev/null &&
+		expect "control characters" "$(grep -c $'\e' "$work/report.html")" 0 || return 1
 	echo '{}' >"$work/object.json"
 	says 1 "is not a JSON array" report --bench "$work/object.json" "$work/r" &&
 		says 1 "--bench: cannot read" report --bench "$work/none" "$work/r" &&
@@ -346,6 +378,8 @@ bad_options()
 }
 
 ktap_case nothing "a host with nothing on it" nothing
+ktap_case nvme_folder "free bytes of the right disk" nvme_folder
+ktap_case silent_daemon "a daemon that cannot be asked" silent_daemon
 ktap_case screen "the system on one screen" with_pool screen
 ktap_case pools "kvtier pool" with_pool pools
 ktap_case map "where the blocks of another process are" with_pool map
