@@ -74,7 +74,8 @@ TOOL_SRC := $(sort $(wildcard tools/*.c))
 DAEMON_SRC := $(sort $(wildcard daemon/*.c))
 PRELOAD_SRC := $(sort $(wildcard tools/preload/*.c))
 DEMO_SRC := $(sort $(wildcard demo/*.c))
-CONFORMANCE_SRC := $(sort $(wildcard tests/conformance/*.c))
+SLOW_DISK_SRC := tests/slow_disk.c
+CONFORMANCE_SRC := $(sort $(wildcard tests/conformance/*.c)) $(SLOW_DISK_SRC)
 # Programs of several files are named by their first word: attend.c, attend_*.c.
 ATTEND_SRC := $(sort $(wildcard tests/bench/attend*.c))
 DECODE_SRC := $(sort $(wildcard tests/bench/decode*.c))
@@ -378,7 +379,8 @@ $(B)/examples/decode: $(call objects,$(DECODER_SRC)) $(B)/libkvtier.so
 		-pthread -lm -Wl,-rpath,'$$ORIGIN/..'
 
 # Clients of the daemon, which know the protocol too; what they share is in files without main().
-DAEMON_TEST_PARTS = $(call objects,$(filter-out $(DAEMON_TEST_MAIN) tests/daemon/spoil.c,$(DAEMON_TEST_SRC)))
+DAEMON_TEST_PARTS = $(call objects,$(filter-out $(DAEMON_TEST_MAIN) tests/daemon/spoil.c, \
+	$(DAEMON_TEST_SRC)) $(SLOW_DISK_SRC))
 $(patsubst tests/daemon/%.c,$(B)/tests/daemon/%,$(DAEMON_TEST_MAIN)): $(B)/tests/daemon/%: $(B)/obj/tests/daemon/%.o $(DAEMON_TEST_PARTS) \
 		$(B)/libkvtier.a
 	$(Q_LD)mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o %.a,$^) $(LIB_LIBS)

@@ -564,6 +564,13 @@ int attachment_new(struct client *c, struct pool *p, int *event_fd)
 	return 0;
 }
 
+void attachment_used(struct attachment *a)
+{
+	a->used_ns = a->pool->d->turn_ns;
+	a->told_idle = false;
+	pool_activity(a->pool);
+}
+
 /* One that its client's list has no more. */
 static void drop_attachment(struct attachment *a)
 {

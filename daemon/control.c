@@ -259,10 +259,7 @@ static int idle(struct call *call)
 
 	if (!a)
 		return -ENOENT;
-	a->pool->idle = a->pool->told_idle = true;
-	if (a->pool->module)
-		device_sweep_again(a->pool);
-	writeback_kick(a->pool->d);
+	pool_told_idle(a);
 	return answer(call, NULL, 0);
 }
 

@@ -13,13 +13,8 @@
 
 #define LOOK_NS (100 * NS_PER_MS)
 
-static void finish(struct errand *e, int ret)
+static void answer(struct errand *e, int ret)
 {
-	struct kvtierd *d = e->d;
-
-	d->errands = e->next;
-	if (!d->errands)
-		d->errands_end = &d->errands;
 	if (ret)
 		request_end(e->request, ret, NULL, 0);
 	else
@@ -28,18 +23,37 @@ static void finish(struct errand *e, int ret)
 	free(e);
 }
 
+/* The one under way has come to its end. */
+static void finish(struct kvtierd *d, int ret)
+{
+	struct errand *e = d->errand;
+
+	d->errand = NULL;
+	answer(e, ret);
+}
+
+static struct errand *take_first(struct kvtierd *d)
+{
+	struct errand *e = d->errands;
+
+	d->errands = e->next;
+	if (!d->errands)
+		d->errands_end = &d->errands;
+	return e;
+}
+
 static void next(struct kvtierd *d)
 {
 	struct errand *e;
 	int ret;
 
-	while (!d->stop && (e = d->errands) && !e->begun) {
-		e->begun = true;
+	while (!d->stop && !d->errand && d->errands) {
+		e = d->errand = take_first(d);
 		kvt_fail(0, "%s", "");
 		ret = e->request->client->gone ? 0 : e->begin(e);
 		if (ret == ERRAND_WORKS)
 			return;
-		finish(e, ret);
+		finish(d, ret);
 	}
 }
 
@@ -66,7 +80,7 @@ static void work_done(struct job *job, int result)
 	ret = e->then(e, result);
 	if (ret == ERRAND_WORKS)
 		return;
-	finish(e, ret);
+	finish(d, ret);
 	next(d);
 }
 
@@ -121,19 +135,28 @@ struct client *errand_client(const struct errand *e)
 	return e->request && !e->request->client->gone ? e->request->client : NULL;
 }
 
+static bool expire(struct errand *e)
+{
+	struct kvtierd *d = e->d;
+
+	if (!e->request || d->turn_ns < e->until_ns)
+		return false;
+	d->count.deadline_misses++;
+	kvt_fail(-ETIMEDOUT, "the disk of %s does not answer", d->config.state_dir);
+	request_end(e->request, -ETIMEDOUT, NULL, 0);
+	e->request = NULL;
+	return true;
+}
+
 /* Who has waited for too long is told so; what was begun comes to its end, however late. */
 void errands_expire(struct kvtierd *d)
 {
 	struct errand **at = &d->errands, *e;
 
+	if (d->errand)
+		expire(d->errand);
 	while ((e = *at)) {
-		if (e->request && d->turn_ns >= e->until_ns) {
-			d->count.deadline_misses++;
-			kvt_fail(-ETIMEDOUT, "the disk of %s does not answer", d->config.state_dir);
-			request_end(e->request, -ETIMEDOUT, NULL, 0);
-			e->request = NULL;
-		}
-		if (e->request || e->begun) {
+		if (!expire(e)) {
 			at = &e->next;
 			continue;
 		}
@@ -141,7 +164,7 @@ void errands_expire(struct kvtierd *d)
 		free(e);
 	}
 	d->errands_end = at;
-	if (d->errands)
+	if (d->errand || d->errands)
 		timer_within(d, &d->errand_timer, LOOK_NS);
 }
 
@@ -149,5 +172,5 @@ void errands_expire(struct kvtierd *d)
 void errands_stop(struct kvtierd *d)
 {
 	while (d->errands)
-		finish(d->errands, 0);
+		answer(take_first(d), 0);
 }

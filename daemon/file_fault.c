@@ -397,7 +397,7 @@ static void handle(struct attachment *a, const struct uffd_msg *msg)
 		return;
 	b = (uint32_t)((addr - a->addr) >> p->shift);
 	blk = block_of(p, b);
-	pool_activity(p);
+	attachment_used(a);
 	if (blk->heat < UINT32_MAX)
 		blk->heat++;
 	if (blk->flags & B_SEALED)

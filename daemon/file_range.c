@@ -465,7 +465,7 @@ int file_range_op(struct client *client, const struct kvt_msg *msg, const struct
 
 	if (ret)
 		return ret;
-	pool_activity(p);
+	attachment_used(a);
 	c = calloc(1, sizeof(*c) + body->nr * sizeof(body->ranges[0]));
 	if (!c)
 		return -ENOMEM;

@@ -243,6 +243,8 @@ struct attachment {
 	struct watch *faults;
 	uint64_t addr;
 	uint64_t pass; /* in which a block was mapped for it */
+	uint64_t used_ns; /* when its client last asked for something; 0: it never did */
+	bool told_idle; /* since then it said that no turn is near */
 	uint16_t *pins;
 	struct plan *plan;
 	struct attend_ring *attend;
@@ -296,6 +298,7 @@ void request_close(struct request *r);
 struct attachment *attachment_of(struct client *c, uint32_t pool);
 int attachment_new(struct client *c, struct pool *p, int *event_fd);
 void attachment_free(struct attachment *a);
+void attachment_used(struct attachment *a);
 
 /* ---- pool.c ------------------------------------------------------------------------------ */
 
@@ -479,6 +482,8 @@ void pool_unused(struct pool *p);
 void pool_destroy(struct pool *p);
 void pool_discard(struct pool *p);
 void pool_activity(struct pool *p);
+/* One of its clients says that no turn is near: it is idle once the others are, too. */
+void pool_told_idle(struct attachment *a);
 void pool_event(struct pool *p, uint32_t type, uint32_t b, int error);
 int pool_check_model(const char *model, size_t room);
 int pool_check_name(const char *name, size_t room, const char *what);
@@ -682,7 +687,6 @@ struct errand {
 	struct tenant *tenant;
 	struct request *request; /* NULL: its time was up, and it was answered */
 	uint64_t until_ns;
-	bool begun;
 	int (*begin)(struct errand *e); /* in the loop: ERRAND_WORKS, 0 (answered) or an error */
 	int (*work)(struct errand *e); /* in the second thread */
 	int (*then)(struct errand *e, int result); /* in the loop, as begin() */
@@ -790,6 +794,7 @@ struct kvtierd {
 
 	uint64_t write_credit; /* bytes that may be written now */
 	uint64_t write_credit_ns; /* when that was true */
+	uint32_t write_next; /* the pool whose turn it is when there is credit again; 0: the first */
 
 	struct scrub {
 		struct kvt_daemon_scrub result;
@@ -800,7 +805,8 @@ struct kvtierd {
 	} scrub;
 
 	struct jobs *jobs;
-	struct errand *errands, **errands_end; /* the first is under way */
+	struct errand *errand; /* under way */
+	struct errand *errands, **errands_end; /* wait for that */
 	struct http *http;
 	struct attend_service *attend;
 	struct counters count;

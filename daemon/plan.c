@@ -409,7 +409,7 @@ static void look(struct plan *plan)
 	if (!plan->more)
 		plan->woken = p->idle; /* or it was, when this began */
 	plan->more = false;
-	pool_activity(p);
+	attachment_used(plan->a);
 	if (p->tenant->virtual_time < p->d->virtual_now)
 		p->tenant->virtual_time = p->d->virtual_now;
 	if (plan->had_bytes < p->d->had_now)

@@ -79,6 +79,28 @@ void pool_activity(struct pool *p)
 	timer_within(p->d, &p->d->idle_timer, p->d->config.idle_ms * NS_PER_MS);
 }
 
+static bool is_using(const struct attachment *a)
+{
+	const struct kvtierd *d = a->pool->d;
+
+	return !a->told_idle && a->used_ns && d->turn_ns - a->used_ns < d->config.idle_ms * NS_PER_MS;
+}
+
+void pool_told_idle(struct attachment *a)
+{
+	struct pool *p = a->pool;
+	const struct attachment *other;
+
+	a->told_idle = true;
+	for (other = p->attachments; other; other = other->next)
+		if (is_using(other))
+			return;
+	p->idle = p->told_idle = true;
+	if (p->module)
+		device_sweep_again(p);
+	writeback_kick(p->d);
+}
+
 void pool_event(struct pool *p, uint32_t type, uint32_t b, int error)
 {
 	struct attachment *a;

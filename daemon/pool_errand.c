@@ -145,7 +145,8 @@ static int read_checkpoint(struct errand *e)
 	ret = manifest_read(e->path, &e->manifest);
 	if (ret || e->manifest.def.module)
 		return ret;
-	if (strcmp(e->manifest.def.tenant, e->tenant->name))
+	if (strcmp(e->manifest.def.tenant, e->tenant->name) ||
+	    strcmp(e->manifest.def.name, e->attach.name))
 		return 0; /* which checkpoint_restore() refuses */
 	e->fd = slots_of_manifest(e->slots, &e->manifest.def);
 	return e->fd < 0 ? e->fd : 0;

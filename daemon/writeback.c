@@ -174,21 +174,35 @@ static bool drain(struct pool *p, bool *any)
 	return true;
 }
 
+/* False: the rate's bound is reached. */
+static bool serve(struct pool *p, bool *any, bool *more)
+{
+	bool left = true;
+
+	if (p->removed)
+		return true;
+	if (p->queue_nr)
+		left = write_some(p, any);
+	if (left && should_drain(p))
+		left = p->module ? device_drain(p, any) : drain(p, any);
+	*more |= p->queue_nr || should_drain(p);
+	return left;
+}
+
+/* Pools in turn: who has much to write does not keep the others from it. */
 void writeback_run(struct kvtierd *d)
 {
+	struct pool *first = d->write_next ? pool_by_id(d, d->write_next) : NULL, *p;
 	bool any = false, more = false, left = true;
-	struct pool *p;
+	uint32_t nr;
 
 	earn_credit(d);
-	for (p = d->pools; p && left; p = p->next) {
-		if (p->removed)
-			continue;
-		if (p->queue_nr)
-			left = write_some(p, &any);
-		if (left && should_drain(p))
-			left = p->module ? device_drain(p, &any) : drain(p, &any);
-		more |= p->queue_nr || should_drain(p);
+	p = first ? first : d->pools;
+	for (nr = d->nr_pools; nr && left; nr--) {
+		left = serve(p, &any, &more);
+		p = p->next ? p->next : d->pools;
 	}
+	d->write_next = !left && p ? p->id : 0;
 	if (more || !left)
 		timer_within(d, &d->writeback, any || !left ? SOON_NS : LATER_NS);
 }

@@ -1,73 +1,28 @@
 // SPDX-License-Identifier: MIT
-/*
- * A block device as the NVMe tier.  A loop device over a file of the case's
- * folder plays it, and a cgroup that throttles it makes it stall.
- */
+/* A block device as the NVMe tier. */
 #define _GNU_SOURCE
 #include <fcntl.h>
-#include <linux/loop.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "../slow_disk.h"
 #include "conf.h"
 
 #define BLOCKS 16
 #define DEADLINE_MS 500
 #define STALL_S 4 /* for one block */
 
-struct device {
-	char path[32];
-	dev_t number;
-	int fd; /* keeps it attached; it detaches itself with the last one */
-};
-
-static bool attach(struct device *d, int backing)
-{
-	struct loop_config config = { .fd = (uint32_t)backing,
-				      .info = { .lo_flags = LO_FLAGS_AUTOCLEAR } };
-	int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
-	struct stat st;
-	int number;
-
-	if (control < 0)
-		return false;
-	number = ioctl(control, LOOP_CTL_GET_FREE);
-	close(control);
-	if (number < 0)
-		return false;
-	snprintf(d->path, sizeof(d->path), "/dev/loop%d", number);
-	d->fd = open(d->path, O_RDWR | O_CLOEXEC);
-	if (d->fd < 0)
-		return false;
-	if (ioctl(d->fd, LOOP_CONFIGURE, &config) || fstat(d->fd, &st)) {
-		close(d->fd);
-		return false;
-	}
-	d->number = st.st_rdev;
-	return true;
-}
-
-/* Another program may take the number that was free a moment ago. */
-static bool make_device(struct conf *c, struct device *d, uint32_t blocks)
+static bool make_device(struct conf *c, struct loop_disk *d, uint32_t blocks)
 {
 	char *file = conf_path(c, "device");
-	int tries, backing = (int)CONF_SYS(open(file, O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-	bool made = false;
+	bool made = loop_attach(d, file, blocks * c->block);
 
-	CONF_SYS(ftruncate(backing, (off_t)(blocks * c->block)));
-	for (tries = 0; tries < 16 && !made; tries++)
-		made = attach(d, backing);
-	close(backing);
 	free(file);
 	return made;
 }
 
-static struct conf_spec spec_on(const struct device *d)
+static struct conf_spec spec_on(const struct loop_disk *d)
 {
 	return (struct conf_spec){ .blocks = BLOCKS,
 				   .dram = 8,
@@ -81,7 +36,7 @@ static int block_device(struct conf *c)
 {
 	struct conf_spec spec;
 	struct kvt_pool *pool;
-	struct device d;
+	struct loop_disk d;
 
 	if (!make_device(c, &d, BLOCKS + 4))
 		return conf_skip("no loop device here (needs root)");
@@ -105,7 +60,7 @@ static int device_refused(struct conf *c)
 {
 	struct kvt_pool *pool, *second;
 	struct conf_spec spec;
-	struct device d;
+	struct loop_disk d;
 	int other;
 
 	if (!make_device(c, &d, BLOCKS))
@@ -125,58 +80,19 @@ static int device_refused(struct conf *c)
 	return CONF_PASS;
 }
 
-/* A cgroup of this process's own that limits one device; v1. */
-struct throttle {
-	char dir[64];
-	const char *rule; /* file */
-	dev_t number;
-};
-
-static bool write_text(const char *dir, const char *file, const char *text)
-{
-	char path[256];
-	int fd;
-	bool done;
-
-	snprintf(path, sizeof(path), "%s/%s", dir, file);
-	fd = open(path, O_WRONLY | O_CLOEXEC);
-	done = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
-	if (fd >= 0)
-		close(fd);
-	return done;
-}
-
-static bool set_rate(const struct throttle *t, uint64_t bytes_per_s)
-{
-	char text[64];
-
-	snprintf(text, sizeof(text), "%u:%u %llu", major(t->number), minor(t->number),
-		 (unsigned long long)bytes_per_s);
-	return write_text(t->dir, t->rule, text);
-}
-
 /* From now on each block takes STALL_S seconds. */
-static bool stall(struct conf *c, struct throttle *t, const struct device *d)
+static bool stall(struct conf *c, struct throttle *t, const struct loop_disk *d, const char *what)
 {
-	snprintf(t->dir, sizeof(t->dir), "/sys/fs/cgroup/blkio/kvtier-conf.%d", (int)getpid());
-	t->number = d->number;
-	if (mkdir(t->dir, 0700))
+	if (!throttle_begin(t, d, 0))
 		return false;
-	if (set_rate(t, c->block / STALL_S) && write_text(t->dir, "cgroup.procs", "0"))
-		return true;
-	rmdir(t->dir);
-	return false;
-}
-
-static void recover(const struct throttle *t)
-{
-	CONF_EQ(set_rate(t, 0), true);
+	CONF_EQ(throttle_set(t, what, c->block / STALL_S), true);
+	return true;
 }
 
 static void leave(const struct throttle *t)
 {
-	CONF_EQ(write_text("/sys/fs/cgroup/blkio", "cgroup.procs", "0"), true);
-	CONF_SYS(rmdir(t->dir));
+	CONF_EQ(throttle_leave(), true);
+	CONF_EQ(throttle_end(t), true);
 }
 
 static uint32_t wait_not_bad(struct kvt_pool *pool, uint64_t block)
@@ -193,8 +109,8 @@ static int device_stalls_reads(struct conf *c)
 	struct kvtier_event event;
 	struct conf_spec spec;
 	struct kvt_pool *pool;
-	struct throttle t = { .rule = "blkio.throttle.read_bps_device" };
-	struct device d;
+	struct throttle t;
+	struct loop_disk d;
 	uint64_t start;
 
 	if (!make_device(c, &d, BLOCKS + 4))
@@ -204,7 +120,7 @@ static int device_stalls_reads(struct conf *c)
 	conf_fill(pool, 0, kvt_pool_bytes(pool), 1);
 	conf_demote_all(pool);
 	CONF_RET(kvt_promote(pool, 0, 4 * c->block), 0);
-	if (!stall(c, &t, &d))
+	if (!stall(c, &t, &d, "read"))
 		return conf_skip("no blkio cgroup that throttles here");
 	start = conf_now_ms();
 	conf_expect_bus_read(pool, 9, 0);
@@ -214,7 +130,7 @@ static int device_stalls_reads(struct conf *c)
 	CONF_RET(kvt_promote(pool, 10 * c->block, c->block), -ETIMEDOUT);
 	CONF_EQ(conf_wait_event(pool, KVTIER_EVENT_BAD_BLOCK, 2000, &event), true);
 	CONF_EQ(event.error, -ETIMEDOUT);
-	recover(&t);
+	CONF_EQ(throttle_set(&t, "read", 0), true);
 	/* The late bytes are the block's, and only now may be seen. */
 	CONF_EQ(wait_not_bad(pool, 9) != KVTIER_BLOCK_BAD, true);
 	CONF_EQ(wait_not_bad(pool, 10) != KVTIER_BLOCK_BAD, true);
@@ -230,21 +146,21 @@ static int device_stalls_writes(struct conf *c)
 	struct kvtier_event event;
 	struct conf_spec spec;
 	struct kvt_pool *pool;
-	struct throttle t = { .rule = "blkio.throttle.write_bps_device" };
-	struct device d;
+	struct throttle t;
+	struct loop_disk d;
 
 	if (!make_device(c, &d, BLOCKS + 4))
 		return conf_skip("no loop device here (needs root)");
 	spec = spec_on(&d);
 	pool = conf_pool(c, &spec);
 	conf_fill(pool, 0, 4 * c->block, 1);
-	if (!stall(c, &t, &d))
+	if (!stall(c, &t, &d, "write"))
 		return conf_skip("no blkio cgroup that throttles here");
 	CONF_RET(kvt_demote(pool, 0, c->block), -ETIMEDOUT);
 	CONF_EQ(conf_wait_event(pool, KVTIER_EVENT_IO_ERROR, 2000, &event), true);
 	CONF_EQ(event.error, -ETIMEDOUT);
 	conf_check(pool, c->block, 3 * c->block, 1);
-	recover(&t);
+	CONF_EQ(throttle_set(&t, "write", 0), true);
 	conf_check(pool, 0, 4 * c->block, 1);
 	conf_fill(pool, 0, kvt_pool_bytes(pool), 2);
 	conf_check(pool, 0, kvt_pool_bytes(pool), 2);

@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: MIT
 /*
- * A disk that stalls: a filesystem on a loop device, and a cgroup (v1) that throttles
- * what the daemon reads and writes there.  Mounted in a namespace of the case's own, so
- * that everything is gone with it.
+ * A disk that stalls, errs: the daemon's state-dir is a filesystem on a loop device, mounted
+ * in a namespace of the case's own, so that everything is gone with it.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
-#include <linux/loop.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -16,62 +14,27 @@
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../slow_disk.h"
 #include "fixture.h"
 
 #define DISK_BYTES (64 * MIB)
 #define DEADLINE_MS 500
 
 struct disk {
-	char device[32];
-	char group[96];
+	struct loop_disk loop;
+	struct throttle throttle;
 	char mounted[300];
-	dev_t number;
-	int fd; /* the device detaches itself with the last use */
 };
-
-static bool attach(struct disk *d, int backing)
-{
-	struct loop_config config = { .fd = (uint32_t)backing,
-				      .info = { .lo_flags = LO_FLAGS_AUTOCLEAR } };
-	int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC), number;
-	struct stat st;
-
-	if (control < 0)
-		return false;
-	number = ioctl(control, LOOP_CTL_GET_FREE);
-	close(control);
-	if (number < 0)
-		return false;
-	snprintf(d->device, sizeof(d->device), "/dev/loop%d", number);
-	d->fd = open(d->device, O_RDWR | O_CLOEXEC);
-	if (d->fd < 0)
-		return false;
-	if (!ioctl(d->fd, LOOP_CONFIGURE, &config) && !fstat(d->fd, &st)) {
-		d->number = st.st_rdev;
-		return true;
-	}
-	close(d->fd);
-	return false;
-}
 
 static void make_device(struct disk *d)
 {
-	int backing, tries;
-	bool made = false;
 	char path[400];
 
 	snprintf(path, sizeof(path), "%s/disk", daemon_.dir);
-	backing = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	CHECK(backing >= 0 && !ftruncate(backing, DISK_BYTES), "%s: %m", path);
-	/* Another program may take the number that was free a moment ago. */
-	for (tries = 0; tries < 16 && !made; tries++)
-		made = attach(d, backing);
-	close(backing);
-	if (!made)
+	if (!loop_attach(&d->loop, path, DISK_BYTES))
 		skip("no loop device here (needs root)");
 }
 
@@ -81,63 +44,30 @@ static void mount_disk(struct disk *d)
 	char command[128];
 
 	make_device(d);
-	snprintf(command, sizeof(command), "mkfs.ext4 -q -F %s >/dev/null 2>&1", d->device);
+	snprintf(command, sizeof(command), "mkfs.ext4 -q -F %s >/dev/null 2>&1", d->loop.path);
 	if (system(command))
 		skip("no mkfs.ext4");
 	snprintf(d->mounted, sizeof(d->mounted), "%s/state", daemon_.dir);
 	if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
 		skip("no mount namespace: %m");
 	mkdir(d->mounted, 0700);
-	if (mount(d->device, d->mounted, "ext4", 0, NULL))
+	if (mount(d->loop.path, d->mounted, "ext4", 0, NULL))
 		skip("cannot mount a filesystem: %m");
-}
-
-static bool write_text(const char *dir, const char *file, const char *text)
-{
-	char path[256];
-	bool done;
-	int fd;
-
-	snprintf(path, sizeof(path), "%s/%s", dir, file);
-	fd = open(path, O_WRONLY | O_CLOEXEC);
-	done = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
-	if (fd >= 0)
-		close(fd);
-	return done;
-}
-
-/* 0: as fast as it is. */
-static bool set_rate(const struct disk *d, const char *rule, uint64_t bytes_per_s)
-{
-	char text[64], file[64];
-
-	snprintf(file, sizeof(file), "blkio.throttle.%s_bps_device", rule);
-	snprintf(text, sizeof(text), "%u:%u %llu", major(d->number), minor(d->number),
-		 (unsigned long long)bytes_per_s);
-	return write_text(d->group, file, text);
 }
 
 static void join_group(struct disk *d)
 {
-	char text[32];
-
-	snprintf(d->group, sizeof(d->group), "/sys/fs/cgroup/blkio/kvtierd-test.%d", (int)getpid());
-	if (mkdir(d->group, 0700))
-		skip("no blkio cgroup here");
-	snprintf(text, sizeof(text), "%d", (int)daemon_.pid);
-	if (set_rate(d, "read", 0) && write_text(d->group, "cgroup.procs", text))
-		return;
-	rmdir(d->group);
-	skip("no blkio cgroup that throttles here");
+	if (!throttle_begin(&d->throttle, &d->loop, daemon_.pid))
+		skip("no blkio cgroup that throttles here");
 }
 
 /* The daemon has ended: the group is empty. */
 static void leave_group(struct disk *d)
 {
 	daemon_end();
-	EVENTUALLY(!rmdir(d->group) || errno == ENOENT, "expected an empty cgroup");
+	EVENTUALLY(throttle_end(&d->throttle), "expected an empty cgroup");
 	CHECK(!umount2(d->mounted, MNT_DETACH), "umount: %m");
-	close(d->fd);
+	close(d->loop.fd);
 }
 
 static struct kvt_pool *strict_pool(struct kvt_client *c, const char *name)
@@ -230,14 +160,14 @@ static void stalls_reads(void)
 
 	set_up(&t);
 	OK(kvt_demote(t.stalled, 0, 32 * BLOCK));
-	CHECK(set_rate(&t.disk, "read", BLOCK / 4), "cannot throttle"); /* four seconds a block */
+	CHECK(throttle_set(&t.disk.throttle, "read", BLOCK / 4), "cannot throttle"); /* four seconds a block */
 	touch_in_vain("stalled");
 	goes_on(t.other);
 	error = kvt_promote(t.stalled, 10 * BLOCK, BLOCK);
 	CHECK(error == -ETIMEDOUT, "expected -ETIMEDOUT, got %d", error);
 	CHECK(daemon_metric("kvtier_io_errors_total ") >= 1, "expected it to be counted");
 	goes_on(t.other);
-	CHECK(set_rate(&t.disk, "read", 0), "cannot stop throttling");
+	CHECK(throttle_set(&t.disk.throttle, "read", 0), "cannot stop throttling");
 	/* What came late is seen now, and is right. */
 	EVENTUALLY(state_of(t.stalled, 9) != KVTIER_BLOCK_BAD &&
 			   state_of(t.stalled, 10) != KVTIER_BLOCK_BAD,
@@ -252,7 +182,7 @@ static void stalls_writes(void)
 	int error;
 
 	set_up(&t);
-	CHECK(set_rate(&t.disk, "write", BLOCK / 4), "cannot throttle");
+	CHECK(throttle_set(&t.disk.throttle, "write", BLOCK / 4), "cannot throttle");
 	error = kvt_demote(t.stalled, 0, BLOCK);
 	CHECK(error == -ETIMEDOUT, "expected -ETIMEDOUT, got %d", error);
 	goes_on(t.other);
@@ -261,7 +191,7 @@ static void stalls_writes(void)
 	error = kvt_shared_checkpoint(t.stalled, NULL, 0);
 	CHECK(error < 0, "expected no checkpoint of a stalled disk");
 	goes_on(t.other);
-	CHECK(set_rate(&t.disk, "write", 0), "cannot stop throttling");
+	CHECK(throttle_set(&t.disk.throttle, "write", 0), "cannot stop throttling");
 	check_whole(t.stalled, 0);
 	EVENTUALLY(!kvt_demote(t.stalled, 0, 32 * BLOCK), "expected the disk to be had again");
 	check_whole(t.stalled, 0);

@@ -228,7 +228,47 @@ static void turns(void)
 	kvt_client_close(c);
 }
 
+static uint64_t in_memory(struct kvt_pool *p)
+{
+	struct kvtier_stats st;
+
+	OK(kvt_stats(p, &st));
+	return st.tier[KVTIER_TIER_DRAM].used_bytes / BLOCK;
+}
+
+/* Of two clients one has no turn: what the other works with stays, until that says so, too. */
+static void half_idle(void)
+{
+	struct kvt_client *c, *other;
+	struct kvt_pool *p, *same;
+	uint64_t b;
+
+	daemon_start("[idle]\nafter-ms = 60000\ndrain-above = 0\n");
+	c = client();
+	other = client();
+	p = pool(c, "session", 32 * BLOCK, 32 * BLOCK, 0);
+	OK(kvt_shared_attach(other, "session", "test", &same));
+	for (b = 0; b < 32; b++)
+		fill_block(p, b, 1);
+	OK(kvt_plan_idle(same));
+	pause_ms(300);
+	CHECK(in_memory(p) == 32, "expected blocks to stay while a client works with them");
+	OK(kvt_plan_idle(p));
+	EVENTUALLY(!in_memory(p), "expected it to leave memory once both are idle");
+	CHECK(!wrong_words(same, 7, 1), "block 7");
+	OK(kvt_plan_idle(p));
+	pause_ms(300);
+	CHECK(in_memory(p) == 1, "expected what the other touched to stay");
+	OK(kvt_plan_idle(same));
+	EVENTUALLY(!in_memory(p), "expected it to leave memory again");
+	kvt_pool_destroy(same);
+	kvt_pool_destroy(p);
+	kvt_client_close(other);
+	kvt_client_close(c);
+}
+
 const struct test_case plan_cases[] = {
+	{ "half_idle", "a session is idle when all its clients are", half_idle, false },
 	{ "ahead", "blocks come before they are touched, and Belady's stay", ahead, false },
 	{ "appended", "a plan grows", appended, false },
 	{ "outside", "ranges outside the pool are refused", outside, false },

@@ -306,8 +306,10 @@ static void fault_across(void)
 	struct kvt_pool *p;
 	uint64_t b;
 	pid_t pid;
-	int status;
+	int status, at_work[2];
+	char byte = 0;
 
+	CHECK(!pipe2(at_work, O_CLOEXEC), "pipe: %m");
 	daemon_start(NULL);
 	c = client();
 	p = pool(c, "across", 16 * BLOCK, 4 * BLOCK, KVT_SHARED_KEEP);
@@ -319,12 +321,15 @@ static void fault_across(void)
 		struct kvt_pool *q;
 
 		OK(kvt_shared_attach(own, "across", "test", &q));
+		CHECK(write(at_work[1], &byte, 1) == 1, "write: %m");
 		for (b = 0;; b++)
 			if (wrong_words(q, b % 16, 1))
 				_exit(2);
 			else if (b > 5000)
 				_exit(0);
 	}
+	close(at_work[1]);
+	CHECK(read(at_work[0], &byte, 1) == 1, "expected the reader to begin");
 	for (b = 0; b < 3; b++) {
 		pause_ms(30);
 		daemon_kill(SIGKILL);
