@@ -167,6 +167,8 @@ static int make_positions(struct plan *plan, uint32_t nr)
 	uint32_t room = plan->room;
 	int ret;
 
+	if (nr <= room - plan->nr && plan->nr_ranges < plan->room_ranges)
+		return 0;
 	if ((uint64_t)plan->nr + nr > POSITIONS_MAX)
 		return kvt_fail(-E2BIG, "the plan names more than %u blocks", POSITIONS_MAX);
 	ret = make_room(plan, &plan->starts, &plan->room_ranges, (uint64_t)plan->nr_ranges + 1);

@@ -438,6 +438,10 @@ static void config_typo(void)
 		{ "[default]\nuser = 1\n", ":9: [default] has no key 'user'" },
 		{ "[daemon]\nsocket = relative\n", ":9: socket: 'relative' does not begin with /" },
 		{ "[daemon]\nmodule = maybe\n", ":9: module: 'maybe' is neither yes nor no" },
+		{ "[default]\nmax-pools = 0\n", ":9: max-pools: '0' is not a number from 1 to 100000" },
+		{ "[tenant x]\nmax-clients = all\n", ":9: max-clients: 'all' is not a number" },
+		{ "[tenant x]\nmax-metadata = 1Q\n", ":9: max-metadata: '1Q' is not a size" },
+		{ "[metrics]\npools = some\n", ":9: pools: 'some' is neither yes nor no" },
 		{ "what is this\n", ":8: " },
 	};
 	char said[1000];
@@ -448,7 +452,7 @@ static void config_typo(void)
 		      wrong[i].text);
 		CHECK(strstr(said, wrong[i].says), "expected '%s', got '%s'", wrong[i].says, said);
 	}
-	CHECK(!check_config("[tenant x]\nuser = 5-7\ndram = 1G\n[scrub]\nevery-s = 60\n", said,
+	CHECK(!check_config("[tenant x]\nuser = 5-7\ndram = 1G\nmax-clients = 7\nmax-metadata = 64M\n[scrub]\nevery-s = 60\n", said,
 			    sizeof(said)), "expected a good one to pass: %s", said);
 }
 

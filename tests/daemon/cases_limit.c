@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -189,12 +188,11 @@ static void pools_of_one(void)
 
 static int much_metadata(void)
 {
-	struct kvt_plan_range *ranges = calloc(MANY, sizeof(*ranges));
+	static struct kvt_plan_range ranges[MANY];
 	struct kvt_client *c = client();
 	struct kvt_pool *p, *more;
 	uint32_t i;
 
-	CHECK(ranges, "calloc");
 	if (refused_by(make(c, "table", 65536 * BLOCK, &more), "max-metadata"))
 		return 2;
 	OK(make(c, "a", 64 * BLOCK, &p));
@@ -219,7 +217,6 @@ static int much_metadata(void)
 	OK(kvt_shared_remove(c, "kept"));
 	kvt_pool_destroy(p);
 	kvt_client_close(c);
-	free(ranges);
 	return 0;
 }
 
