@@ -267,8 +267,8 @@ static int open_pool(struct recording *r, const struct pool_ref *ref)
 		return trace_events_open(&r->events, f->kernel_id, why, sizeof(why)) ?
 			       fail(1, "%s", why) : 0;
 	if (ref->daemon)
-		return fail(1, "%s is in kvtierd's own pager, which does not tell of accesses: pools of "
-			       "the module and of processes can be recorded", f->name);
+		return fail(1, "%s is in kvtierd's own pager, which does not tell of accesses: "
+			       "pools of the module and of processes can be recorded", f->name);
 	r->file = view_open(ref->path, &r->bytes, why);
 	if (!r->file)
 		return fail(1, "%s", why);
