@@ -14,6 +14,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "device_fd.h"
 #include "kvtierd.h"
 
 struct call {
@@ -311,6 +312,7 @@ static void show_pool(const struct pool *p, struct kvt_daemon_pool *out)
 {
 	const struct attachment *a;
 	uint64_t now = now_ns();
+	int device;
 
 	out->id = p->id;
 	out->clients = p->clients;
@@ -328,8 +330,9 @@ static void show_pool(const struct pool *p, struct kvt_daemon_pool *out)
 		out->plan_left += plan_left(a->plan);
 	memcpy(out->budget, p->t->budget, sizeof(out->budget));
 	pool_used((struct pool *)p, out->used);
-	if (p->module && p->device_id >= 0)
-		snprintf(out->device, sizeof(out->device), "pool%d", p->device_id);
+	device = p->module ? kvt_device_pool((uint32_t)getpid(), p->fd) : -1;
+	if (device >= 0)
+		snprintf(out->device, sizeof(out->device), "pool%d", device);
 }
 
 static int pools(struct call *call)

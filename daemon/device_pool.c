@@ -11,7 +11,6 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#include "device_fd.h"
 #include "kvtierd.h"
 
 #define CHECKPOINT_MAX 4096u
@@ -75,7 +74,6 @@ int device_pool_create(struct pool *p)
 	if (ret == -ENODEV)
 		return kvt_fail(ret, "no store is attached: have root run `echo /dev/DISK > "
 				     "/sys/class/kvtier/attach_store`");
-	p->device_id = ret ? -1 : (int)arg.id;
 	return ret ? kvt_fail(ret, "the module refuses the pool: %s", strerror(-ret)) : 0;
 }
 
@@ -84,7 +82,6 @@ int device_pool_take_back(struct pool *p)
 	struct kvtier_stats st = { .size = sizeof(st) };
 	int ret = call(p->fd, KVTIER_IOC_STATS, &st);
 
-	p->device_id = kvt_device_pool((uint32_t)getpid(), p->fd);
 	return ret ? kvt_fail(ret, "the descriptor is no pool: %s", strerror(-ret)) : 0;
 }
 

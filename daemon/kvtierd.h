@@ -404,7 +404,6 @@ struct pool {
 	uint64_t metadata_bytes; /* counted for its tenant */
 	int table_fd;
 	int fd; /* the memory file, or the device's */
-	int device_id; /* /sys/class/kvtier/pool<id>; -1: not the module's, or not known */
 	uint32_t id;
 	uint32_t nr_blocks;
 	uint32_t shift;

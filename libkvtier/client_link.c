@@ -162,7 +162,8 @@ static int explain(const char *path, int error)
 	case -ENOENT:
 	case -ECONNREFUSED:
 		return kvt_fail(error, "%s: no kvtierd listens there: start it "
-				       "(systemctl start kvtierd) or name its socket in KVTIER_SOCKET", path);
+				       "(systemctl start kvtierd) or name its socket in "
+				       "KVTIER_SOCKET", path);
 	case -EACCES:
 		return kvt_fail(error, "%s: no right to it: have root run "
 				       "`usermod -aG kvtier USER` and log in again", path);

@@ -73,7 +73,8 @@ static void print_line(const char *name, const char *owner, uint64_t bytes, cons
 	char text[4][SIZE_TEXT], column[2][TEXT_COLUMN];
 
 	printf("%s %s %7s %7s %7s %7s  %s\n", text_column(name, 24, column[0]),
-	       text_column(owner, 14, column[1]), size_text(bytes, text[0]), size_text(used[KVTIER_TIER_DRAM], text[1]), size_text(used[KVTIER_TIER_CXL], text[2]),
+	       text_column(owner, 14, column[1]), size_text(bytes, text[0]),
+	       size_text(used[KVTIER_TIER_DRAM], text[1]), size_text(used[KVTIER_TIER_CXL], text[2]),
 	       size_text(used[KVTIER_TIER_NVME], text[3]), note);
 }
 
@@ -117,10 +118,12 @@ static int list(const struct system *s)
 			print_file(&s->pools.pool[i]);
 	}
 	for (i = 0; i < s->nr_daemon_pools; i++) {
+		const struct kvt_daemon_pool *p = &s->daemon_pools[i];
+
 		if (array)
-			cJSON_AddItemToArray(array, daemon_json(&s->daemon_pools[i], &s->shared.pool[i].stats));
+			cJSON_AddItemToArray(array, daemon_json(p, &s->shared.pool[i].stats));
 		else
-			print_daemon(&s->daemon_pools[i]);
+			print_daemon(p);
 	}
 	if (array)
 		return print_object(array);

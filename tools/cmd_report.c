@@ -60,9 +60,13 @@ static void clean(cJSON *array)
 	cJSON *object, *item;
 
 	cJSON_ArrayForEach(object, array)
+	{
 		cJSON_ArrayForEach(item, object)
+		{
 			if (cJSON_IsString(item))
 				text_clean(item->valuestring);
+		}
+	}
 }
 
 static int read_array(const char *option, const char *path, cJSON **array)

@@ -42,12 +42,13 @@ static uint64_t rate(uint64_t bytes, uint64_t busy_ns)
 static void print_tier(int t, const struct kvtier_tier_stats *tier)
 {
 	char used[SIZE_TEXT], budget[SIZE_TEXT], peak[SIZE_TEXT], in[SIZE_TEXT], out[SIZE_TEXT];
+	uint64_t most = tier->peak_bytes > tier->used_bytes ? tier->peak_bytes : tier->used_bytes;
 
 	if (!tier->budget_bytes)
 		return;
 	printf("  %-5s %7s of %-7s peak %-7s in %-7s out %-7s", tier_names[t],
 	       size_text(tier->used_bytes, used), size_text(tier->budget_bytes, budget),
-	       size_text(tier->peak_bytes, peak), size_text(tier->bytes_in, in),
+	       size_text(most, peak), size_text(tier->bytes_in, in),
 	       size_text(tier->bytes_out, out));
 	if (t == KVTIER_TIER_NVME)
 		printf(" read %s/s write %s/s",

@@ -53,7 +53,7 @@ int option_take(int argc, char **argv, const struct option_set *set, void *comma
 			return -1;
 		if (found == '?' || found == ':')
 			return bad_option(found, argv, set);
-		ret = found == 'j' ? 0 : set->take(command, found);
+		ret = found == 'j' || !set->take ? 0 : set->take(command, found);
 		if (ret)
 			return ret;
 	}

@@ -103,6 +103,16 @@ static void stats_from_list(const struct kvt_daemon_pool *p, struct kvtier_stats
 	}
 }
 
+/* One that does not answer is not asked for a thousand others. */
+static bool ask_stats(struct system *s, const struct kvt_daemon_pool *p, struct kvtier_stats *stats)
+{
+	int ret = kvt_daemon_stats(s->client, p->id, stats);
+
+	if (ret && ret != -ENOENT && ret != -EACCES)
+		note_daemon(s, ret);
+	return !ret;
+}
+
 static struct kvt_stat_file *module_entry(struct system *s, const char *device)
 {
 	char name[32];
@@ -129,7 +139,7 @@ static int add_shared(struct system *s, const struct kvt_daemon_pool *p)
 		f.kernel_id = entry->kernel_id;
 		snprintf(f.nvme_path, sizeof(f.nvme_path), "%s", entry->nvme_path);
 		pools_remove(&s->pools, (size_t)(entry - s->pools.pool));
-	} else if (kvt_daemon_stats(s->client, p->id, &f.stats)) {
+	} else if (s->daemon_error || !ask_stats(s, p, &f.stats)) {
 		stats_from_list(p, &f.stats);
 	}
 	return pools_add(&s->shared, &f, "");
@@ -244,8 +254,8 @@ int system_find(const struct system *s, const char *text, struct pool_ref *ref)
 		found++;
 	}
 	if (!found && system_daemon_silent(s))
-		return fail(1, "there is no pool '%s' but perhaps of kvtierd, which cannot be asked: %s",
-			    text, s->daemon_detail);
+		return fail(1, "there is no pool '%s' but perhaps of kvtierd, which cannot be asked: "
+			       "%s", text, s->daemon_detail);
 	if (!found)
 		return fail(1, "there is no pool '%s': `kvtier pool` lists them", text);
 	if (found > 1)

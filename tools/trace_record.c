@@ -241,14 +241,11 @@ static int summary(const struct recording *r)
 
 static int record_to_file(struct recording *r)
 {
-	struct sigaction action = { .sa_handler = on_signal };
 	bool failed;
 
 	r->out = fopen(r->path, "we");
 	if (!r->out)
 		return fail(1, "--output: cannot write %s: %s", r->path, strerror(errno));
-	sigaction(SIGINT, &action, NULL);
-	sigaction(SIGTERM, &action, NULL);
 	write_head(r);
 	r->begun_ns = now_ns();
 	record(r);
@@ -270,8 +267,8 @@ static int open_pool(struct recording *r, const struct pool_ref *ref)
 		return trace_events_open(&r->events, f->kernel_id, why, sizeof(why)) ?
 			       fail(1, "%s", why) : 0;
 	if (ref->daemon)
-		return fail(1, "%s is in kvtierd's own pager, which does not tell of accesses: pools of "
-			       "the module and of processes can be recorded", f->name);
+		return fail(1, "%s is in kvtierd's own pager, which does not tell of accesses: "
+			       "pools of the module and of processes can be recorded", f->name);
 	r->file = view_open(ref->path, &r->bytes, why);
 	if (!r->file)
 		return fail(1, "%s", why);
@@ -293,13 +290,18 @@ static int find_pool(struct recording *r, const char *name)
 
 int trace_record(int argc, char **argv)
 {
+	struct sigaction action = { .sa_handler = on_signal };
 	struct recording *r = calloc(1, sizeof(*r));
 	int ret;
 
 	if (!r)
 		return fail(1, "out of memory");
 	r->events.pipe = -1;
-	ret = parse(r, argc, argv) ?: find_pool(r, argv[optind]);
+	ret = parse(r, argc, argv);
+	sigaction(SIGINT, &action, NULL); /* before there is something to remove */
+	sigaction(SIGTERM, &action, NULL);
+	if (!ret)
+		ret = find_pool(r, argv[optind]);
 	if (!ret)
 		ret = record_to_file(r);
 	if (r->file)

@@ -134,7 +134,8 @@ quota()
 
 checkpointed()
 {
-	json pool checkpoint conversation && expect "tenant" "$(result '.tenant | length > 0')" true && json pool show conversation &&
+	json pool checkpoint conversation && expect "tenant" "$(result '.tenant | length > 0')" true &&
+		json pool show conversation &&
 		expect "checkpoint" "$(result '.checkpoint_age_s >= 0')" true
 }
 
