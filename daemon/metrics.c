@@ -29,6 +29,8 @@ static const struct counter {
 	  COUNT(clients_died), 0 },
 	{ "kvtier_plans", "plans", "Plans accepted, or parts of them.", COUNT(plans), 0 },
 	{ "kvtier_plan_ranges", "ranges", "Ranges of plans accepted.", COUNT(plan_ranges), 0 },
+	{ "kvtier_turns", "turns", "Plans for pools that were idle: read before all others.",
+	  COUNT(turns), 0 },
 	{ "kvtier_passed_ranges", "ranges", "Ranges of plans that clients have passed.",
 	  COUNT(passed), 0 },
 	{ "kvtier_refused_plans", "plans", "Rings dropped for what was in them.",
