@@ -245,6 +245,6 @@ const struct test_case plan_cases[] = {
 	{ "outside", "ranges outside the pool are refused", outside, false },
 	{ "million", "a plan of 10^6 ranges", million, false },
 	{ "turns", "an idle session leaves memory and returns for its turn", turns, false },
-	{ "turns_told", "a plan for an idle pool is a turn, touched before or not", turns_told, false },
+	{ "turns_told", "a plan for an idle pool is a turn, touched or not", turns_told, false },
 	{ 0 },
 };
