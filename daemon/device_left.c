@@ -9,7 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include "device_fd.h"
 #include "kvtierd.h"
 
 #define LATELY_NS NS_PER_S /* so long a client may take to let go of it */
@@ -45,7 +47,8 @@ static void uncount(struct kvtierd *d, struct tenant *t, const uint64_t *budget)
 /* Before our own descriptor is closed: what it reserves stays its tenant's until all are. */
 void device_pool_left(struct pool *p)
 {
-	ino_t inode = inode_of(p->device_id);
+	int device_id = kvt_device_pool((uint32_t)getpid(), p->fd);
+	ino_t inode = inode_of(device_id);
 	struct left *l = inode ? malloc(sizeof(*l)) : NULL;
 	struct kvtierd *d = p->d;
 
@@ -54,7 +57,7 @@ void device_pool_left(struct pool *p)
 		return;
 	}
 	*l = (struct left){ .next = d->left, .tenant = p->tenant, .since_ns = d->turn_ns,
-			    .inode = inode, .device_id = p->device_id };
+			    .inode = inode, .device_id = device_id };
 	memcpy(l->budget, p->t->budget, sizeof(l->budget));
 	d->left = l;
 	timer_within(d, &d->left_timer, LOOK_SOON_NS);

@@ -20,6 +20,8 @@
 #include "vma.h"
 
 #define HUGE_BYTES (2u << 20)
+/* A setting of kernels that know other sizes than that. */
+#define PAGE_SIZES "/sys/kernel/mm/transparent_hugepage/hugepages-2048kB/shmem_enabled"
 #ifndef UFFDIO_CONTINUE_MODE_WP
 #define UFFDIO_CONTINUE_MODE_WP (1ull << 1)
 #endif
@@ -31,10 +33,9 @@
  */
 static void choose_pages(const struct pool *p)
 {
-	bool sizes = !access("/sys/kernel/mm/transparent_hugepage/hugepages-2048kB/shmem_enabled", F_OK);
+	bool fit = p->block_bytes >= HUGE_BYTES || !access(PAGE_SIZES, F_OK);
 
-	madvise(p->alias, p->t->bytes,
-		p->block_bytes >= HUGE_BYTES || sizes ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+	madvise(p->alias, p->t->bytes, fit ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 }
 
 static int map_alias(struct pool *p)
@@ -42,17 +43,19 @@ static int map_alias(struct pool *p)
 	/* A multiple of the block and not of twice as much. */
 	size_t odd = p->block_bytes < HUGE_BYTES ? p->block_bytes : 0;
 	char *room = kvt_vma_reserve(odd + p->t->bytes);
+	void *map;
+	int error;
 
 	if (!room)
 		return kvt_fail(-errno, "no address space of %llu MiB: %s",
 				(unsigned long long)p->t->bytes >> 20, strerror(errno));
-	if (mmap(room + odd, p->t->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, p->fd, 0) ==
-	    MAP_FAILED) {
-		int error = -errno;
-
+	map = mmap(room + odd, p->t->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+		   p->fd, 0);
+	if (map == MAP_FAILED) {
+		error = -errno;
 		munmap(room, odd + p->t->bytes);
-		return kvt_fail(error, "cannot map %llu MiB: %s", (unsigned long long)p->t->bytes >> 20,
-				strerror(-error));
+		return kvt_fail(error, "cannot map %llu MiB: %s",
+				(unsigned long long)p->t->bytes >> 20, strerror(-error));
 	}
 	if (odd)
 		munmap(room, odd);

@@ -740,7 +740,7 @@ void http_close(struct kvtierd *d);
 /* ---- the daemon -------------------------------------------------------------------------- */
 struct counters {
 	uint64_t messages, refused, connections, connections_refused, clients_died;
-	uint64_t plans, plan_ranges, plans_refused, promoted_ahead, passed;
+	uint64_t plans, plan_ranges, plans_refused, turns, promoted_ahead, passed;
 	uint64_t writeback_blocks, writeback_spared, drained_blocks;
 	uint64_t scrubbed, scrub_bad, checkpoints, checkpoint_errors, restores;
 	uint64_t faults, late_faults, wait_ns, sigbus;

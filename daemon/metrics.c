@@ -48,6 +48,7 @@ static const struct series table[] = {
 	COUNTS("lost_clients", "clients", clients_died, "Clients that went away with a pool attached."),
 	COUNTS("plans", "plans", plans, "Plans accepted, or parts of them."),
 	COUNTS("plan_ranges", "ranges", plan_ranges, "Ranges of plans accepted."),
+	COUNTS("turns", "turns", turns, "Plans for pools that were idle: read before all others."),
 	COUNTS("passed_ranges", "ranges", passed, "Ranges of plans that clients have passed."),
 	COUNTS("refused_plans", "plans", plans_refused, "Rings dropped for what was in them."),
 	COUNTS("promoted_ahead_blocks", "blocks", promoted_ahead, "Blocks promoted ahead of a cursor."),

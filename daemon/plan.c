@@ -323,6 +323,7 @@ static int take_mark(struct plan *plan, uint32_t mark)
 	case KVT_PLAN_NEW:
 		forget(plan);
 		plan->turn = plan->woken;
+		plan->a->pool->d->count.turns += plan->turn;
 		plan->since_ns = plan->a->pool->d->turn_ns;
 		return 0;
 	case KVT_PLAN_CYCLE:

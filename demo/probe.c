@@ -32,16 +32,17 @@
 
 struct options {
 	const char *file;
-	long block, queue, bytes, threads;
+	long block, queue, into, bytes, threads;
 	double seconds;
 };
 
 static const char usage[] =
-	"usage: probe read --file FILE [--block BYTES] [--qd N] [--seconds S]\n"
+	"usage: probe read --file FILE [--block BYTES] [--qd N] [--into BYTES] [--seconds S]\n"
 	"       probe dram [--bytes BYTES] [--threads N] [--seconds S]\n"
 	"  --file FILE      file or block device to read\n"
 	"  --block BYTES    bytes of one read (1048576)\n"
 	"  --qd N           reads under way at a time (8)\n"
+	"  --into BYTES     memory that is read into, one part after the other (N blocks)\n"
 	"  --seconds S      how long to measure (2)\n"
 	"  --bytes BYTES    memory to read (268435456)\n"
 	"  --threads N      threads of the second figure (all CPUs of this process)\n";
@@ -50,6 +51,7 @@ static const struct option long_options[] = {
 	{ "file", required_argument, NULL, 'f' },
 	{ "block", required_argument, NULL, 'b' },
 	{ "qd", required_argument, NULL, 'q' },
+	{ "into", required_argument, NULL, 'i' },
 	{ "seconds", required_argument, NULL, 's' },
 	{ "bytes", required_argument, NULL, 'n' },
 	{ "threads", required_argument, NULL, 't' },
@@ -93,6 +95,9 @@ static void take_option(struct options *o, int key)
 		break;
 	case 'q':
 		o->queue = number("qd", 1, QUEUE_MAX);
+		break;
+	case 'i':
+		o->into = number("into", 4096, 1e12);
 		break;
 	case 's':
 		o->seconds = number("seconds", 0.01, 3600);
@@ -158,35 +163,33 @@ struct reader {
 	int fd;
 	char *buffers;
 	long nr_blocks, next;
+	long nr_buffers, turn; /* two reads may meet in one: nobody looks at what they read */
 	uint64_t bytes; /* read so far */
 };
 
-static void submit_read(struct reader *r, long slot)
+static void submit_read(struct reader *r)
 {
 	const struct options *o = r->options;
 	struct io_uring_sqe *sqe = io_uring_get_sqe(&r->ring);
 
-	io_uring_prep_read(sqe, r->fd, r->buffers + slot * o->block, o->block,
+	io_uring_prep_read(sqe, r->fd, r->buffers + r->turn * o->block, o->block,
 			   (uint64_t)r->next * o->block);
-	io_uring_sqe_set_data64(sqe, slot);
 	r->next = (r->next + 1) % r->nr_blocks;
+	r->turn = (r->turn + 1) % r->nr_buffers;
 }
 
-static long reap_read(struct reader *r)
+static void reap_read(struct reader *r)
 {
 	struct io_uring_cqe *cqe;
 	int ret = io_uring_wait_cqe(&r->ring, &cqe);
-	long slot;
 
 	if (ret)
 		errx(1, "io_uring: %s", strerror(-ret));
 	if (cqe->res != r->options->block)
 		errx(1, "%s: a read failed: %s", r->options->file,
 		     cqe->res < 0 ? strerror(-cqe->res) : "the file became shorter");
-	slot = (long)io_uring_cqe_get_data64(cqe);
 	io_uring_cqe_seen(&r->ring, cqe);
 	r->bytes += r->options->block;
-	return slot;
 }
 
 static void submit(struct reader *r)
@@ -200,22 +203,37 @@ static void submit(struct reader *r)
 /* Bytes a second from the first submission to the last completion counted. */
 static double read_rate(struct reader *r)
 {
-	long slot, queue = r->options->queue;
+	long i, queue = r->options->queue;
 	double start = now(), end = start + r->options->seconds, last = start, rate;
 
-	for (slot = 0; slot < queue; slot++)
-		submit_read(r, slot);
+	for (i = 0; i < queue; i++)
+		submit_read(r);
 	submit(r);
 	while (last < end) {
-		slot = reap_read(r);
+		reap_read(r);
 		last = now();
-		submit_read(r, slot);
+		submit_read(r);
 		submit(r);
 	}
 	rate = r->bytes / (last - start);
-	for (slot = 0; slot < queue; slot++)
+	for (i = 0; i < queue; i++)
 		reap_read(r);
 	return rate;
+}
+
+/* The fewer pages a read has, the less it costs: nobody reads faster than so. */
+static void map_buffers(struct reader *r)
+{
+	const struct options *o = r->options;
+	size_t bytes;
+
+	r->nr_buffers = o->into / o->block > o->queue ? o->into / o->block : o->queue;
+	bytes = (r->nr_buffers * o->block + HUGE_BYTES - 1) & -HUGE_BYTES;
+	r->buffers = aligned_alloc(HUGE_BYTES, bytes);
+	if (!r->buffers)
+		err(1, "cannot allocate %ld buffers", r->nr_buffers);
+	madvise(r->buffers, bytes, MADV_HUGEPAGE);
+	memset(r->buffers, 1, bytes);
 }
 
 static int probe_read(const struct options *o)
@@ -230,12 +248,7 @@ static int probe_read(const struct options *o)
 	if (r.fd < 0)
 		err(1, "cannot read %s with O_DIRECT", o->file);
 	r.nr_blocks = file_blocks(r.fd, o);
-	r.buffers = aligned_alloc(HUGE_BYTES, (o->queue * o->block + HUGE_BYTES - 1) & -HUGE_BYTES);
-	if (!r.buffers)
-		err(1, "cannot allocate %ld buffers", o->queue);
-	/* The fewer pages a read has, the less it costs: nobody reads faster than so. */
-	madvise(r.buffers, o->queue * o->block, MADV_HUGEPAGE);
-	memset(r.buffers, 1, o->queue * o->block);
+	map_buffers(&r);
 	ret = io_uring_queue_init(o->queue, &r.ring, 0);
 	if (ret)
 		errx(1, "io_uring is not available: %s", strerror(-ret));

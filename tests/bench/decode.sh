@@ -105,13 +105,23 @@ same_bits() # FILE FILE
 	all_equal=0
 }
 
+# ... and into as much memory as the pool has: few buffers stay in the CPU's cache.
+wide_rate() # TIMES
+{
+	"$B/probe" read --file "$work/raw" --block 1048576 --qd 8 --seconds 0.3 \
+		--into $(($(value memory .bytes) / $1)) | jq '.bytes_per_s | floor'
+}
+
 stream() # TIMES
 {
-	local times=$1 rate before
+	local times=$1 rate before wide
 
 	before=$(raw_rates)
+	wide=$(wide_rate "$times")
 	place stream stream --times "$times" --path "$work"
 	rate=$(best_rate "$before" "$(raw_rates)")
+	wide=$(((wide + $(wide_rate "$times")) / 2))
+	sample "$prefix.raw_wide_MBps.${times}x" --argjson rate "$wide" '$rate / 1000000'
 	same_bits stream memory
 	sample "$prefix.raw_MBps.${times}x" --argjson rate "$rate" '$rate / 1000000'
 	set -- --slurpfile s "$work/stream.json" --slurpfile m "$work/memory.json" \

@@ -8,8 +8,8 @@
 #
 # Environment: MIB (memory of all; 512), THREADS (of an engine; half the CPUs), ROUNDS (2),
 # SLICES (5) of SLICE_S (4) seconds, BLOCK_KIB (256), DISK (folder; default: the build
-# folder), B.  HUGE=1: while it runs, memory files may have huge pages (root; it is of use
-# with blocks of 2048 KiB).
+# folder), B.  HUGE (1): while it runs, memory files that ask for it may have pages as large
+# as a block, which kvtierd(8) recommends and root may set; 0: the machine is left as it is.
 set -eu
 cd "$(dirname "$0")/../.."
 # shellcheck source=tests/bench/figures.sh
@@ -22,8 +22,9 @@ BLOCK_KIB=${BLOCK_KIB:-256}
 cpus=$(nproc)
 THREADS=${THREADS:-$((cpus > 1 ? cpus / 2 : 1))}
 daemon=
-huge=/sys/kernel/mm/transparent_hugepage/shmem_enabled
+huge=/sys/kernel/mm/transparent_hugepage/hugepages-${BLOCK_KIB}kB/shmem_enabled
 huge_was=
+pages="pages of 4 KiB"
 
 fail()
 {
@@ -57,10 +58,10 @@ trap 'exit 130' INT TERM HUP
 # A socket's path is short.
 socket=$(mktemp -u /tmp/kvtier-share.XXXXXX)
 
-if [[ ${HUGE:-} ]]; then
-	[[ -w $huge ]] || fail "HUGE: cannot write to $huge"
+if [[ ${HUGE:-1} != 0 && -w $huge ]]; then
 	huge_was=$(sed 's/.*\[\(.*\)\].*/\1/' "$huge")
 	echo advise >"$huge"
+	pages="pages of as much"
 fi
 
 daemon_start()
@@ -103,5 +104,5 @@ done
 
 figures_of "$work/samples" >"$work/share.json"
 figures_put "$work/share.json" "$B/bench.json" share.
-echo "$cpus CPUs, $THREADS threads an engine, $MIB MiB for all, blocks of $BLOCK_KIB KiB"
+echo "$cpus CPUs, $THREADS threads an engine, $MIB MiB for all, blocks of $BLOCK_KIB KiB, $pages"
 jq -r -f tests/bench/table.jq "$work/share.json"

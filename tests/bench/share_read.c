@@ -1,17 +1,24 @@
 // SPDX-License-Identifier: MIT
-/* Plain O_DIRECT reads: a ring, a buffer, and a depth that is kept. */
+/*
+ * Plain O_DIRECT reads: a file that is read into memory of its size, through a ring.  Its
+ * memory is of huge pages, since reads of few pages cost less; and each part has its own,
+ * as what is read for somebody has: a disk of a virtual machine reads half as fast again
+ * into a few buffers that never leave the CPU's cache.
+ */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <liburing.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "share.h"
 
+#define HUGE_BYTES (2u << 20)
 #define DEPTH_MAX 32
-#define ROOM (32u << 20) /* of the buffer: the largest block at its depth */
+#define CHUNK (32u << 20) /* written at once; a multiple of all blocks */
 
 struct way {
 	size_t block;
@@ -23,7 +30,7 @@ struct reader {
 	int fd;
 	size_t bytes; /* of the file */
 	size_t at;
-	char *buffer;
+	char *memory;
 	struct way way; /* the fastest */
 };
 
@@ -34,13 +41,13 @@ static const struct way ways[] = {
 
 static void write_all(struct reader *r, const char *path)
 {
-	uint64_t *words = (uint64_t *)r->buffer, x = 1;
+	uint64_t *words = (uint64_t *)r->memory, x = 1;
 	size_t at, i;
 
-	for (at = 0; at < r->bytes; at += ROOM) {
-		for (i = 0; i < ROOM / sizeof(*words); i++)
+	for (at = 0; at < r->bytes; at += CHUNK) {
+		for (i = 0; i < CHUNK / sizeof(*words); i++)
 			words[i] = x = x * 6364136223846793005ull + 1442695040888963407ull;
-		if (pwrite(r->fd, r->buffer, ROOM, (off_t)at) != ROOM)
+		if (pwrite(r->fd, r->memory, CHUNK, (off_t)at) != CHUNK)
 			die("%s: cannot write: %s", path, strerror(errno));
 	}
 	if (fdatasync(r->fd))
@@ -51,9 +58,13 @@ struct reader *reader_open(const char *path, size_t bytes)
 {
 	struct reader *r = calloc(1, sizeof(*r));
 
-	if (!r || posix_memalign((void **)&r->buffer, 4096, ROOM))
+	if (!r)
 		die("no memory");
-	r->bytes = (bytes + ROOM - 1) / ROOM * ROOM;
+	r->bytes = (bytes + CHUNK - 1) / CHUNK * CHUNK;
+	if (posix_memalign((void **)&r->memory, HUGE_BYTES, r->bytes))
+		die("no memory");
+	madvise(r->memory, r->bytes, MADV_HUGEPAGE);
+	memset(r->memory, 1, r->bytes);
 	r->way = ways[0];
 	r->fd = open(path, O_RDWR | O_CREAT | O_DIRECT | O_CLOEXEC, 0600);
 	if (r->fd < 0)
@@ -64,14 +75,13 @@ struct reader *reader_open(const char *path, size_t bytes)
 	return r;
 }
 
-static void submit(struct reader *r, const struct way *way, uint64_t part)
+static void submit(struct reader *r, const struct way *way)
 {
 	struct io_uring_sqe *sqe = io_uring_get_sqe(&r->ring);
 
 	if (r->at + way->block > r->bytes)
 		r->at = 0;
-	io_uring_prep_read(sqe, r->fd, r->buffer + part * way->block, (unsigned int)way->block, r->at);
-	io_uring_sqe_set_data64(sqe, part);
+	io_uring_prep_read(sqe, r->fd, r->memory + r->at, (unsigned int)way->block, r->at);
 	r->at += way->block;
 }
 
@@ -83,20 +93,17 @@ static size_t read_some(struct reader *r, const struct way *way, size_t bytes, d
 	uint32_t i;
 
 	for (i = 0; i < way->depth && begun < bytes; i++, begun += way->block)
-		submit(r, way, i);
+		submit(r, way);
 	while (done < begun) {
-		uint64_t part;
-
 		io_uring_submit(&r->ring);
 		if (io_uring_wait_cqe(&r->ring, &cqe))
 			die("io_uring failed");
 		if (cqe->res != (int)way->block)
 			die("a plain read failed: %s", strerror(cqe->res < 0 ? -cqe->res : EIO));
-		part = io_uring_cqe_get_data64(cqe);
 		io_uring_cqe_seen(&r->ring, cqe);
 		done += way->block;
 		if (begun < bytes && (until <= 0 || now() < until)) {
-			submit(r, way, part);
+			submit(r, way);
 			begun += way->block;
 		}
 	}
@@ -141,6 +148,6 @@ void reader_close(struct reader *r)
 {
 	io_uring_queue_exit(&r->ring);
 	close(r->fd);
-	free(r->buffer);
+	free(r->memory);
 	free(r);
 }
