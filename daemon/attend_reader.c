@@ -104,7 +104,7 @@ static void done(struct kvt_fetch *fetch, const struct kvt_arrival *arrival, boo
 	pthread_mutex_lock(&r->lock);
 	keep |= r->nr <= frames / 2;
 	r->back[r->nr_back++] = arrival->block | (keep ? 0 : GO_FIRST);
-	if (r->nr_back > frames / SHARE_OF / 4)
+	if (r->nr_back > r->share / 4)
 		kick(r);
 	pthread_mutex_unlock(&r->lock);
 }
@@ -283,10 +283,13 @@ struct others {
 	bool exceed;
 };
 
+/* Of a pool that is in memory as a whole nobody waits for what is held. */
 static uint32_t share_of(const struct pool *p, uint32_t readers)
 {
-	uint32_t share = frames_of(p) / SHARE_OF / readers;
+	uint32_t frames = frames_of(p), share = frames / SHARE_OF / readers;
 
+	if (frames >= p->nr_blocks)
+		return p->nr_blocks;
 	return share ? share : 1;
 }
 
@@ -315,11 +318,11 @@ static struct others others_of(struct attend_service *s, const struct reader *r)
 /* 0: one more may be begun, -EAGAIN: not now, -ENOSPC: memory does not hold what it wants at once. */
 static int may_begin(struct reader *r, const struct others *o)
 {
-	uint32_t share = share_of(r->pool, o->readers + 1), frames = frames_of(r->pool);
+	uint32_t frames = frames_of(r->pool);
 
 	if (r->pool->module)
-		return r->nr_coming < (share < ON_ITS_WAY_MAX ? share : ON_ITS_WAY_MAX) ? 0 : -EAGAIN;
-	if (r->held < share)
+		return r->nr_coming < (r->share < ON_ITS_WAY_MAX ? r->share : ON_ITS_WAY_MAX) ? 0 : -EAGAIN;
+	if (r->held < r->share)
 		return 0;
 	if (!r->starving || r->nr_coming || r->nr_taken < r->nr_arrived)
 		return -EAGAIN;
@@ -344,6 +347,7 @@ static void begin(struct attend_service *s, struct reader *r)
 {
 	struct others o = others_of(s, r);
 
+	r->share = share_of(r->pool, o.readers + 1);
 	while (r->next < r->nr) {
 		uint32_t b = r->wants[r->next];
 		int ret = r->failed ? r->failed : may_begin(r, &o);

@@ -51,6 +51,7 @@ struct reader {
 	uint32_t *wants, next, nr; /* those from next on are not begun */
 	struct kvt_arrival *arrivals;
 	uint32_t nr_arrived, nr_taken;
+	uint32_t share; /* blocks that it may have at once */
 	uint32_t *back, nr_back; /* given back; with the bit GO_FIRST: to leave first */
 	bool starving;
 	bool kicked; /* the loop knows */

@@ -291,7 +291,7 @@ static void attended(void)
 	all_variants();
 	/* Here all CPUs are ours: there is a lane on each node that has some, CXL memory has none. */
 	snprintf(text, sizeof(text), "event=attention_started nodes=%u ", nodes_with_cpus());
-	CHECK(!want_module || daemon_logged(text), "expected %s", text);
+	CHECK(!want_module || !nodes_with_cpus() || daemon_logged(text), "expected %s", text);
 }
 
 static void one_lane(void)
