@@ -49,6 +49,7 @@
  *   of the block size, outside the pool or the store, or at odds with another; a
  *   reserved field or an unknown flag that is set; an unpin without its pin.
  * - EIO: content could not be read or written, or is lost already.
+ * - EMFILE: the user has as many pools as one may have.
  * - ENODATA: a block is empty where content is needed.
  * - ENODEV: the tier, node or store that was asked for is not there.
  * - ENOENT: no reservation has this key.
