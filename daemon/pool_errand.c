@@ -262,13 +262,19 @@ static int release_slots(struct errand *e, int result)
 	return errand_work(e, unlink_files, removed);
 }
 
+/* Also of a checkpoint that is just being made durable: by then it is. */
+static bool has_key(const struct pool *p)
+{
+	return p->module && (p->t->checkpoint_s || p->checkpoint);
+}
+
 static int begin_remove(struct errand *e)
 {
 	struct pool *p = pool_named(e->d, e->tenant, e->attach.name);
 
 	if (p)
 		take_away(e, p);
-	if (p ? p->module && p->t->checkpoint_s : e->d->module)
+	if (p ? has_key(p) : e->d->module)
 		return errand_work(e, read_key, release_slots);
 	return errand_work(e, unlink_files, removed);
 }
