@@ -187,10 +187,16 @@ static uint16_t *pins_of(struct attachment *a)
 	return a->pins;
 }
 
-static void count_pin(struct pool *p, int more)
+static void count_pin(struct pool *p)
 {
-	p->pinned += (uint32_t)more;
-	tenant_pin(p->d, p->tenant, more * (int64_t)p->block_bytes);
+	p->pinned++;
+	tenant_pin(p->d, p->tenant, (int64_t)p->block_bytes);
+}
+
+static void uncount_pin(struct pool *p)
+{
+	p->pinned--;
+	tenant_pin(p->d, p->tenant, -(int64_t)p->block_bytes);
 }
 
 static int pin(struct pool *p, struct attachment *a, uint32_t b)
@@ -210,7 +216,7 @@ static int pin(struct pool *p, struct attachment *a, uint32_t b)
 	if (ret)
 		return ret;
 	if (!blk->pins++)
-		count_pin(p, 1);
+		count_pin(p);
 	pins[b]++;
 	return 0;
 }
@@ -223,7 +229,7 @@ static void unpin(struct pool *p, struct attachment *a, uint32_t b)
 		return;
 	a->pins[b]--;
 	if (!--blk->pins)
-		count_pin(p, -1);
+		uncount_pin(p);
 	/* A device may have written to it unseen. */
 	if (blk->flags & B_SEALED)
 		return;

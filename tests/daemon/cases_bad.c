@@ -673,6 +673,7 @@ static void manager_is_slow(void)
 		CHECK(!wrong_words(p[i], 0, i), "pool %u", i);
 		kvt_pool_destroy(p[i]);
 	}
+	free(p);
 	kvt_client_close(c);
 }
 
