@@ -17,8 +17,8 @@
 #include <unistd.h>
 
 #include "attention.h"
+#include "vma.h"
 
-#define HUGE_BYTES (2ull << 20)
 #define GO_FIRST (1u << 31)
 /* What readers of a pool may hold, or have on its way, beside what one that starves may. */
 #define SHARE_OF 4
@@ -468,25 +468,20 @@ void reader_exit(struct reader *r)
 	pthread_cond_destroy(&r->come);
 }
 
-/* At a multiple of 2 MiB, so that huge pages fit. */
 int reader_map(struct reader *r)
 {
-	size_t whole = r->view.bytes + HUGE_BYTES, head;
-	char *map;
+	void *map;
+	int ret;
 
 	if (r->view.addr)
 		return 0;
-	map = mmap(NULL, whole, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (map == MAP_FAILED)
+	map = kvt_vma_reserve(r->view.bytes);
+	if (!map)
 		return -errno;
-	head = -(uintptr_t)map & (HUGE_BYTES - 1);
-	if (head)
-		munmap(map, head);
-	munmap(map + head + r->view.bytes, HUGE_BYTES - head);
-	map += head;
 	if (mmap(map, r->view.bytes, PROT_READ, MAP_SHARED | MAP_FIXED, r->pool->fd, 0) == MAP_FAILED) {
+		ret = -errno;
 		munmap(map, r->view.bytes);
-		return -errno;
+		return ret;
 	}
 	r->view.addr = map;
 	return 0;
