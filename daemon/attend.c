@@ -222,7 +222,8 @@ static int make_ring(struct attend_ring *r, int *ring_fd, int *answer_fd)
 	void *ring = MAP_FAILED;
 
 	r->bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (fd >= 0 && r->bell >= 0 && !bell_make(&r->answer, answer_fd) && !ftruncate(fd, (off_t)r->bytes) &&
+	if (fd >= 0 && r->bell >= 0 && !bell_make(&r->answer, answer_fd) &&
+	    !ftruncate(fd, (off_t)r->bytes) &&
 	    !fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
 		ring = mmap(NULL, r->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (ring == MAP_FAILED) {
@@ -244,7 +245,8 @@ int attend_ring_make(struct attachment *a, uint64_t bytes, int fds[3])
 	int ret;
 
 	if (bytes < sizeof(struct kvt_attend_ring) + 4096 || bytes > KVT_ATTEND_RING_MAX)
-		return kvt_fail(-EINVAL, "a ring of queries has at most %llu bytes", KVT_ATTEND_RING_MAX);
+		return kvt_fail(-EINVAL, "a ring of queries has at most %llu bytes",
+				KVT_ATTEND_RING_MAX);
 	ret = start(d);
 	if (ret)
 		return ret;

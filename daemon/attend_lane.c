@@ -50,7 +50,8 @@ static void on_sigbus(int signal, siginfo_t *info, void *context)
 			continue;
 		__atomic_store_n(&guards[i].hit, true, __ATOMIC_RELEASE);
 		if (mmap((void *)guards[i].start, end - guards[i].start, PROT_READ,
-			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) != MAP_FAILED)
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
+			 0) != MAP_FAILED)
 			return;
 	}
 	sigaction(signal, &(struct sigaction){ .sa_handler = SIG_DFL }, NULL);

@@ -73,7 +73,8 @@ uint32_t nodes_choose(struct attend_service *s, const struct query *q)
 	uint32_t step = q->q.nr_blocks / SAMPLES + 1;
 
 	for (i = 0; s->nr_nodes > 1 && i < q->q.nr_blocks; i += step) {
-		uint64_t offset = (uint64_t)((const char *)q->blocks[i].k - q->ring->reader.view.addr);
+		uint64_t offset =
+			(uint64_t)((const char *)q->blocks[i].k - q->ring->reader.view.addr);
 		int node = node_of(q->pool, (uint32_t)(offset >> q->pool->shift));
 
 		if (node >= 0)

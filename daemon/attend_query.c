@@ -146,8 +146,9 @@ static int take_options(struct query *q, const char *data, const struct kvt_atte
 	if (q->q.asks & KVT_ASKS_SINKS &&
 	    !(q->sinks = copy(data + at->sinks, q->q.q_heads * sizeof(float))))
 		return -ENOMEM;
-	return q->q.asks & KVT_ASKS_BOUNDS ? take_bounds(q, data + at->has_bounds, data + at->bounds) :
-					     0;
+	return q->q.asks & KVT_ASKS_BOUNDS ?
+		       take_bounds(q, data + at->has_bounds, data + at->bounds) :
+		       0;
 }
 
 static void fill_in(struct query *q, char *data, const struct kvt_attend_places *at)

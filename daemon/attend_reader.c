@@ -321,7 +321,9 @@ static int may_begin(struct reader *r, const struct others *o)
 	uint32_t frames = frames_of(r->pool);
 
 	if (r->pool->module)
-		return r->nr_coming < (r->share < ON_ITS_WAY_MAX ? r->share : ON_ITS_WAY_MAX) ? 0 : -EAGAIN;
+		return r->nr_coming < (r->share < ON_ITS_WAY_MAX ? r->share : ON_ITS_WAY_MAX) ?
+			       0 :
+			       -EAGAIN;
 	if (r->held < r->share)
 		return 0;
 	if (!r->starving || r->nr_coming || r->nr_taken < r->nr_arrived)
@@ -382,8 +384,8 @@ bool reader_pump(struct attend_service *s, struct reader *r)
 
 static bool is_for_room(int res)
 {
-	return res == -ENOSPC || res == -EAGAIN || res == -EBUSY || res == -ENOMEM || res == -EINTR ||
-	       res == -ECANCELED;
+	return res == -ENOSPC || res == -EAGAIN || res == -EBUSY || res == -ENOMEM ||
+	       res == -EINTR || res == -ECANCELED;
 }
 
 /* Who found no room asks by touching it; what is wrong with it is known then too. */
@@ -478,7 +480,8 @@ int reader_map(struct reader *r)
 	map = kvt_vma_reserve(r->view.bytes);
 	if (!map)
 		return -errno;
-	if (mmap(map, r->view.bytes, PROT_READ, MAP_SHARED | MAP_FIXED, r->pool->fd, 0) == MAP_FAILED) {
+	if (mmap(map, r->view.bytes, PROT_READ, MAP_SHARED | MAP_FIXED, r->pool->fd, 0) ==
+	    MAP_FAILED) {
 		ret = -errno;
 		munmap(map, r->view.bytes);
 		return ret;

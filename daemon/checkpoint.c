@@ -90,8 +90,8 @@ static void end(struct checkpoint *c, int error)
 		p->t->checkpoint_s = c->manifest.def.checkpoint_s;
 		p->t->note_bytes = c->manifest.note_bytes;
 		c->manifest.slots = NULL;
-		log_line(LOG_INFO, "checkpoint_done", "pool=%u name=%s blocks=%u", p->id, p->t->name,
-			 p->nr_kept);
+		log_line(LOG_INFO, "checkpoint_done", "pool=%u name=%s blocks=%u", p->id,
+			 p->t->name, p->nr_kept);
 	}
 	request_end(c->request, error, NULL, 0);
 	manifest_free(&c->manifest);
@@ -285,7 +285,8 @@ int checkpoint_begin(struct pool *p, struct request *r, const void *note, size_t
 	int ret;
 
 	if (!(p->t->flags & KVT_SHARED_KEEP))
-		return kvt_fail(-EINVAL, "pool %s was made without KVT_SHARED_KEEP: nothing of it stays",
+		return kvt_fail(-EINVAL,
+				"pool %s was made without KVT_SHARED_KEEP: nothing of it stays",
 				p->t->name);
 	if (p->checkpoint || p->removed)
 		return kvt_fail(-EBUSY, "a checkpoint of pool %s is under way", p->t->name);
@@ -323,16 +324,21 @@ static int check_manifest(struct kvtierd *d, const struct tenant *t, const char 
 	int ret;
 
 	if (strcmp(def->tenant, t->name) || strcmp(def->name, name))
-		return kvt_fail(-EACCES, "the checkpoint of %s is of pool %s of tenant %s, not of %s",
-				name, def->name, def->tenant, t->name);
+		return kvt_fail(-EACCES,
+				"the checkpoint of %s is of pool %s of tenant %s, not of %s", name,
+				def->name, def->tenant, t->name);
 	if ((bool)def->module != d->module)
-		return kvt_fail(-EPROTO, "the checkpoint of %s was made %s the module, and this daemon "
-					 "runs %s it", name, def->module ? "with" : "without",
+		return kvt_fail(-EPROTO,
+				"the checkpoint of %s was made %s the module, and this daemon "
+				"runs %s it",
+				name, def->module ? "with" : "without",
 				d->module ? "with" : "without");
 	ret = tenant_room(d, t, KVTIER_TIER_NVME, def->budget[KVTIER_TIER_NVME]);
 	if (ret)
-		return kvt_fail(ret, "%s: the tenant's quota or the host's limit of NVMe does not hold "
-				     "the checkpoint", name);
+		return kvt_fail(ret,
+				"%s: the tenant's quota or the host's limit of NVMe does not hold "
+				"the checkpoint",
+				name);
 	return 0;
 }
 
@@ -348,8 +354,9 @@ static int fill_blocks(struct pool *p, const struct manifest *m)
 		    block_of(p, (uint32_t)s->block)->where != W_EMPTY ||
 		    kvt_slot_claim(&p->slots, (uint32_t)s->slot) ||
 		    kvt_slot_share(&p->slots, (uint32_t)s->slot))
-			return kvt_fail(-EINVAL, "the checkpoint names a block or slot twice, or one that "
-						 "is not there");
+			return kvt_fail(-EINVAL,
+					"the checkpoint names a block or slot twice, or one that "
+					"is not there");
 		blk = block_of(p, (uint32_t)s->block);
 		blk->generation = s->generation;
 		blk->slot = (uint32_t)s->slot;
@@ -380,8 +387,8 @@ int checkpoint_restore(struct errand *e, const char *name, const char *model, st
 	int ret = check_manifest(e->d, e->tenant, name, m);
 
 	if (!ret && model && strcmp(m->def.model, model))
-		ret = kvt_fail(-EMEDIUMTYPE, "pool %s is of model '%s', not '%s'", name, m->def.model,
-			       model);
+		ret = kvt_fail(-EMEDIUMTYPE, "pool %s is of model '%s', not '%s'", name,
+			       m->def.model, model);
 	if (!ret)
 		ret = pool_new(e->d, &m->def, e->tenant, &p);
 	if (ret)
@@ -454,8 +461,10 @@ static void sweep_folder(struct kvtierd *d, const char *tenant)
 		if (!access(path, F_OK) || in_use(d, tenant, name))
 			continue;
 		unlinkat(dirfd(dir), e->d_name, 0);
-		log_line(LOG_INFO, "slots_removed", "name=%s tenant=%s reason=\"no checkpoint names "
-			 "them\"", name, tenant);
+		log_line(LOG_INFO, "slots_removed",
+			 "name=%s tenant=%s reason=\"no checkpoint names "
+			 "them\"",
+			 name, tenant);
 	}
 	if (dir)
 		closedir(dir);

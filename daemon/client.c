@@ -70,8 +70,8 @@ void client_close(struct client *c, const char *why)
 	if (c->gone)
 		return;
 	c->gone = true;
-	log_line(LOG_DEBUG, "client_gone", "pid=%d tenant=%s reason=\"%s\"", c->pid, c->tenant->name,
-		 why);
+	log_line(LOG_DEBUG, "client_gone", "pid=%d tenant=%s reason=\"%s\"", c->pid,
+		 c->tenant->name, why);
 	for (a = c->attachments; a; a = next) {
 		next = a->next_of_client;
 		drop_attachment(a);
@@ -464,7 +464,8 @@ static int admit(struct kvtierd *d, struct client *c)
 	int ret;
 
 	if (d->nr_clients >= most)
-		return kvt_fail(-ENOSPC, "the daemon has %u connections, its max-clients", d->nr_clients);
+		return kvt_fail(-ENOSPC, "the daemon has %u connections, its max-clients",
+				d->nr_clients);
 	ret = tenant_client_room(c->tenant);
 	if (!ret)
 		ret = tenant_take(d, c->tenant, sizeof(*c), 1);
@@ -497,7 +498,8 @@ static struct client *make_client(struct kvtierd *d, int sock, int *error)
 	if (!*error && c->tenant && client_signal(sock, who.pid, 0) == -ESRCH)
 		*error = kvt_fail(-ESRCH, "the process that connected is gone");
 	if (!*error)
-		*error = c->tenant ? admit(d, c) : kvt_fail(-ENOSPC, "the daemon has too many tenants");
+		*error = c->tenant ? admit(d, c) :
+				     kvt_fail(-ENOSPC, "the daemon has too many tenants");
 	if (!*error)
 		return c;
 	free(c);

@@ -334,7 +334,8 @@ static int check_whole(const struct config *c, const char *path)
 		const struct tenant_config *t = &c->tenants[i];
 
 		if (!t->cgroup[0] && t->uid_first > t->uid_last)
-			return kvt_fail(-EINVAL, "%s: [tenant %s] needs user or cgroup: nobody is of it",
+			return kvt_fail(-EINVAL,
+					"%s: [tenant %s] needs user or cgroup: nobody is of it",
 					path, t->name);
 	}
 	if (!c->state_dir[0] || !c->socket[0])

@@ -90,7 +90,8 @@ static int map(struct call *call)
 
 static int detach(struct call *call)
 {
-	struct attachment *a = attachment_of(call->c, ((const struct kvt_pool_id *)call->body)->pool);
+	struct attachment *a =
+		attachment_of(call->c, ((const struct kvt_pool_id *)call->body)->pool);
 
 	if (!a)
 		return -ENOENT;
@@ -114,8 +115,8 @@ static int range_op(struct call *call)
 	if (!a)
 		return -ENOENT;
 	if (call->bytes != sizeof(*r) + (uint64_t)r->nr * sizeof(r->ranges[0]))
-		return kvt_fail(-EINVAL, "a message of %zu bytes cannot hold %u ranges", call->bytes,
-				r->nr);
+		return kvt_fail(-EINVAL, "a message of %zu bytes cannot hold %u ranges",
+				call->bytes, r->nr);
 	if (a->pool->module)
 		return kvt_fail(-EOPNOTSUPP, "ask the module itself, on the pool's descriptor");
 	return file_range_op(call->c, call->msg, r, a);
@@ -256,7 +257,8 @@ static int note(struct call *call)
 
 static int idle(struct call *call)
 {
-	struct attachment *a = attachment_of(call->c, ((const struct kvt_pool_id *)call->body)->pool);
+	struct attachment *a =
+		attachment_of(call->c, ((const struct kvt_pool_id *)call->body)->pool);
 
 	if (!a)
 		return -ENOENT;
@@ -553,7 +555,7 @@ static void accept_ready(void *arg)
 	}
 	if (!left)
 		timer_within(d, &d->accept_timer, 0);
-	else if (errno != EAGAIN) /* out of descriptors, say: nothing tells us when there are some */
+	else if (errno != EAGAIN) /* out of descriptors, say: nothing tells us of new ones */
 		timer_within(d, &d->accept_timer, ACCEPT_AGAIN_NS);
 }
 
@@ -571,7 +573,8 @@ int control_open(struct kvtierd *d)
 	d->listen_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (d->listen_fd < 0 || bind(d->listen_fd, (struct sockaddr *)&to, sizeof(to)) ||
 	    chmod(to.sun_path, d->config.socket_mode) || listen(d->listen_fd, 4096))
-		return kvt_fail(-errno, "%s: cannot listen there: %s", to.sun_path, strerror(errno));
+		return kvt_fail(-errno, "%s: cannot listen there: %s", to.sun_path,
+				strerror(errno));
 	d->listen_watch = watch_start(d, d->listen_fd, accept_ready, d);
 	return d->listen_watch ? 0 : -ENOMEM;
 }

@@ -70,7 +70,8 @@ int device_pool_create(struct pool *p)
 		return kvt_fail(-errno, KVTIER_DEVICE ": %s", strerror(errno));
 	ret = call(p->fd, KVTIER_IOC_POOL_CREATE, &arg);
 	if (ret == -ENOSPC)
-		return kvt_fail(ret, "the module has not so much left to give: see /sys/class/kvtier");
+		return kvt_fail(ret,
+				"the module has not so much left to give: see /sys/class/kvtier");
 	if (ret == -ENODEV)
 		return kvt_fail(ret, "no store is attached: have root run `echo /dev/DISK > "
 				     "/sys/class/kvtier/attach_store`");
@@ -227,7 +228,8 @@ int device_command(struct pool *p, uint32_t op, uint32_t tier, uint32_t block, u
 }
 
 /* Bring a block in, which verifies it, and say how that went. */
-int device_verify(struct pool *p, uint32_t block, void (*done)(struct pool *p, uint32_t block, int res))
+int device_verify(struct pool *p, uint32_t block,
+		  void (*done)(struct pool *p, uint32_t block, int res))
 {
 	struct device_op *o = command(p, KVTIER_OP_PROMOTE, KVTIER_TIER_NONE, block, 1);
 
@@ -311,7 +313,8 @@ bool device_pool_ahead(struct plan *plan)
 
 /* ---- checkpoints: in the second thread --------------------------------------------------- */
 
-static int checkpoint_run_of(int fd, uint64_t first, uint32_t nr, uint32_t shift, struct manifest *m)
+static int checkpoint_run_of(int fd, uint64_t first, uint32_t nr, uint32_t shift,
+			     struct manifest *m)
 {
 	struct kvtier_checkpoint arg = {
 		.size = sizeof(arg),
@@ -325,8 +328,10 @@ static int checkpoint_run_of(int fd, uint64_t first, uint32_t nr, uint32_t shift
 	memcpy(arg.key, m->key.key, sizeof(arg.key));
 	ret = call(fd, KVTIER_IOC_CHECKPOINT, &arg);
 	if (ret == -EBUSY)
-		return kvt_fail(ret, "a block from %llu on is open: on the module a checkpoint takes "
-				     "sealed blocks alone", (unsigned long long)first);
+		return kvt_fail(ret,
+				"a block from %llu on is open: on the module a checkpoint takes "
+				"sealed blocks alone",
+				(unsigned long long)first);
 	if (ret)
 		return kvt_fail(ret, "the module cannot make blocks %llu+%u durable: %s",
 				(unsigned long long)first, nr, strerror(-ret));
@@ -352,7 +357,8 @@ int device_checkpoint(int fd, uint32_t nr_blocks, uint32_t shift, struct manifes
 		nr = q.nr = nr_blocks - at < CHECKPOINT_MAX ? nr_blocks - at : CHECKPOINT_MAX;
 		ret = call(fd, KVTIER_IOC_QUERY, &q);
 		for (i = 0; !ret && i < nr; i += run) {
-			for (run = 0; i + run < nr && infos[i + run].state != KVTIER_BLOCK_EMPTY; run++)
+			for (run = 0; i + run < nr && infos[i + run].state != KVTIER_BLOCK_EMPTY;
+			     run++)
 				;
 			if (run)
 				ret = checkpoint_run_of(fd, at + i, run, shift, m);

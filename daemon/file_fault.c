@@ -129,8 +129,10 @@ void file_map_block(struct attachment *a, uint32_t b, bool write)
 	mode = sealed || !(blk->flags & B_DIRTY) || blk->where == W_WRITING ?
 		       UFFDIO_CONTINUE_MODE_WP : 0;
 	if (map_pages(a, b, mode) == -EFAULT && blk->where == W_RESIDENT) {
-		log_line(LOG_ERROR, "block_lost", "pool=%u block=%u pid=%d reason=\"a client took its "
-			 "pages out of the memory file\"", p->id, b, a->client->pid);
+		log_line(LOG_ERROR, "block_lost",
+			 "pool=%u block=%u pid=%d reason=\"a client took its "
+			 "pages out of the memory file\"",
+			 p->id, b, a->client->pid);
 		file_bad(p, b, -EIO);
 	}
 	wake(a, b);
@@ -298,8 +300,8 @@ static void expire_wait(struct pool *p, struct wait *w, void *arg)
 			*next = at;
 		return;
 	}
-	log_line(LOG_WARNING, "fault_expired", "pool=%u block=%u pid=%d tid=%u where=%u tenant=%s", p->id,
-		 b, w->a->client->pid, w->tid, block_of(p, b)->where, p->tenant->name);
+	log_line(LOG_WARNING, "fault_expired", "pool=%u block=%u pid=%d tid=%u where=%u tenant=%s",
+		 p->id, b, w->a->client->pid, w->tid, block_of(p, b)->where, p->tenant->name);
 	pool_event(p, KVTIER_EVENT_PRESSURE, b, -ENOSPC);
 	p->d->count.deadline_misses++;
 	fail_wait(p, w);

@@ -85,8 +85,8 @@ static void free_frame(struct pool *p, uint32_t b)
 	p->frames[blk->frame] = last;
 	block_of(p, last)->frame = blk->frame;
 	blk->frame = NO_BLOCK;
-	fallocate(p->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)((uint64_t)b << p->shift),
-		  p->block_bytes);
+	fallocate(p->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+		  (off_t)((uint64_t)b << p->shift), p->block_bytes);
 	tenant_charge(p->d, p->tenant, KVTIER_TIER_DRAM, -(int64_t)p->block_bytes);
 }
 
@@ -298,8 +298,10 @@ static void write_failed(struct pool *p, uint32_t b, int error)
 	p->d->count.io_errors++;
 	block_of(p, b)->error = (int16_t)error;
 	pool_event(p, KVTIER_EVENT_IO_ERROR, b, error);
-	log_line(LOG_WARNING, "write_failed", "pool=%u name=%s block=%u error=\"%s\" note=\"it stays in "
-		 "memory\"", p->id, p->t->name, b, strerror(-error));
+	log_line(LOG_WARNING, "write_failed",
+		 "pool=%u name=%s block=%u error=\"%s\" note=\"it stays in "
+		 "memory\"",
+		 p->id, p->t->name, b, strerror(-error));
 }
 
 static void write_done(struct pool *p, uint32_t b, int res)
@@ -397,7 +399,8 @@ static bool try_again(struct io *io, int res)
 	struct pool *p = io->pool;
 	uint64_t now = now_ns();
 
-	if (io->write || io->late || res == (int)p->block_bytes || !kvt_read_may_pass(res, io->tries) ||
+	if (io->write || io->late || res == (int)p->block_bytes ||
+	    !kvt_read_may_pass(res, io->tries) ||
 	    now >= io->start_ns + (uint64_t)p->t->deadline_ms * NS_PER_MS)
 		return false;
 	io->tries++;

@@ -316,8 +316,9 @@ static int check_uffd(int uffd)
 	if (api != UFFD_API)
 		return kvt_fail(-EINVAL, "the descriptor is no userfaultfd");
 	if (features & events || !(features & UFFD_FEATURE_THREAD_ID))
-		return kvt_fail(-EINVAL, "the userfaultfd must tell threads (UFFD_FEATURE_THREAD_ID), and "
-					 "nothing but faults");
+		return kvt_fail(-EINVAL,
+				"the userfaultfd must tell threads (UFFD_FEATURE_THREAD_ID), and "
+				"nothing but faults");
 	return 0;
 }
 
@@ -456,5 +457,6 @@ void file_pool_stats(struct pool *p, struct kvtier_stats *st)
 	for (t = 0; t < KVTIER_NR_TIERS; t++)
 		st->tier[t].budget_bytes = p->t->budget[t];
 	st->tier[KVTIER_TIER_DRAM].used_bytes = (uint64_t)p->nr_frames << p->shift;
-	st->tier[KVTIER_TIER_NVME].used_bytes = (uint64_t)(p->slots.nr - p->slots.nr_free) << p->shift;
+	st->tier[KVTIER_TIER_NVME].used_bytes = (uint64_t)(p->slots.nr - p->slots.nr_free)
+						<< p->shift;
 }

@@ -435,7 +435,8 @@ static int check_op(const struct pool *p, const struct kvt_ranges *body)
 	if (op < KVTIER_OP_PROMOTE || op > KVTIER_OP_COLD || body->done ||
 	    body->flags & ~KVTIER_OP_NOWAIT)
 		return kvt_fail(-EINVAL, "unknown range operation %u, flags %#x", op, body->flags);
-	if (tier >= KVTIER_NR_TIERS || (tier && op != KVTIER_OP_PROMOTE && op != KVTIER_OP_DEMOTE) ||
+	if (tier >= KVTIER_NR_TIERS ||
+	    (tier && op != KVTIER_OP_PROMOTE && op != KVTIER_OP_DEMOTE) ||
 	    (op == KVTIER_OP_PROMOTE && tier == KVTIER_TIER_NVME) ||
 	    (op == KVTIER_OP_DEMOTE && tier == KVTIER_TIER_DRAM))
 		return kvt_fail(-EINVAL, "promote goes to DRAM or CXL, demote to CXL or NVMe");
@@ -444,9 +445,11 @@ static int check_op(const struct pool *p, const struct kvt_ranges *body)
 
 		if (r->__reserved || (r->offset | r->length) & mask || !r->length ||
 		    r->offset >= p->t->bytes || r->length > p->t->bytes - r->offset)
-			return kvt_fail(-EINVAL, "range %u (offset %llu, length %llu) is not of whole "
-						 "blocks inside the pool", i,
-					(unsigned long long)r->offset, (unsigned long long)r->length);
+			return kvt_fail(-EINVAL,
+					"range %u (offset %llu, length %llu) is not of whole "
+					"blocks inside the pool",
+					i, (unsigned long long)r->offset,
+					(unsigned long long)r->length);
 	}
 	return 0;
 }

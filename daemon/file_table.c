@@ -112,8 +112,10 @@ static int explain_open(const char *path)
 	int error = errno;
 
 	if (error == EINVAL)
-		return kvt_fail(-EINVAL, "%s: its filesystem has no O_DIRECT: set state-dir to a folder "
-					 "on a disk", path);
+		return kvt_fail(-EINVAL,
+				"%s: its filesystem has no O_DIRECT: set state-dir to a folder "
+				"on a disk",
+				path);
 	return kvt_fail(-error, "%s: cannot make room for slots: %s", path, strerror(error));
 }
 
@@ -123,7 +125,8 @@ static void sync_name(const char *in)
 	int fd = open(in, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
 	if (fd < 0 || fsync(fd))
-		log_line(LOG_WARNING, "folder_not_durable", "path=%s error=\"%s\"", in, strerror(errno));
+		log_line(LOG_WARNING, "folder_not_durable", "path=%s error=\"%s\"", in,
+			 strerror(errno));
 	if (fd >= 0)
 		close(fd);
 }
@@ -167,8 +170,8 @@ int slots_make(struct pool *p)
 	if (p->t->flags & KVT_SHARED_KEEP) {
 		ret = open_named(p);
 	} else {
-		p->slots_fd = open(p->d->config.state_dir, O_RDWR | O_DIRECT | O_TMPFILE | O_CLOEXEC,
-				   0600);
+		p->slots_fd = open(p->d->config.state_dir,
+				   O_RDWR | O_DIRECT | O_TMPFILE | O_CLOEXEC, 0600);
 		ret = p->slots_fd < 0 ? explain_open(p->d->config.state_dir) : 0;
 	}
 	if (ret)

@@ -221,8 +221,15 @@ int wait_add(struct attachment *a, uint32_t b, uint32_t tid, uint64_t addr, bool
 		return -ENOMEM;
 	}
 	bucket = bucket_of_thread(p->waits, tid);
-	*w = (struct wait){ .next = n->waits, .at = &n->waits, .next_of_bucket = *bucket, .wanted = n,
-			    .a = a, .since_ns = now_ns(), .addr = addr, .tid = tid, .write = write };
+	*w = (struct wait){ .next = n->waits,
+			    .at = &n->waits,
+			    .next_of_bucket = *bucket,
+			    .wanted = n,
+			    .a = a,
+			    .since_ns = now_ns(),
+			    .addr = addr,
+			    .tid = tid,
+			    .write = write };
 	if (n->waits)
 		n->waits->at = &w->next;
 	n->waits = *bucket = w;

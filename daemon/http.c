@@ -182,7 +182,8 @@ static int listen_unix(struct kvtierd *d, struct server *s)
 
 		if (sock >= 0)
 			close(sock);
-		return kvt_fail(-error, "%s: cannot listen there: %s", to.sun_path, strerror(error));
+		return kvt_fail(-error, "%s: cannot listen there: %s", to.sun_path,
+				strerror(error));
 	}
 	return serve(d, s, sock, to.sun_path);
 }
@@ -203,8 +204,8 @@ static int listen_loopback(struct kvtierd *d, struct server *s)
 
 		if (sock >= 0)
 			close(sock);
-		return kvt_fail(-error, "127.0.0.1:%u: cannot listen there: %s", d->config.http_port,
-				strerror(error));
+		return kvt_fail(-error, "127.0.0.1:%u: cannot listen there: %s",
+				d->config.http_port, strerror(error));
 	}
 	return serve(d, s, sock, "the loopback");
 }

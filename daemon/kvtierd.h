@@ -525,7 +525,8 @@ void file_map_block(struct attachment *a, uint32_t b, bool write);
 /* -ENOMEM: the thread must be woken, to ask again. */
 int wait_add(struct attachment *a, uint32_t b, uint32_t tid, uint64_t addr, bool write);
 void wait_free(struct pool *p, struct wait *w);
-void waits_each(struct pool *p, void (*visit)(struct pool *p, struct wait *w, void *arg), void *arg);
+void waits_each(struct pool *p, void (*visit)(struct pool *p, struct wait *w, void *arg),
+		void *arg);
 void waits_exit(struct pool *p);
 /* NULL: nobody waits for it. */
 struct wanted *wanted_of(const struct pool *p, uint32_t b);
@@ -762,8 +763,8 @@ struct kvtierd {
 	uint32_t nr_watches;
 	struct watch *late; /* could not be armed: tried again */
 	struct timer *timers;
-	struct timer watchdog, waits, writeback, scrub_timer, idle_timer, attend_timer, unread, plan_timer, http_timer,
-		notes, late_timer, accept_timer, errand_timer, left_timer;
+	struct timer watchdog, waits, writeback, scrub_timer, idle_timer, attend_timer, unread,
+		plan_timer, http_timer, notes, late_timer, accept_timer, errand_timer, left_timer;
 	int signal_fd;
 	struct watch *signal_watch;
 	int listen_fd;
@@ -799,7 +800,8 @@ struct kvtierd {
 
 	uint64_t write_credit; /* bytes that may be written now */
 	uint64_t write_credit_ns; /* when that was true */
-	uint32_t write_next; /* the pool whose turn it is when there is credit again; 0: the first */
+	/* The pool whose turn it is when there is credit again; 0: the first. */
+	uint32_t write_next;
 
 	struct scrub {
 		struct kvt_daemon_scrub result;

@@ -164,7 +164,8 @@ void empty_elsewhere(struct kvtierd *d, int fd, uint64_t bytes)
 	if (io_uring_sq_space_left(&d->ring) < 2)
 		io_uring_submit(&d->ring); /* a chain is submitted at once */
 	sqe = loop_sqe(d, NULL);
-	io_uring_prep_fallocate(sqe, fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)bytes);
+	io_uring_prep_fallocate(sqe, fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+				(off_t)bytes);
 	io_uring_sqe_set_flags(sqe, IOSQE_IO_HARDLINK);
 	io_uring_sqe_set_data(sqe, NULL);
 	close_elsewhere(d, fd);

@@ -29,7 +29,8 @@ static void usage(FILE *out)
 	      "  -h, --help         show this\n"
 	      "  -V, --version      show the version\n"
 	      "\n"
-	      "See kvtierd(8) and kvtierd.conf(5).\n", out);
+	      "See kvtierd(8) and kvtierd.conf(5).\n",
+	      out);
 }
 
 /* ---- timers ------------------------------------------------------------------------------ */
@@ -52,8 +53,8 @@ static void idle(struct kvtierd *d)
 
 		if (!p->idle && since >= after) {
 			p->idle = any = true;
-			log_line(LOG_DEBUG, "pool_idle", "pool=%u name=%s tenant=%s", p->id, p->t->name,
-				 p->t->tenant);
+			log_line(LOG_DEBUG, "pool_idle", "pool=%u name=%s tenant=%s", p->id,
+				 p->t->name, p->t->tenant);
 		} else if (!p->idle && after - since < least) {
 			least = after - since;
 		}
@@ -104,8 +105,8 @@ static void reload(struct kvtierd *d)
 	sd_notifyf("RELOADING=1\nMONOTONIC_USEC=%llu", (unsigned long long)(now_ns() / 1000));
 	ret = d->config_path ? config_read(new, d->config_path) : 0;
 	if (ret)
-		log_line(LOG_ERROR, "reload_refused", "reason=\"%s\" note=\"the old configuration stays\"",
-			 kvt_error_detail());
+		log_line(LOG_ERROR, "reload_refused",
+			 "reason=\"%s\" note=\"the old configuration stays\"", kvt_error_detail());
 	else
 		take_over(d, new);
 	free(new);
@@ -292,8 +293,8 @@ static int run(struct kvtierd *d)
 		return 1;
 	}
 	log_line(LOG_INFO, "started", "version=%s backend=%s socket=%s state-dir=%s pools=%u",
-		 kvt_version(), d->module ? "module" : "user", d->config.socket, d->config.state_dir,
-		 d->nr_pools);
+		 kvt_version(), d->module ? "module" : "user", d->config.socket,
+		 d->config.state_dir, d->nr_pools);
 	sd_notifyf("READY=1");
 	loop_run(d);
 	sd_notifyf("STOPPING=1");

@@ -206,9 +206,10 @@ static int check_header(const char *path, const char *data, size_t bytes, struct
 		return kvt_fail(-EINVAL, "%s is no manifest of a pool", path);
 	memcpy(h, data, offsetof(struct header, file_bytes));
 	if (h->version != VERSION)
-		return kvt_fail(-EPROTO, "%s is of version %u, this daemon knows version %d: restore it "
-					 "with the kvtierd that wrote it, or remove the pool", path,
-				h->version, VERSION);
+		return kvt_fail(-EPROTO,
+				"%s is of version %u, this daemon knows version %d: restore it "
+				"with the kvtierd that wrote it, or remove the pool",
+				path, h->version, VERSION);
 	if (bytes < sizeof(*h) + sizeof(crc) || h->bytes != sizeof(*h))
 		return kvt_fail(-EINVAL, "%s is cut short", path);
 	memcpy(h, data, sizeof(*h));

@@ -45,33 +45,42 @@ static const struct series table[] = {
 	COUNTS("connections", "connections", connections, "Connections accepted."),
 	COUNTS("refused_connections", "connections", connections_refused,
 	       "Connections refused for max-clients."),
-	COUNTS("lost_clients", "clients", clients_died, "Clients that went away with a pool attached."),
+	COUNTS("lost_clients", "clients", clients_died,
+	       "Clients that went away with a pool attached."),
 	COUNTS("plans", "plans", plans, "Plans accepted, or parts of them."),
 	COUNTS("plan_ranges", "ranges", plan_ranges, "Ranges of plans accepted."),
 	COUNTS("turns", "turns", turns, "Plans for pools that were idle: read before all others."),
 	COUNTS("passed_ranges", "ranges", passed, "Ranges of plans that clients have passed."),
 	COUNTS("refused_plans", "plans", plans_refused, "Rings dropped for what was in them."),
-	COUNTS("promoted_ahead_blocks", "blocks", promoted_ahead, "Blocks promoted ahead of a cursor."),
+	COUNTS("promoted_ahead_blocks", "blocks", promoted_ahead,
+	       "Blocks promoted ahead of a cursor."),
 	COUNTS("written_back_blocks", "blocks", writeback_blocks,
 	       "Sealed blocks written before they had to leave."),
-	COUNTS("spared_blocks", "blocks", writeback_spared, "Times that the wear filter put a write off."),
-	COUNTS("drained_blocks", "blocks", drained_blocks, "Blocks of idle pools that left memory."),
+	COUNTS("spared_blocks", "blocks", writeback_spared,
+	       "Times that the wear filter put a write off."),
+	COUNTS("drained_blocks", "blocks", drained_blocks,
+	       "Blocks of idle pools that left memory."),
 	COUNTS("scrubbed_blocks", "blocks", scrubbed, "Blocks verified by scrubs."),
-	COUNTS("scrub_bad_blocks", "blocks", scrub_bad, "... of which did not match their checksum."),
+	COUNTS("scrub_bad_blocks", "blocks", scrub_bad,
+	       "... of which did not match their checksum."),
 	COUNTS("checkpoints", "checkpoints", checkpoints, "Checkpoints made durable."),
 	COUNTS("failed_checkpoints", "checkpoints", checkpoint_errors, "Checkpoints that failed."),
 	COUNTS("restores", "restores", restores, "Pools restored from checkpoints."),
 	COUNTS("faults", "faults", faults, "Page faults of clients served (memory files)."),
 	COUNTS("late_faults", "faults", late_faults,
 	       "... that came while the block was being read: late pages."),
-	{ "kvtier_fault_wait_seconds", "seconds", "Time with a thread waiting in a fault, over pools.",
-	  DAEMON, true, SECONDS, FIELD(kvtierd, count.wait_ns), 0 },
+	{ "kvtier_fault_wait_seconds", "seconds",
+	  "Time with a thread waiting in a fault, over pools.", DAEMON, true, SECONDS,
+	  FIELD(kvtierd, count.wait_ns), 0 },
 	COUNTS("sigbus_signals", "signals", sigbus, "Accesses ended with SIGBUS."),
 	COUNTS("nvme_read_bytes", "bytes", read_bytes, "Bytes read from slots."),
 	COUNTS("nvme_written_bytes", "bytes", write_bytes, "Bytes written to slots."),
-	COUNTS("io_errors", "errors", io_errors, "Transfers that failed, were late or did not match."),
-	COUNTS("deadline_misses", "misses", deadline_misses, "I/O and faults that passed their deadline."),
-	COUNTS("attend_queries", "queries", attend_queries, "Queries of the attention service answered."),
+	COUNTS("io_errors", "errors", io_errors,
+	       "Transfers that failed, were late or did not match."),
+	COUNTS("deadline_misses", "misses", deadline_misses,
+	       "I/O and faults that passed their deadline."),
+	COUNTS("attend_queries", "queries", attend_queries,
+	       "Queries of the attention service answered."),
 	COUNTS("reloads", "reloads", reloads, "Times that the configuration was read again."),
 
 	GAUGE("uptime_seconds", "seconds", SECONDS, uptime_ns, "Since the daemon began."),
@@ -86,21 +95,22 @@ static const struct series table[] = {
 
 	{ "kvtier_tier_used_bytes", "bytes", "What all pools occupy of a tier.", TIER, false, U64,
 	  FIELD(kvtierd, used), sizeof(uint64_t) },
-	{ "kvtier_tier_limit_bytes", "bytes", "The host's limit of a tier, 0: none.", TIER, false, U64,
-	  FIELD(kvtierd, config.limit), sizeof(uint64_t) },
-	{ "kvtier_tenant_used_bytes", "bytes", "What a tenant occupies of a tier.", TENANT_TIER, false,
-	  U64, FIELD(tenant, used), sizeof(uint64_t) },
-	{ "kvtier_tenant_quota_bytes", "bytes", "A tenant's quota, 0: none.", TENANT_TIER, false, U64,
-	  FIELD(tenant, quota), sizeof(uint64_t) },
+	{ "kvtier_tier_limit_bytes", "bytes", "The host's limit of a tier, 0: none.", TIER, false,
+	  U64, FIELD(kvtierd, config.limit), sizeof(uint64_t) },
+	{ "kvtier_tenant_used_bytes", "bytes", "What a tenant occupies of a tier.", TENANT_TIER,
+	  false, U64, FIELD(tenant, used), sizeof(uint64_t) },
+	{ "kvtier_tenant_quota_bytes", "bytes", "A tenant's quota, 0: none.", TENANT_TIER, false,
+	  U64, FIELD(tenant, quota), sizeof(uint64_t) },
 
-	OF_TENANT("connected_clients", "clients", false, U32, clients, "A tenant's connections now."),
+	OF_TENANT("connected_clients", "clients", false, U32, clients,
+		  "A tenant's connections now."),
 	OF_TENANT("max_clients", "clients", false, U32, max_clients, "... and at most."),
 	OF_TENANT("live_pools", "pools", false, U32, pools, "A tenant's pools now."),
 	OF_TENANT("max_pools", "pools", false, U32, max_pools, "... and at most."),
 	OF_TENANT("metadata_bytes", "bytes", false, U64, metadata_bytes,
 		  "The daemon's own memory for a tenant: tables, plans, rings, requests."),
 	OF_TENANT("max_metadata_bytes", "bytes", false, U64, max_metadata,
-	       "... and at most, 0: no bound."),
+		  "... and at most, 0: no bound."),
 	OF_TENANT("open_descriptors", "descriptors", false, U32, fds,
 		  "Descriptors that the daemon has open for a tenant."),
 	OF_TENANT("pinned_bytes", "bytes", false, U64, pinned_bytes,
@@ -123,10 +133,11 @@ static const struct series table[] = {
 	OF_POOLS("promoted_blocks", "blocks", U64, promoted, "Blocks that came from NVMe."),
 	OF_POOLS("demoted_blocks", "blocks", U64, demoted, "Blocks that left memory."),
 	OF_POOLS("written_blocks", "blocks", U64, written_blocks, "Blocks written to NVMe."),
-	OF_POOLS("crc_errors", "errors", U64, crc_errors, "Blocks that did not match their checksum."),
+	OF_POOLS("crc_errors", "errors", U64, crc_errors,
+		 "Blocks that did not match their checksum."),
 
-	{ "kvtier_pool_used_bytes", "bytes", "What a pool occupies of a tier.", POOL_TIER, false, U64,
-	  FIELD(kvtier_stats, tier[0].used_bytes), sizeof(struct kvtier_tier_stats) },
+	{ "kvtier_pool_used_bytes", "bytes", "What a pool occupies of a tier.", POOL_TIER, false,
+	  U64, FIELD(kvtier_stats, tier[0].used_bytes), sizeof(struct kvtier_tier_stats) },
 };
 
 #define FOR_EACH_SERIES(s) \
@@ -148,8 +159,8 @@ static void sample(FILE *out, const struct series *s, const char *prefix, const 
 	const char *at = (const char *)of + s->offset + tier * s->stride;
 	uint64_t value = s->form == U32 ? *(const uint32_t *)at : *(const uint64_t *)at;
 
-	fprintf(out, "%s%s%s%s%s%s ", prefix, s->name, s->counter ? "_total" : "", *labels ? "{" : "",
-		labels, *labels ? "}" : "");
+	fprintf(out, "%s%s%s%s%s%s ", prefix, s->name, s->counter ? "_total" : "",
+		*labels ? "{" : "", labels, *labels ? "}" : "");
 	if (s->form == SECONDS)
 		fprintf(out, "%.9f\n", (double)value / NS_PER_S);
 	else
@@ -194,7 +205,8 @@ static void write_pools(struct kvtierd *d, FILE *out, const struct series *s, co
 
 	family(out, s, prefix);
 	for (p = d->pools; p; p = p->next) {
-		snprintf(labels, sizeof(labels), "pool=\"%s\",tenant=\"%s\"", p->t->name, p->t->tenant);
+		snprintf(labels, sizeof(labels), "pool=\"%s\",tenant=\"%s\"", p->t->name,
+			 p->t->tenant);
 		samples(out, s, prefix, labels, &p->stats);
 	}
 }

@@ -308,8 +308,8 @@ static void refuse(struct plan *plan, int error)
 	struct pool *p = plan->a->pool;
 
 	p->d->count.plans_refused++;
-	log_line(LOG_WARNING, "plan_refused", "pool=%u name=%s tenant=%s pid=%d reason=\"%s\"", p->id,
-		 p->t->name, p->t->tenant, plan->a->client->pid, kvt_error_detail());
+	log_line(LOG_WARNING, "plan_refused", "pool=%u name=%s tenant=%s pid=%d reason=\"%s\"",
+		 p->id, p->t->name, p->t->tenant, plan->a->client->pid, kvt_error_detail());
 	forget(plan);
 	plan->dead = true;
 	watch_stop(plan->watch);
@@ -360,7 +360,8 @@ static int take_entry(struct plan *plan, uint64_t at)
 	if (!e.nr)
 		return take_mark(plan, e.block);
 	if (e.block >= p->nr_blocks || e.nr > p->nr_blocks - e.block)
-		return kvt_fail(-EBADMSG, "blocks %u+%u: the pool has %u", e.block, e.nr, p->nr_blocks);
+		return kvt_fail(-EBADMSG, "blocks %u+%u: the pool has %u", e.block, e.nr,
+				p->nr_blocks);
 	return begin_range(plan, &e);
 }
 

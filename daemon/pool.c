@@ -23,8 +23,10 @@ int pool_check_name(const char *name, size_t room, const char *what)
 			break;
 	if (i && i < room && !name[i] && name[0] != '.')
 		return 0;
-	return kvt_fail(-EINVAL, "%s has 1 to %zu letters, digits, '-', '_' and '.', and does not begin "
-				 "with '.'", what, room - 1);
+	return kvt_fail(-EINVAL,
+			"%s has 1 to %zu letters, digits, '-', '_' and '.', and does not begin "
+			"with '.'",
+			what, room - 1);
 }
 
 /* It is shown in lines of logs and on terminals. */
@@ -32,12 +34,15 @@ int pool_check_model(const char *model, size_t room)
 {
 	size_t i;
 
-	for (i = 0; i < room && model[i] && !iscntrl((unsigned char)model[i]) && model[i] != '"'; i++)
+	for (i = 0; i < room && model[i] && !iscntrl((unsigned char)model[i]) && model[i] != '"';
+	     i++)
 		;
 	if (i < room && !model[i])
 		return 0;
-	return kvt_fail(-EINVAL, "a model's name has at most %zu bytes, no quotation marks and no control "
-				 "characters", room - 1);
+	return kvt_fail(-EINVAL,
+			"a model's name has at most %zu bytes, no quotation marks and no control "
+			"characters",
+			room - 1);
 }
 
 struct pool *pool_by_id(struct kvtierd *d, uint32_t id)
@@ -85,7 +90,8 @@ static bool is_using(const struct attachment *a)
 {
 	const struct kvtierd *d = a->pool->d;
 
-	return !a->told_idle && a->used_ns && d->turn_ns - a->used_ns < d->config.idle_ms * NS_PER_MS;
+	return !a->told_idle && a->used_ns &&
+	       d->turn_ns - a->used_ns < d->config.idle_ms * NS_PER_MS;
 }
 
 void pool_told_idle(struct attachment *a)
@@ -149,7 +155,8 @@ static int check_sizes(const struct kvt_create *want, uint64_t block)
 	if (!want->bytes)
 		return kvt_fail(-EINVAL, "a pool of 0 bytes");
 	if (block < KVT_BLOCK_MIN || block > KVT_BLOCK_MAX || block & (block - 1))
-		return kvt_fail(-EINVAL, "block size %llu is not a power of two from %lu to %lu bytes",
+		return kvt_fail(-EINVAL,
+				"block size %llu is not a power of two from %lu to %lu bytes",
 				(unsigned long long)block, KVT_BLOCK_MIN, KVT_BLOCK_MAX);
 	if (want->bytes > UINT64_MAX / 4 || want->bytes / block >= UINT32_MAX / 2)
 		return kvt_fail(-EINVAL, "a pool of %llu MiB is too large for blocks of %llu KiB",
@@ -182,15 +189,19 @@ static int choose_budgets(struct client *c, const struct kvt_create *want, struc
 	if (least > def->bytes)
 		least = def->bytes;
 	if (dram < least)
-		return kvt_fail(-EINVAL, "a DRAM budget of %llu KiB is too small: blocks of %llu KiB need "
-					 "at least %llu KiB", (unsigned long long)dram >> 10,
-				(unsigned long long)block >> 10, (unsigned long long)least >> 10);
+		return kvt_fail(-EINVAL,
+				"a DRAM budget of %llu KiB is too small: blocks of %llu KiB need "
+				"at least %llu KiB",
+				(unsigned long long)dram >> 10, (unsigned long long)block >> 10,
+				(unsigned long long)least >> 10);
 	/* A checkpoint holds slots while their blocks are written anew elsewhere. */
 	if (!nvme)
-		nvme = def->bytes * (def->flags & KVT_SHARED_KEEP ? 2 : 1) + def->bytes / 8 + 16 * block;
+		nvme = def->bytes * (def->flags & KVT_SHARED_KEEP ? 2 : 1) + def->bytes / 8 +
+		       16 * block;
 	nvme = (nvme + block - 1) & ~(block - 1);
 	if (nvme < def->bytes - dram + least)
-		return kvt_fail(-ENOSPC, "%llu MiB of memory and %llu MiB of NVMe cannot hold %llu MiB",
+		return kvt_fail(-ENOSPC,
+				"%llu MiB of memory and %llu MiB of NVMe cannot hold %llu MiB",
 				(unsigned long long)(dram / MIB), (unsigned long long)(nvme / MIB),
 				(unsigned long long)(def->bytes / MIB));
 	def->budget[KVTIER_TIER_DRAM] = dram;
@@ -211,16 +222,20 @@ static int check_tier(struct client *c, uint32_t tier, const char *name, uint64_
 		used = 0;
 	}
 	if (ret == -EDQUOT && device_left_lately(c->d, t))
-		return kvt_fail(-EBUSY, "a pool of tenant %s is still on its way out: try again", t->name);
+		return kvt_fail(-EBUSY, "a pool of tenant %s is still on its way out: try again",
+				t->name);
 	if (ret == -EDQUOT)
-		return kvt_fail(ret, "the pool wants %llu MiB of %s; tenant %s has used %llu of %llu MiB: "
-				     "lower it, or have its quota raised",
-				(unsigned long long)(bytes / MIB), name, t->name,
-				(unsigned long long)(used / MIB),
-				(unsigned long long)(t->quota[tier] / MIB));
+		return kvt_fail(
+			ret,
+			"the pool wants %llu MiB of %s; tenant %s has used %llu of %llu MiB: "
+			"lower it, or have its quota raised",
+			(unsigned long long)(bytes / MIB), name, t->name,
+			(unsigned long long)(used / MIB),
+			(unsigned long long)(t->quota[tier] / MIB));
 	if (ret)
-		return kvt_fail(ret, "the pool wants %llu MiB of %s, more than the host's limit leaves: "
-				     "see [tiers] of the daemon's configuration",
+		return kvt_fail(ret,
+				"the pool wants %llu MiB of %s, more than the host's limit leaves: "
+				"see [tiers] of the daemon's configuration",
 				(unsigned long long)(bytes / MIB), name);
 	return 0;
 }
@@ -377,7 +392,8 @@ void pool_keep(struct pool *p)
 
 	p->unkept = !sd_has_room(3);
 	if (p->unkept) {
-		log_line(LOG_WARNING, "pool_not_kept", "pool=%u name=%s tenant=%s reason=\"the service "
+		log_line(LOG_WARNING, "pool_not_kept",
+			 "pool=%u name=%s tenant=%s reason=\"the service "
 			 "manager has no room for its descriptors: raise FileDescriptorStoreMax=\"",
 			 p->id, p->t->name, p->t->tenant);
 		return;
@@ -450,7 +466,8 @@ int pool_make(struct client *c, const struct kvt_create *want, struct pool **poo
 		return 0;
 	}
 	if (p)
-		return kvt_fail(-EEXIST, "there is a pool %s: attach it, or remove it first", def.name);
+		return kvt_fail(-EEXIST, "there is a pool %s: attach it, or remove it first",
+				def.name);
 	devices_left(d);
 	ret = pool_one_more(c);
 	if (!ret)
@@ -518,21 +535,24 @@ static int check_budget(const struct pool *p, uint64_t dram_bytes)
 	if (least > p->t->bytes)
 		least = p->t->bytes;
 	if (dram_bytes < least)
-		return kvt_fail(-EINVAL, "a DRAM budget below %llu KiB is too small for blocks of %u KiB",
+		return kvt_fail(-EINVAL,
+				"a DRAM budget below %llu KiB is too small for blocks of %u KiB",
 				(unsigned long long)least >> 10, p->block_bytes >> 10);
 	if (p->t->bytes - dram_bytes + least > nvme)
 		return kvt_fail(-ENOSPC, "its %llu MiB of NVMe cannot take what has to leave DRAM",
 				(unsigned long long)(nvme / MIB));
 	if (dram_bytes > old && p->tenant->quota[KVTIER_TIER_DRAM] &&
 	    dram_bytes > p->tenant->quota[KVTIER_TIER_DRAM])
-		return kvt_fail(-EDQUOT, "tenant %s has a quota of %llu MiB of DRAM", p->tenant->name,
+		return kvt_fail(-EDQUOT, "tenant %s has a quota of %llu MiB of DRAM",
+				p->tenant->name,
 				(unsigned long long)(p->tenant->quota[KVTIER_TIER_DRAM] / MIB));
 	/* The module's pools reserve their budgets; ours are counted as they fill. */
 	ret = p->module && dram_bytes > old ? tenant_room(p->d, p->tenant, KVTIER_TIER_DRAM,
 							  dram_bytes - old) : 0;
 	if (ret)
-		return kvt_fail(ret, "the tenant's quota or the host's limit of DRAM has not %llu MiB left",
-				(unsigned long long)((dram_bytes - old) / MIB));
+		return kvt_fail(
+			ret, "the tenant's quota or the host's limit of DRAM has not %llu MiB left",
+			(unsigned long long)((dram_bytes - old) / MIB));
 	return 0;
 }
 
@@ -572,7 +592,8 @@ static void take_fd(void *arg, int fd, const char *name)
 	const char *kind;
 	char letter;
 
-	kind = sscanf(name, "kvt-%16llx-%c", &instance, &letter) == 2 ? strchr(kinds, letter) : NULL;
+	kind = sscanf(name, "kvt-%16llx-%c", &instance, &letter) == 2 ? strchr(kinds, letter) :
+									NULL;
 	if (!kind) {
 		close(fd);
 		return;
@@ -627,7 +648,8 @@ static void take_back(struct kvtierd *d, struct kept *k)
 	if (!p) {
 		log_line(LOG_ERROR, "pool_lost", "instance=%016llx reason=\"%s\"",
 			 (unsigned long long)k->instance,
-			 k->fds[0] < 0 || k->fds[1] < 0 ? "descriptors are missing" : kvt_error_detail());
+			 k->fds[0] < 0 || k->fds[1] < 0 ? "descriptors are missing" :
+							  kvt_error_detail());
 		for (i = 0; i < 3; i++)
 			if (k->fds[i] >= 0)
 				close(k->fds[i]);

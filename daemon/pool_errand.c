@@ -123,7 +123,8 @@ int pool_create(struct client *c, const struct kvt_msg *msg, const struct kvt_cr
 
 /* ---- attach ------------------------------------------------------------------------------ */
 
-static int attach_to(struct client *c, uint16_t type, uint32_t id, struct pool *p, const char *model)
+static int attach_to(struct client *c, uint16_t type, uint32_t id, struct pool *p,
+		     const char *model)
 {
 	struct attachment *a;
 
@@ -141,7 +142,8 @@ static int read_checkpoint(struct errand *e)
 	int ret;
 
 	if (access(e->path, F_OK))
-		return kvt_fail(-ENOENT, "there is no pool %s, and no checkpoint of one", e->attach.name);
+		return kvt_fail(-ENOENT, "there is no pool %s, and no checkpoint of one",
+				e->attach.name);
 	ret = manifest_read(e->path, &e->manifest);
 	if (ret || e->manifest.def.module)
 		return ret;
@@ -164,8 +166,8 @@ static int restore(struct errand *e, struct client *c)
 	pool_add(p);
 	pool_keep(p);
 	e->d->count.restores++;
-	log_line(LOG_INFO, "pool_restored", "pool=%u name=%s tenant=%s blocks=%u", p->id, p->t->name,
-		 p->t->tenant, p->nr_kept);
+	log_line(LOG_INFO, "pool_restored", "pool=%u name=%s tenant=%s blocks=%u", p->id,
+		 p->t->name, p->t->tenant, p->nr_kept);
 	return attach_to(c, e->request->type, e->request->id, p, e->attach.model);
 }
 

@@ -131,7 +131,8 @@ static void judge(struct kvtierd *d, struct pool *p, int res)
 	    !to_verify(p, reading.block))
 		return;
 	count(d);
-	wrong = res != (int)p->block_bytes || kvt_crc32c(d->scrub.buffer, p->block_bytes) != blk->crc;
+	wrong = res != (int)p->block_bytes ||
+		kvt_crc32c(d->scrub.buffer, p->block_bytes) != blk->crc;
 	if (!wrong)
 		return;
 	d->scrub.result.bad++;

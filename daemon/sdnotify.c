@@ -110,8 +110,10 @@ static void put_off(const char *text, int fd, int error)
 	struct note *n = malloc(sizeof(*n) + strlen(text) + 1);
 
 	if (!notes)
-		log_line(LOG_WARNING, "notify_late", "error=\"%s\" note=\"the service manager is told "
-			 "later\"", strerror(-error));
+		log_line(LOG_WARNING, "notify_late",
+			 "error=\"%s\" note=\"the service manager is told "
+			 "later\"",
+			 strerror(-error));
 	if (!n)
 		return;
 	*n = (struct note){ .fd = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, FIRST_FD) };

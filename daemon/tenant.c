@@ -210,8 +210,10 @@ int tenant_client_room(struct tenant *t)
 	if (!is_over(t->clients, 1, t->max_clients))
 		return 0;
 	t->refusals++;
-	return kvt_fail(-EDQUOT, "tenant %s has %u connections, its max-clients: close some, or have it "
-				 "raised", t->name, t->clients);
+	return kvt_fail(-EDQUOT,
+			"tenant %s has %u connections, its max-clients: close some, or have it "
+			"raised",
+			t->name, t->clients);
 }
 
 int tenant_pool_room(struct tenant *t)
@@ -219,7 +221,8 @@ int tenant_pool_room(struct tenant *t)
 	if (!is_over(t->pools, 1, t->max_pools))
 		return 0;
 	t->refusals++;
-	return kvt_fail(-EDQUOT, "tenant %s has %u pools, its max-pools: remove some, or have it raised",
+	return kvt_fail(-EDQUOT,
+			"tenant %s has %u pools, its max-pools: remove some, or have it raised",
 			t->name, t->pools);
 }
 
@@ -246,11 +249,13 @@ static int refuse_take(struct tenant *t, uint64_t bytes, uint32_t max_fds)
 {
 	t->refusals++;
 	if (max_fds)
-		return kvt_fail(-EDQUOT, "tenant %s has %u descriptors of the daemon, of %u that one may "
-					 "have: close connections, or end pools and plans",
+		return kvt_fail(-EDQUOT,
+				"tenant %s has %u descriptors of the daemon, of %u that one may "
+				"have: close connections, or end pools and plans",
 				t->name, t->fds, max_fds);
-	return kvt_fail(-EDQUOT, "this takes %llu KiB of the daemon's memory; tenant %s has used %llu of "
-				 "%llu KiB, its max-metadata: end pools and plans, or have it raised",
+	return kvt_fail(-EDQUOT,
+			"this takes %llu KiB of the daemon's memory; tenant %s has used %llu of "
+			"%llu KiB, its max-metadata: end pools and plans, or have it raised",
 			(unsigned long long)bytes >> 10, t->name,
 			(unsigned long long)t->metadata_bytes >> 10,
 			(unsigned long long)t->max_metadata >> 10);

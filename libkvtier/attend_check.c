@@ -70,16 +70,18 @@ static int check_rows(uint32_t seq, uint32_t block, const char *side, const void
 	size_t bytes = heads * kvt_row_bytes(type, dim);
 
 	if (type >= KVT_TYPES)
-		return FAIL("sequence %u, block %u: %s_type %u is no element type", seq, block, side,
-			    type);
+		return FAIL("sequence %u, block %u: %s_type %u is no element type", seq, block,
+			    side, type);
 	if (!bytes)
 		return FAIL("sequence %u, block %u: %s has no rows of %u elements: only of "
 			    "multiples of %u", seq, block, kvt_types[type].name, dim,
 			    kvt_types[type].multiple);
 	if (stride < bytes || stride % kvt_types[type].align)
-		return FAIL("sequence %u, block %u: %s_stride %u: %u heads of %s take %zu bytes, in "
-			    "multiples of %u", seq, block, side, stride, heads,
-			    kvt_types[type].name, bytes, kvt_types[type].align);
+		return FAIL(
+			"sequence %u, block %u: %s_stride %u: %u heads of %s take %zu bytes, in "
+			"multiples of %u",
+			seq, block, side, stride, heads, kvt_types[type].name, bytes,
+			kvt_types[type].align);
 	if ((uintptr_t)base % kvt_types[type].align)
 		return FAIL("sequence %u, block %u: %s is not aligned to the %u bytes of %s", seq,
 			    block, side, kvt_types[type].align, kvt_types[type].name);
@@ -195,7 +197,8 @@ static void add_extent(struct extent *list, size_t *nr, const void *base, size_t
 		       uint32_t seq, const char *name)
 {
 	if (base)
-		list[(*nr)++] = (struct extent){ (uintptr_t)base, (uintptr_t)base + bytes, seq, name };
+		list[(*nr)++] =
+			(struct extent){ (uintptr_t)base, (uintptr_t)base + bytes, seq, name };
 }
 
 static size_t strided(size_t stride, size_t bytes, size_t nr)

@@ -46,7 +46,8 @@ static struct sum tree(const struct row *r, uint32_t first, uint32_t size)
 	struct sum a, b;
 
 	if (size == 1)
-		return (struct sum){ r->sums[2 * first * r->step], r->sums[2 * first * r->step + 1] };
+		return (struct sum){ r->sums[2 * first * r->step],
+				     r->sums[2 * first * r->step + 1] };
 	a = tree(r, first, half);
 	if (first + half >= r->nr)
 		return a;
@@ -118,7 +119,8 @@ static void merge_row(const struct kvt_work *w, uint32_t seq, uint32_t head, uin
 	}
 	while (size < r.nr)
 		size *= 2;
-	w->staged_lse[at] = finish(w, tree(&r, 0, size), head * w->group + row % w->group, r.o, out);
+	w->staged_lse[at] =
+		finish(w, tree(&r, 0, size), head * w->group + row % w->group, r.o, out);
 }
 
 void kvt_merge_head(const struct kvt_work *w, uint32_t seq, uint32_t head)

@@ -177,8 +177,9 @@ static void open_head(struct tile *t, uint32_t head, uint32_t rows)
 	t->next_keys.at += t->next_keys.bytes;
 	t->next_values.at += t->next_values.bytes;
 	t->key_type = b->k_type;
-	t->keys = (struct kvt_rows){ head_of(b->k, b->k_stride, t->first, b->k_type, p->k_dim, head),
-				     b->k_stride, t->nr, p->k_dim };
+	t->keys =
+		(struct kvt_rows){ head_of(b->k, b->k_stride, t->first, b->k_type, p->k_dim, head),
+				   b->k_stride, t->nr, p->k_dim };
 	if (decoded(isa, b->k_type, rows, isa->score[b->k_type] != NULL))
 		decode(isa, &t->key_type, &t->keys, t->scratch->keys, &t->scratch->ahead_keys);
 	if (!b->v) {
@@ -282,7 +283,8 @@ static void head_run(struct tile *t, uint32_t leaf, uint32_t head, bool last)
 	for (row = 0; row < rows; row += nr) {
 		nr = rows - row < KVT_ROWS ? rows - row : KVT_ROWS;
 		tile_rows_run(t, row, nr, queries + (size_t)row * w->query_bytes,
-			      w->sums + 2 * (partial + row), w->outputs + (partial + row) * w->v_pad);
+			      w->sums + 2 * (partial + row),
+			      w->outputs + (partial + row) * w->v_pad);
 	}
 }
 

@@ -252,9 +252,10 @@ static void prepare_seq(struct kvt_work *w, uint32_t seq)
 		const char *q = (const char *)s->q + (w->pass * (size_t)w->q_tile + token) * stride;
 
 		for (head = 0; head < w->params.q_heads; head++)
-			prepare_row(w, (const float *)(const void *)q + (size_t)head * w->params.k_dim,
-				    kvt_work_query(w, seq, head / w->group) +
-					    token * w->group + head % w->group);
+			prepare_row(w,
+				    (const float *)(const void *)q + (size_t)head * w->params.k_dim,
+				    kvt_work_query(w, seq, head / w->group) + token * w->group +
+					    head % w->group);
 	}
 }
 

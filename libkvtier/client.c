@@ -125,7 +125,8 @@ int kvt_client_ask(struct kvt_client *c, const struct kvt_ask *ask)
 	int ret;
 
 	if (c->pid != getpid())
-		return kvt_fail(-ECHILD, "the connection belongs to process %d, which forked this one",
+		return kvt_fail(-ECHILD,
+				"the connection belongs to process %d, which forked this one",
 				c->pid);
 	pthread_mutex_lock(&c->lock);
 	do {
@@ -140,8 +141,8 @@ int kvt_client_ask(struct kvt_client *c, const struct kvt_ask *ask)
 	if (ret == -ESTALE)
 		return kvt_fail(-ECONNRESET, "pool %s was lost with its daemon", ask->pool->name);
 	if (ret == -ECONNRESET)
-		return kvt_fail(ret, "%s: the daemon went away and did not come back in %u ms", c->path,
-				c->patience_ms);
+		return kvt_fail(ret, "%s: the daemon went away and did not come back in %u ms",
+				c->path, c->patience_ms);
 	if (ret)
 		return kvt_fail(ret, "cannot send to the daemon: %s", strerror(-ret));
 	return kvt_link_answer(ask, call.answer, call.fds, call.nr_fds);
@@ -204,8 +205,8 @@ int kvt_client_open(const char *path, struct kvt_client **client)
 	path = choose_path(path);
 	if (snprintf(c->path, sizeof(c->path), "%s", path) >= (int)sizeof(c->path)) {
 		free(c);
-		return kvt_fail(-ENAMETOOLONG, "%s: the path of a socket has at most %zu bytes", path,
-				sizeof(c->path) - 1);
+		return kvt_fail(-ENAMETOOLONG, "%s: the path of a socket has at most %zu bytes",
+				path, sizeof(c->path) - 1);
 	}
 	c->pid = getpid();
 	c->patience_ms = patience();

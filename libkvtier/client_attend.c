@@ -94,8 +94,10 @@ static int check(const struct kvt_pool *pool, const struct kvt_attend_params *p,
 		v_bytes = kvt_remote_rows(b->v_type, b->v_stride, b->tokens, p->kv_heads, p->v_dim);
 		if (k >= pool->bytes || k_bytes > pool->bytes - k ||
 		    (b->v && (v >= pool->bytes || v_bytes > pool->bytes - v)))
-			return kvt_fail(-EINVAL, "sequence %u, block %u is not in the pool: the daemon "
-						 "attends to nothing else", number, i);
+			return kvt_fail(-EINVAL,
+					"sequence %u, block %u is not in the pool: the daemon "
+					"attends to nothing else",
+					number, i);
 	}
 	return 0;
 }
@@ -178,8 +180,8 @@ static void copy_rows(char *to, size_t to_stride, const char *from, size_t from_
 	uint32_t i;
 
 	for (i = 0; i < rows; i++)
-		memcpy(to + i * (to_stride ? to_stride : row), from + i * (from_stride ? from_stride : row),
-		       row);
+		memcpy(to + i * (to_stride ? to_stride : row),
+		       from + i * (from_stride ? from_stride : row), row);
 }
 
 static int explain(int error)
@@ -187,11 +189,13 @@ static int explain(int error)
 	if (!error)
 		return 0;
 	if (error == -E2BIG)
-		return kvt_fail(error, "the daemon refuses a query of which it would have to remember so "
-				       "much: fewer query tokens or blocks, or rows that overlap less");
+		return kvt_fail(error,
+				"the daemon refuses a query of which it would have to remember so "
+				"much: fewer query tokens or blocks, or rows that overlap less");
 	if (error == -ENOSPC)
-		return kvt_fail(error, "rows of one block of the table are more than the pool's memory "
-				       "holds at once: give it more, or cut the table's blocks");
+		return kvt_fail(error,
+				"rows of one block of the table are more than the pool's memory "
+				"holds at once: give it more, or cut the table's blocks");
 	return kvt_fail(error, "the daemon could not compute: %s", kvt_strerror(error));
 }
 
@@ -255,8 +259,9 @@ static int ask_once(struct kvt_shared *s, const struct kvt_attend_params *p,
 	fill_query(&q, p, seq);
 	bytes = kvt_attend_places(&q).bytes;
 	if (bytes > KVT_ATTEND_RING_MAX - sizeof(*asked->ring))
-		return kvt_fail(-E2BIG, "a query of %llu MiB: the daemon takes %llu; give bounds to "
-					"fewer blocks, or fewer query tokens",
+		return kvt_fail(-E2BIG,
+				"a query of %llu MiB: the daemon takes %llu; give bounds to "
+				"fewer blocks, or fewer query tokens",
 				(unsigned long long)bytes >> 20, KVT_ATTEND_RING_MAX >> 20);
 	if (!asked->ring || asked->bytes < sizeof(*asked->ring) + bytes ||
 	    asked->comings != comings(s->client))
@@ -290,7 +295,8 @@ int kvt_shared_attend(struct kvt_pool *pool, const struct kvt_attend_params *par
 	pthread_mutex_lock(&s->asked.lock);
 	for (i = 0; i < nr && !ret; i++) {
 		do
-			ret = s->dead ? kvt_fail(-ECONNRESET, "pool %s was lost with its daemon", s->name) :
+			ret = s->dead ? kvt_fail(-ECONNRESET, "pool %s was lost with its daemon",
+						 s->name) :
 					ask_once(s, params, &seqs[i]);
 		while (ret == -EAGAIN);
 	}

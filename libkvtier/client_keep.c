@@ -58,8 +58,9 @@ static int find(struct kvt_pool *pool, const struct kvtier_slot *slot)
 	int ret;
 
 	if (slot->slot != slot->block)
-		return kvt_fail(-EINVAL, "block %llu was block %llu: sequences of a shared pool come "
-					 "back into a cache that takes blocks in the same order",
+		return kvt_fail(-EINVAL,
+				"block %llu was block %llu: sequences of a shared pool come "
+				"back into a cache that takes blocks in the same order",
 				(unsigned long long)slot->block, (unsigned long long)slot->slot);
 	if (slot->block >= pool->bytes / pool->block_bytes)
 		return kvt_fail(-EINVAL, "block %llu: the pool is smaller",
@@ -68,8 +69,10 @@ static int find(struct kvt_pool *pool, const struct kvtier_slot *slot)
 	if (ret)
 		return ret;
 	if (!is_sealed(&info) || info.generation != slot->generation)
-		return kvt_fail(-EINVAL, "block %llu is not what was saved: the pool was written to or "
-					 "is of another checkpoint", (unsigned long long)slot->block);
+		return kvt_fail(-EINVAL,
+				"block %llu is not what was saved: the pool was written to or "
+				"is of another checkpoint",
+				(unsigned long long)slot->block);
 	return 0;
 }
 

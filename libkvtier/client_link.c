@@ -191,8 +191,8 @@ int kvt_link_connect(const char *path, struct kvt_hello *hello)
 	int sock, ret;
 
 	if (strlen(path) >= sizeof(to.sun_path))
-		return kvt_fail(-ENAMETOOLONG, "%s: the path of a socket has at most %zu bytes", path,
-				sizeof(to.sun_path) - 1);
+		return kvt_fail(-ENAMETOOLONG, "%s: the path of a socket has at most %zu bytes",
+				path, sizeof(to.sun_path) - 1);
 	memcpy(to.sun_path, path, strlen(path));
 	sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	if (sock < 0)

@@ -89,8 +89,8 @@ void kvt_map_bury(struct kvt_shared *s)
 	if (s->module)
 		return;
 	fd = memfd_create("kvtier-lost", MFD_CLOEXEC);
-	if (fd < 0 || mmap(pool->addr, pool->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd,
-			   0) == MAP_FAILED)
+	if (fd < 0 || mmap(pool->addr, pool->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+			   fd, 0) == MAP_FAILED)
 		mprotect(pool->addr, pool->bytes, PROT_NONE);
 	if (fd >= 0)
 		close(fd);

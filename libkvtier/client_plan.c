@@ -46,7 +46,8 @@ void kvt_plan_exit(struct kvt_plan *plan)
 
 static int map_ring(struct kvt_plan *plan, int fds[], uint32_t entries)
 {
-	size_t bytes = sizeof(struct kvt_plan_ring) + (size_t)entries * sizeof(struct kvt_plan_entry);
+	size_t bytes =
+		sizeof(struct kvt_plan_ring) + (size_t)entries * sizeof(struct kvt_plan_entry);
 	void *ring = MAP_FAILED;
 	int error = EPROTO;
 
@@ -140,15 +141,18 @@ static int check_plan(const struct kvt_pool *pool, const struct kvt_plan_range *
 	if (flags & ~(KVT_PLAN_REPEAT | KVT_PLAN_APPEND))
 		return kvt_fail(-EINVAL, "unknown flags %#x of a plan", flags);
 	if (nr > KVT_PLAN_ENTRIES_MAX - MARKS)
-		return kvt_fail(-EINVAL, "a plan has at most %u ranges", KVT_PLAN_ENTRIES_MAX - MARKS);
+		return kvt_fail(-EINVAL, "a plan has at most %u ranges",
+				KVT_PLAN_ENTRIES_MAX - MARKS);
 	for (i = 0; i < nr; i++) {
 		const struct kvt_plan_range *r = &ranges[i];
 
 		if (((r->offset | r->length) & mask) || !r->length || r->offset >= pool->bytes ||
 		    r->length > pool->bytes - r->offset)
-			return kvt_fail(-EINVAL, "range %u of the plan (offset %llu, length %llu) is not "
-						 "of whole blocks inside the pool of %llu bytes", i,
-					(unsigned long long)r->offset, (unsigned long long)r->length,
+			return kvt_fail(-EINVAL,
+					"range %u of the plan (offset %llu, length %llu) is not "
+					"of whole blocks inside the pool of %llu bytes",
+					i, (unsigned long long)r->offset,
+					(unsigned long long)r->length,
 					(unsigned long long)pool->bytes);
 	}
 	return 0;
@@ -174,8 +178,9 @@ static int remember(struct kvt_shared *s, const struct kvt_plan_range *ranges, u
 		plan->room_last = 2 * (old + nr);
 	}
 	for (i = 0; i < nr; i++)
-		plan->last[old + i] = (struct kvt_plan_entry){ (uint32_t)(ranges[i].offset >> shift),
-							       (uint32_t)(ranges[i].length >> shift) };
+		plan->last[old + i] =
+			(struct kvt_plan_entry){ (uint32_t)(ranges[i].offset >> shift),
+						 (uint32_t)(ranges[i].length >> shift) };
 	plan->nr_last = old + nr;
 	plan->cycle = flags & KVT_PLAN_REPEAT || (old && plan->cycle);
 	return 0;
@@ -268,11 +273,15 @@ int kvt_plan_wait(struct kvt_pool *pool, uint32_t timeout_ms)
 		if (!ret)
 			return 0;
 		if (ret == -EDQUOT || ret == -E2BIG)
-			return kvt_fail(ret, "the plan names more positions than the daemon keeps%s: publish "
-					     "less at once", ret == -EDQUOT ? " for this tenant" : "");
+			return kvt_fail(
+				ret,
+				"the plan names more positions than the daemon keeps%s: publish "
+				"less at once",
+				ret == -EDQUOT ? " for this tenant" : "");
 		if (ret != -EAGAIN)
-			return kvt_fail(-EBADMSG, "the daemon refused the plan: an entry is malformed or "
-						  "outside the pool; publish another");
+			return kvt_fail(-EBADMSG,
+					"the daemon refused the plan: an entry is malformed or "
+					"outside the pool; publish another");
 		nanosleep(&pause, NULL);
 		clock_gettime(CLOCK_MONOTONIC, &t);
 		now = (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;

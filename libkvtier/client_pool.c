@@ -52,7 +52,8 @@ static void note_pins(struct kvt_shared *s, uint32_t op, const struct kvtier_ran
 	if (r->result || (op != KVTIER_OP_PIN && op != KVTIER_OP_UNPIN))
 		return;
 	if (!s->pins)
-		s->pins = calloc(s->kernel.pool.bytes >> s->kernel.pool.block_shift, sizeof(*s->pins));
+		s->pins = calloc(s->kernel.pool.bytes >> s->kernel.pool.block_shift,
+				 sizeof(*s->pins));
 	for (i = first; s->pins && i < first + nr; i++)
 		s->pins[i] += op == KVTIER_OP_PIN ? 1 : -1;
 }
@@ -123,7 +124,8 @@ static int resize(struct kvt_pool *pool, uint64_t dram_bytes)
 			return ret < 0 ? ret : 0;
 		nanosleep(&pause, NULL);
 	}
-	return ret < 0 ? ret : kvt_fail(-ETIMEDOUT, "what has to leave memory could not be written yet");
+	return ret < 0 ? ret :
+			 kvt_fail(-ETIMEDOUT, "what has to leave memory could not be written yet");
 }
 
 static int clone_blocks(struct kvt_pool *dst, uint64_t dst_offset, struct kvt_pool *src,
@@ -274,8 +276,8 @@ static void adopt_opened(struct kvt_shared *s, const struct kvt_opened *o)
 }
 
 /* Ask for a pool, map it, and let the daemon serve its faults. */
-static int open_pool(struct kvt_client *c, const struct kvt_ask *request, const char *name, const char *model,
-		     struct kvt_pool **pool)
+static int open_pool(struct kvt_client *c, const struct kvt_ask *request, const char *name,
+		     const char *model, struct kvt_pool **pool)
 {
 	struct kvt_shared *s = calloc(1, sizeof(*s));
 	struct kvt_ask ask = *request;
@@ -365,8 +367,10 @@ int kvt_shared_create(struct kvt_client *client, const struct kvt_shared_config 
 
 	*pool = NULL;
 	if (config->size < 16 || config->size > sizeof(c))
-		return kvt_fail(-EINVAL, "kvt_shared_config.size is %u; this library knows %zu: "
-					 "start from KVT_SHARED_CONFIG_INIT", config->size, sizeof(c));
+		return kvt_fail(-EINVAL,
+				"kvt_shared_config.size is %u; this library knows %zu: "
+				"start from KVT_SHARED_CONFIG_INIT",
+				config->size, sizeof(c));
 	memcpy(&c, config, config->size);
 	ret = copy_text(create.name, sizeof(create.name), c.name, "a pool's name");
 	if (!ret)
@@ -457,7 +461,8 @@ static bool same_file(const struct kvt_shared *s, int fd)
 	if (fstat(s->kernel.fd, &ours) || fstat(fd, &theirs) || ours.st_dev != theirs.st_dev ||
 	    ours.st_ino != theirs.st_ino)
 		return false;
-	return !s->module || syscall(SYS_kcmp, getpid(), getpid(), KCMP_FILE, s->kernel.fd, fd) <= 0;
+	return !s->module ||
+	       syscall(SYS_kcmp, getpid(), getpid(), KCMP_FILE, s->kernel.fd, fd) <= 0;
 }
 
 /* It is not ours any more: nor does the daemon keep it for us. */

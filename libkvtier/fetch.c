@@ -40,8 +40,9 @@ int kvt_fetch_open(struct kvt_pool *pool, uint32_t window, struct kvt_fetch **fe
 		return kvt_fail(-EINVAL, "a window of %u blocks: at most %u", window,
 				KVT_FETCH_WINDOW_MAX);
 	if (!pool->ops->fetch_open)
-		return kvt_fail(-EOPNOTSUPP, "a pool of kvtierd is not streamed here: use kvt_attend(), or "
-					     "have the daemon compute by kvt_shared_attend()");
+		return kvt_fail(-EOPNOTSUPP,
+				"a pool of kvtierd is not streamed here: use kvt_attend(), or "
+				"have the daemon compute by kvt_shared_attend()");
 	return pool->ops->fetch_open(pool, window, fetch);
 }
 

@@ -99,14 +99,16 @@ static int explain_space(const struct kvtier_info *info, const struct kvtier_poo
 	for (t = KVTIER_TIER_DRAM; t < KVTIER_NR_TIERS; t++) {
 		if (arg->budget[t].bytes <= info->free_bytes[t])
 			continue;
-		return kvt_fail(-ENOSPC,
-				"the pool wants %llu MiB of %s, the host has %llu MiB left to give: "
-				"lower the budget, or raise the limit in /sys/class/kvtier",
-				(unsigned long long)(arg->budget[t].bytes / MIB), tier_names[t],
-				(unsigned long long)(info->free_bytes[t] / MIB));
+		return kvt_fail(
+			-ENOSPC,
+			"the pool wants %llu MiB of %s, the host has %llu MiB left to give: "
+			"lower the budget, or raise the limit in /sys/class/kvtier",
+			(unsigned long long)(arg->budget[t].bytes / MIB), tier_names[t],
+			(unsigned long long)(info->free_bytes[t] / MIB));
 	}
-	return kvt_fail(-ENOSPC, "the budgets do not hold the pool, or the host has no more to give: "
-				 "see `kvtier doctor`");
+	return kvt_fail(-ENOSPC,
+			"the budgets do not hold the pool, or the host has no more to give: "
+			"see `kvtier doctor`");
 }
 
 static int explain_absence(const struct kvtier_info *info, const struct kvtier_pool_create *arg)
@@ -134,8 +136,9 @@ static int explain(int fd, const struct kvtier_pool_create *arg, int error)
 				       "be 0, or between min_deadline_ms and max_deadline_ms of "
 				       "/sys/class/kvtier/policy");
 	case -EMFILE:
-		return kvt_fail(error, "this user has as many pools as one may have: close some, or "
-				       "raise /sys/class/kvtier/policy/max_pools");
+		return kvt_fail(error,
+				"this user has as many pools as one may have: close some, or "
+				"raise /sys/class/kvtier/policy/max_pools");
 	default:
 		return kvt_fail(error, "the module cannot make the pool: %s", strerror(-error));
 	}

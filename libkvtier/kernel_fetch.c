@@ -544,8 +544,9 @@ static int init_ring(struct kvt_kernel_fetch *f)
 	int ret = io_uring_queue_init(RING_ENTRIES, &f->ring, 0);
 
 	if (ret == -EPERM || ret == -EACCES)
-		return kvt_fail(-EPERM, "io_uring is forbidden here: run `sysctl -w "
-					"kernel.io_uring_disabled=0` as root or allow the system call");
+		return kvt_fail(-EPERM,
+				"io_uring is forbidden here: run `sysctl -w "
+				"kernel.io_uring_disabled=0` as root or allow the system call");
 	return ret ? kvt_fail(ret, "cannot set up io_uring: %s", strerror(-ret)) : 0;
 }
 

@@ -62,8 +62,8 @@ static inline float kvt_from_small(uint32_t u, int exp, int man)
 	if (e == (1u << exp) - 1)
 		return kvt_float(sign | 0x7f800000 | m << (23 - man));
 	if (!e) /* exact: m has few bits, and the scale is a power of two */
-		return kvt_float(sign |
-				 kvt_bits((float)m * kvt_float((uint32_t)(128 - bias - man) << 23)));
+		return kvt_float(
+			sign | kvt_bits((float)m * kvt_float((uint32_t)(128 - bias - man) << 23)));
 	return kvt_float(sign | (e + 127 - (uint32_t)bias) << 23 | m << (23 - man));
 }
 

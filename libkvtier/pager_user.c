@@ -167,7 +167,8 @@ static int check_node(const struct kvt_config *c)
 		return 0;
 	if (numa_available() < 0 || c->cxl_node > numa_max_node() ||
 	    numa_node_size64(c->cxl_node, NULL) <= 0)
-		return kvt_fail(-ENODEV, "NUMA node %d has no memory here: `numactl -H` lists the nodes",
+		return kvt_fail(-ENODEV,
+				"NUMA node %d has no memory here: `numactl -H` lists the nodes",
 				c->cxl_node);
 	return 0;
 }
@@ -234,8 +235,9 @@ static int init_ring(struct kvt_user *u)
 
 	u->ring.ring_fd = ret ? -1 : u->ring.ring_fd;
 	if (ret == -EPERM || ret == -EACCES)
-		return kvt_fail(-EPERM, "io_uring is forbidden here: run `sysctl -w "
-					"kernel.io_uring_disabled=0` as root or allow the system call");
+		return kvt_fail(-EPERM,
+				"io_uring is forbidden here: run `sysctl -w "
+				"kernel.io_uring_disabled=0` as root or allow the system call");
 	if (ret == -ENOSYS)
 		return kvt_fail(ret, "this kernel has no io_uring: Linux 5.13 or newer is needed");
 	if (ret == -ENOMEM)

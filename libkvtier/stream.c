@@ -229,8 +229,8 @@ static int check_call(const struct kvt_stream *s, const struct kvt_stream_table 
 		return kvt_fail(-EINVAL, "%u tables come next, but next is NULL", nr_next);
 	for (i = 0; i < nr_next; i++)
 		if (next[i].nr_blocks && !next[i].blocks)
-			return kvt_fail(-EINVAL, "table %u of next: %u blocks, but blocks is NULL", i,
-					next[i].nr_blocks);
+			return kvt_fail(-EINVAL, "table %u of next: %u blocks, but blocks is NULL",
+					i, next[i].nr_blocks);
 	return 0;
 }
 

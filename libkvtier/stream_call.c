@@ -27,7 +27,8 @@ static struct span span_of(const struct kvt_pool *pool, const void *base, size_t
 	if (at + bytes > start + pool->bytes)
 		bytes = start + pool->bytes - at;
 	return (struct span){ .first = (uint32_t)((at - start) >> pool->block_shift),
-			      .end = (uint32_t)((at - start + bytes - 1) >> pool->block_shift) + 1 };
+			      .end = (uint32_t)((at - start + bytes - 1) >> pool->block_shift) +
+				     1 };
 }
 
 static size_t rows_bytes(uint32_t tokens, uint32_t stride, uint32_t type, uint32_t heads,

@@ -89,9 +89,10 @@ static int probe_features(__u64 *have)
 static int refused(int error)
 {
 	if (error == -EPERM || error == -EACCES)
-		return kvt_fail(-EPERM,
-				"userfaultfd is forbidden here (seccomp or vm.unprivileged_userfaultfd): "
-				"run `sysctl -w vm.unprivileged_userfaultfd=1` as root or allow the system call");
+		return kvt_fail(
+			-EPERM,
+			"userfaultfd is forbidden here (seccomp or vm.unprivileged_userfaultfd): "
+			"run `sysctl -w vm.unprivileged_userfaultfd=1` as root or allow the system call");
 	if (error == -ENOSYS)
 		return kvt_fail(-ENOSYS, "this kernel has no userfaultfd: Linux 5.7 or newer with "
 					 "CONFIG_USERFAULTFD is needed");
@@ -138,8 +139,9 @@ int kvt_uffd_open_shared(bool *user_only)
 	if (ret)
 		return refused(ret);
 	if ((have & want) != want)
-		return kvt_fail(-EOPNOTSUPP, "this kernel's userfaultfd cannot serve shared memory: "
-					     "Linux 6.4 or newer, or the module, is needed");
+		return kvt_fail(-EOPNOTSUPP,
+				"this kernel's userfaultfd cannot serve shared memory: "
+				"Linux 6.4 or newer, or the module, is needed");
 	fd = open_fd(user_only);
 	if (fd < 0)
 		return refused(fd);

@@ -124,8 +124,9 @@ int kvt_user_resize(struct kvt_pool *pool, uint64_t dram_bytes)
 	int ret = kvt_user_execute(kvt_user_of(pool), &c);
 
 	if (ret == -ENOSPC)
-		return kvt_fail(ret, "the pool cannot shrink to %llu MiB of DRAM: what has to leave "
-				     "is pinned or finds no room on NVMe",
+		return kvt_fail(ret,
+				"the pool cannot shrink to %llu MiB of DRAM: what has to leave "
+				"is pinned or finds no room on NVMe",
 				(unsigned long long)dram_bytes >> 20);
 	return ret;
 }
@@ -413,7 +414,9 @@ int kvt_user_adopt(struct kvt_pool *pool, const struct kvtier_slot *slots, uint3
 	int ret = kvt_user_execute(kvt_user_of(pool), &c);
 
 	if (ret == -EINVAL)
-		return kvt_fail(ret, "a slot lies outside the file or the pool, or is taken by other content");
+		return kvt_fail(
+			ret,
+			"a slot lies outside the file or the pool, or is taken by other content");
 	if (ret == -EEXIST)
 		return kvt_fail(ret, "a target block is not empty");
 	return ret;

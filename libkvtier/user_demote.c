@@ -191,7 +191,8 @@ static bool evictable(struct kvt_user *u, uint32_t b, bool clean_only, bool spar
 	const struct kvt_block *blk = kvt_block(u, b);
 	bool write;
 
-	if (!kvt_resident(blk) || blk->pins || blk->busy || blk->holds || blk->held_until_ns > u->now_ns)
+	if (!kvt_resident(blk) || blk->pins || blk->busy || blk->holds ||
+	    blk->held_until_ns > u->now_ns)
 		return false;
 	if (u->victim_tier != KVTIER_TIER_NONE && blk->tier != u->victim_tier)
 		return false;
@@ -275,7 +276,8 @@ static uint32_t unordered_victim(struct kvt_user *u, bool clean_only)
 
 	for (i = 0; i < most; i++) {
 		u->sweep = u->sweep + 1 >= u->nr_blocks ? 0 : u->sweep + 1;
-		if (!kvt_order_has(&u->order, u->sweep) && evictable(u, u->sweep, clean_only, false))
+		if (!kvt_order_has(&u->order, u->sweep) &&
+		    evictable(u, u->sweep, clean_only, false))
 			return u->sweep;
 	}
 	return KVT_ORDER_NONE;

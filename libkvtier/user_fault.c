@@ -246,8 +246,10 @@ void kvt_user_serve(struct kvt_user *u)
 		if (u->now_ns < u->waits[i].since_ns + u->deadline_ns)
 			continue;
 		kvt_user_event(u, KVTIER_EVENT_PRESSURE, b, -ENOSPC);
-		kvt_user_note_error(u, "block %u found no room in %u ms: no other block could leave "
-				       "memory", b, (unsigned int)(u->deadline_ns / 1000000));
+		kvt_user_note_error(u,
+				    "block %u found no room in %u ms: no other block could leave "
+				    "memory",
+				    b, (unsigned int)(u->deadline_ns / 1000000));
 		kvt_user_fail_block(u, b);
 		i--;
 	}

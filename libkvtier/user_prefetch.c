@@ -237,7 +237,8 @@ static void map_row(struct kvt_user *u, uint32_t b)
 
 	while (first && comes(kvt_block(u, first - 1)) && of_row(u, first - 1, first))
 		first--;
-	while (last + 1 < u->nr_blocks && comes(kvt_block(u, last + 1)) && of_row(u, last, last + 1))
+	while (last + 1 < u->nr_blocks && comes(kvt_block(u, last + 1)) &&
+	       of_row(u, last, last + 1))
 		last++;
 	for (i = first; i <= last; i++)
 		if (kvt_block(u, i)->where == KVT_READING)

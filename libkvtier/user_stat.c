@@ -40,14 +40,17 @@ void kvt_user_info(struct kvt_user *u, uint32_t b, struct kvtier_block_info *inf
 	info->tier = kvt_resident(blk) || kvt_moving(blk) ? blk->tier :
 		     blk->where == KVT_COLD		  ? KVTIER_TIER_NVME :
 							    KVTIER_TIER_NONE;
-	info->node = (int16_t)(info->tier == KVTIER_TIER_CXL ? u->arena[KVTIER_TIER_CXL].node : KVTIER_NO_NODE);
+	info->node = (int16_t)(info->tier == KVTIER_TIER_CXL ? u->arena[KVTIER_TIER_CXL].node :
+							       KVTIER_NO_NODE);
 	info->state = (uint8_t)state_of(blk);
-	info->flags = (blk->flags & KVT_B_DIRTY && blk->where != KVT_EMPTY ? KVTIER_BLOCKF_DIRTY : 0) |
-		      (blk->pins ? KVTIER_BLOCKF_PINNED : 0) |
-		      (blk->flags & KVT_B_HINT ? KVTIER_BLOCKF_COLD : 0) |
-		      (blk->where == KVT_MAPPED ? KVTIER_BLOCKF_MAPPED : 0) |
-		      (blk->slot != KVT_SLOT_NONE && kvt_slot_shared(&u->slots, blk->slot) ?
-			       KVTIER_BLOCKF_SHARED : 0);
+	info->flags =
+		(blk->flags & KVT_B_DIRTY && blk->where != KVT_EMPTY ? KVTIER_BLOCKF_DIRTY : 0) |
+		(blk->pins ? KVTIER_BLOCKF_PINNED : 0) |
+		(blk->flags & KVT_B_HINT ? KVTIER_BLOCKF_COLD : 0) |
+		(blk->where == KVT_MAPPED ? KVTIER_BLOCKF_MAPPED : 0) |
+		(blk->slot != KVT_SLOT_NONE && kvt_slot_shared(&u->slots, blk->slot) ?
+			 KVTIER_BLOCKF_SHARED :
+			 0);
 }
 
 static void fill_tiers(struct kvt_user *u)
@@ -83,7 +86,8 @@ void kvt_user_stat_fill(struct kvt_user *u)
 	for (b = 0; b < u->nr_blocks; b++)
 		s->blocks[state_of(kvt_block(u, b))]++;
 	s->bad_blocks = s->blocks[KVTIER_BLOCK_BAD];
-	s->transfer_ns = s->tier[KVTIER_TIER_NVME].read_ns + (u->reads ? now - u->read_since_ns : 0);
+	s->transfer_ns =
+		s->tier[KVTIER_TIER_NVME].read_ns + (u->reads ? now - u->read_since_ns : 0);
 	fill_tiers(u);
 }
 

@@ -42,7 +42,8 @@ int kvt_vma_map(size_t bytes, size_t block_bytes, const char *name, void **mappi
 char *kvt_vma_reserve(size_t bytes)
 {
 	size_t whole = bytes + HUGE_BYTES, head;
-	char *map = mmap(NULL, whole, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	char *map =
+		mmap(NULL, whole, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	if (map == MAP_FAILED)
 		return NULL;

@@ -41,7 +41,8 @@ static int make_room(struct blocks *b, uint64_t nr, const char *source)
 	b->nr = nr;
 	b->source = source;
 	b->block = calloc(nr ? nr : 1, sizeof(*b->block));
-	return b->block ? 0 : cannot(b->why, "out of memory for %llu blocks", (unsigned long long)nr);
+	return b->block ? 0 :
+			  cannot(b->why, "out of memory for %llu blocks", (unsigned long long)nr);
 }
 
 static void take_infos(struct kvt_stat_block *to, const struct kvtier_block_info *infos,

@@ -60,7 +60,8 @@ static int take_option(void *command, int option)
 		return 0;
 	default:
 		if (strcmp(optarg, "auto") && strcmp(optarg, "always") && strcmp(optarg, "never"))
-			return fail(EXIT_USAGE, "--color: '%s' is not auto, always or never", optarg);
+			return fail(EXIT_USAGE, "--color: '%s' is not auto, always or never",
+				    optarg);
 		m->color = !strcmp(optarg, "always") || (optarg[1] == 'u' && m->color);
 		return 0;
 	}

@@ -204,7 +204,8 @@ static int print(const struct plan *p)
 	}
 	if (m->context)
 		printf("  trained for a context of %llu tokens: %s\n",
-		       (unsigned long long)m->context, size_text(m->context * p->token_bytes, bytes));
+		       (unsigned long long)m->context,
+		       size_text(m->context * p->token_bytes, bytes));
 	if (m->window)
 		printf("  sliding window of %u tokens: layers that have it need no more than that\n",
 		       m->window);

@@ -74,7 +74,8 @@ static void print_line(const char *name, const char *owner, uint64_t bytes, cons
 
 	printf("%s %s %7s %7s %7s %7s  %s\n", text_column(name, 24, column[0]),
 	       text_column(owner, 14, column[1]), size_text(bytes, text[0]),
-	       size_text(used[KVTIER_TIER_DRAM], text[1]), size_text(used[KVTIER_TIER_CXL], text[2]),
+	       size_text(used[KVTIER_TIER_DRAM], text[1]),
+	       size_text(used[KVTIER_TIER_CXL], text[2]),
 	       size_text(used[KVTIER_TIER_NVME], text[3]), note);
 }
 
@@ -110,7 +111,8 @@ static int list(const struct system *s)
 	size_t i;
 
 	if (!array && (s->pools.nr || s->nr_daemon_pools))
-		printf("%-24s %-14s %7s %7s %7s %7s\n", "POOL", "OF", "SIZE", "DRAM", "CXL", "NVME");
+		printf("%-24s %-14s %7s %7s %7s %7s\n", "POOL", "OF", "SIZE", "DRAM", "CXL",
+		       "NVME");
 	for (i = 0; i < s->pools.nr; i++) {
 		if (array)
 			cJSON_AddItemToArray(array, pool_json(&s->pools.pool[i]));
@@ -253,12 +255,13 @@ static int check(int argc, char **argv)
 	for (i = 0; i < sizeof(verbs) / sizeof(verbs[0]); i++) {
 		if (strcmp(verbs[i].name, argv[0]))
 			continue;
-		return argc == verbs[i].argc ? 0 :
-			       fail(EXIT_USAGE, "%s wants other arguments: see `kvtier pool --help`",
-				    argv[0]);
+		return argc == verbs[i].argc ?
+			       0 :
+			       fail(EXIT_USAGE,
+				    "%s wants other arguments: see `kvtier pool --help`", argv[0]);
 	}
-	return fail(EXIT_USAGE, "'%s' is not list, show, set or checkpoint: see `kvtier pool --help`",
-		    argv[0]);
+	return fail(EXIT_USAGE,
+		    "'%s' is not list, show, set or checkpoint: see `kvtier pool --help`", argv[0]);
 }
 
 int cmd_pool(int argc, char **argv)

@@ -186,7 +186,9 @@ static void plot_faults(FILE *out, const cJSON *pools)
 	static const char *const parts[] = { "first touch", "mapped", "late", "read" };
 	static const char *const members[] = { "zero_faults", "soft_faults", "late_faults",
 					       "hard_faults" };
-	struct plot p = { .title = "Faults, by what they waited for", .parts = parts, .nr_parts = 4 };
+	struct plot p = { .title = "Faults, by what they waited for",
+			  .parts = parts,
+			  .nr_parts = 4 };
 	const cJSON *pool;
 	int i;
 
@@ -366,7 +368,8 @@ static void draw(FILE *out, const struct report *r)
 	fputs("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>kvtier</title>\n"
 	      "<style>body{font:14px sans-serif;margin:2em;max-width:60em}svg{display:block;"
 	      "margin:1em 0}table{border-collapse:collapse}td,th{padding:2px 10px;border-bottom:"
-	      "1px solid #ddd;text-align:left}</style></head><body>\n<h1>kvtier</h1>\n<p>", out);
+	      "1px solid #ddd;text-align:left}</style></head><body>\n<h1>kvtier</h1>\n<p>",
+	      out);
 	xml_text(out, kvt_version());
 	fputs(" on ", out);
 	xml_text(out, host);

@@ -108,8 +108,11 @@ static int run(struct system *s, const struct scrub *c, const char *name)
 	if (!c->all && system_find(s, name, &ref))
 		return 1;
 	if (!c->all && !ref.daemon)
-		return fail(1, "%s is not a pool of kvtierd: its own pager verifies each block that it "
-			       "reads", name);
+		return fail(
+			1,
+			"%s is not a pool of kvtierd: its own pager verifies each block that it "
+			"reads",
+			name);
 	ret = kvt_daemon_scrub(s->client, c->all ? 0 : ref.daemon->id);
 	if (!ret && c->background)
 		return json_errors ? report(&found) : 0;

@@ -196,8 +196,8 @@ static void print_pools(const struct system *s)
 		puts("pools    none: start an engine with `kvtier run -- COMMAND`");
 		return;
 	}
-	printf("%-8s %-12s %7s %6s %6s %6s %6s %7s %7s %6s\n", "pools", "", "OF", "SIZE", "DRAM", "CXL",
-	       "NVME", "HITS", "HIDDEN", "LATE");
+	printf("%-8s %-12s %7s %6s %6s %6s %6s %7s %7s %6s\n", "pools", "", "OF", "SIZE", "DRAM",
+	       "CXL", "NVME", "HITS", "HIDDEN", "LATE");
 	for (i = 0; i < all && i < POOLS_SHOWN; i++) {
 		if (i < s->pools.nr)
 			print_pool(&s->pools.pool[i]);

@@ -267,7 +267,8 @@ static int run(int argc, char **argv)
 		return quota(argv + 1);
 	if (!strcmp(argv[0], "list") || !strcmp(argv[0], "show") || !strcmp(argv[0], "set") ||
 	    !strcmp(argv[0], "quota"))
-		return fail(EXIT_USAGE, "%s wants other arguments: see `kvtier tier --help`", argv[0]);
+		return fail(EXIT_USAGE, "%s wants other arguments: see `kvtier tier --help`",
+			    argv[0]);
 	return fail(EXIT_USAGE, "'%s' is not list, show, set or quota: see `kvtier tier --help`",
 		    argv[0]);
 }

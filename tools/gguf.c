@@ -56,8 +56,8 @@ static int need(struct reader *r, uint64_t bytes)
 {
 	if (bytes <= r->left)
 		return 0;
-	return wrong(r, "the header is cut off at byte %" PRIu64 "%s%s: fetch the file again", r->at,
-		     r->key[0] ? ", in " : "", r->key);
+	return wrong(r, "the header is cut off at byte %" PRIu64 "%s%s: fetch the file again",
+		     r->at, r->key[0] ? ", in " : "", r->key);
 }
 
 static int take(struct reader *r, void *to, uint64_t bytes)
@@ -269,18 +269,20 @@ static int take_head(struct reader *r, uint64_t *nr)
 		return wrong(r, "it says that it has %" PRIu64 " tensors: the file is too short",
 			     tensors);
 	if (*nr > KEYS_MAX)
-		return wrong(r, "it says that it has %" PRIu64 " keys: more than %d", *nr, KEYS_MAX);
+		return wrong(r, "it says that it has %" PRIu64 " keys: more than %d", *nr,
+			     KEYS_MAX);
 	return 0;
 }
 
-static int bounded(struct reader *r, const char *name, uint64_t value, uint64_t least, uint64_t most)
+static int bounded(struct reader *r, const char *name, uint64_t value, uint64_t least,
+		   uint64_t most)
 {
 	if (value >= least && value <= most)
 		return 0;
 	if (!value)
 		return wrong(r, "the header does not say %s.%s", r->model->architecture, name);
-	return wrong(r, "%s.%s is %" PRIu64 ": more than %" PRIu64, r->model->architecture, name, value,
-		     most);
+	return wrong(r, "%s.%s is %" PRIu64 ": more than %" PRIu64, r->model->architecture, name,
+		     value, most);
 }
 
 static int set_kv_heads(struct reader *r)

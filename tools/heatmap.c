@@ -91,8 +91,8 @@ static void print_cell(FILE *out, struct cell cell, bool color)
 	char letter = cell.heat >= 128 ? looks[cell.look].hot : looks[cell.look].cold;
 
 	if (color)
-		fprintf(out, "\033[%s%dm%c\033[0m", cell.heat >= 128 ? "1;" : "", looks[cell.look].ansi,
-			letter);
+		fprintf(out, "\033[%s%dm%c\033[0m", cell.heat >= 128 ? "1;" : "",
+			looks[cell.look].ansi, letter);
 	else
 		fputc(letter, out);
 }
@@ -176,9 +176,9 @@ static void svg_legend(FILE *out, const struct blocks *b, unsigned long long y)
 	for (look = 0; look < NR_LOOKS; look++) {
 		fprintf(out,
 			"<rect x=\"%d\" y=\"%llu\" width=\"10\" height=\"10\" "
-			"fill=\"rgb(%d,%d,%d)\"/><text x=\"%d\" y=\"%llu\">%s %llu</text>\n", x, y - 9, looks[look].rgb[0],
-			looks[look].rgb[1], looks[look].rgb[2], x + 14, y, looks[look].name,
-			(unsigned long long)count[look]);
+			"fill=\"rgb(%d,%d,%d)\"/><text x=\"%d\" y=\"%llu\">%s %llu</text>\n",
+			x, y - 9, looks[look].rgb[0], looks[look].rgb[1], looks[look].rgb[2],
+			x + 14, y, looks[look].name, (unsigned long long)count[look]);
 		x += 110;
 	}
 }
@@ -192,10 +192,11 @@ void heatmap_svg(FILE *out, const struct blocks *b, const char *name, int width)
 	int wide = width * CELL + 16 > 680 ? width * CELL + 16 : 680;
 	char size[SIZE_TEXT];
 
-	fprintf(out, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%llu\" "
+	fprintf(out,
+		"<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%llu\" "
 		"font-family=\"sans-serif\" font-size=\"12\">\n"
-		"<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n<text x=\"8\" y=\"20\">", wide,
-		height);
+		"<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n<text x=\"8\" y=\"20\">",
+		wide, height);
 	xml_text(out, name);
 	fprintf(out, ": %llu blocks of %s, %llu a cell%s</text>\n", (unsigned long long)b->nr,
 		size_text(b->block_bytes, size), (unsigned long long)each,

@@ -62,7 +62,8 @@ static void look_into(struct search *s, uint32_t pid)
 		return;
 	}
 	while (s->own < 0 && (e = readdir(dir)))
-		if (may_be_device(path, e->d_name) && kvt_device_pool(pid, atoi(e->d_name)) == s->id)
+		if (may_be_device(path, e->d_name) &&
+		    kvt_device_pool(pid, atoi(e->d_name)) == s->id)
 			borrow(s, pid, atoi(e->d_name));
 	closedir(dir);
 }
@@ -84,13 +85,17 @@ int holder_borrow(int id, uint32_t likely, char *why, size_t room)
 	if (s.own >= 0)
 		return s.own;
 	if (s.refused_by)
-		snprintf(why, room, "process %u has pool%d and may not be traced by this user: ask as "
-			 "root", s.refused_by, id);
+		snprintf(why, room,
+			 "process %u has pool%d and may not be traced by this user: ask as "
+			 "root",
+			 s.refused_by, id);
 	else if (s.hidden)
 		snprintf(why, room, "no process that this user may look at has pool%d open: ask as "
 			 "root", id);
 	else
-		snprintf(why, room, "no process has pool%d open: it lives on in mappings alone, and "
-			 "cannot be asked", id);
+		snprintf(why, room,
+			 "no process has pool%d open: it lives on in mappings alone, and "
+			 "cannot be asked",
+			 id);
 	return -1;
 }

@@ -83,5 +83,6 @@ int option_number(const char *name, const char *text, double least, double most,
 	*value = strtod(text, &end);
 	if (end != text && !*end && *value >= least && *value <= most)
 		return 0;
-	return fail(EXIT_USAGE, "--%s: '%s' is not a number from %g to %g", name, text, least, most);
+	return fail(EXIT_USAGE, "--%s: '%s' is not a number from %g to %g", name, text, least,
+		    most);
 }

@@ -16,7 +16,8 @@ struct option_set {
 	const char *letters; /* of getopt_long(); begins with ":" or "+:" */
 	const struct option *options;
 	int bad; /* exit status of an option that is none */
-	int (*take)(void *command, int option); /* all but --json and --help; NULL: there are none */
+	int (*take)(void *command,
+		    int option); /* all but --json and --help; NULL: there are none */
 };
 
 /*

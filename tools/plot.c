@@ -53,7 +53,8 @@ static void draw_value(FILE *out, const struct plot *p, double value)
 		fprintf(out, "%.5g", value);
 }
 
-static void draw_bar(FILE *out, const struct plot *p, const struct plot_bar *bar, int y, double most)
+static void draw_bar(FILE *out, const struct plot *p, const struct plot_bar *bar, int y,
+		     double most)
 {
 	double x = LEFT, width;
 	bool known = false;

@@ -61,8 +61,8 @@ static void of_daemon(cJSON *array, const struct system *s)
 			    tier_names[s->tiers[i].tier % KVTIER_NR_TIERS]);
 	for (i = 0; i < s->nr_tenants; i++)
 		if (s->tenants[i].waits)
-			add(array, "tenant %s: %llu faults waited for its quota", s->tenants[i].name,
-			    (unsigned long long)s->tenants[i].waits);
+			add(array, "tenant %s: %llu faults waited for its quota",
+			    s->tenants[i].name, (unsigned long long)s->tenants[i].waits);
 }
 
 cJSON *problems_of(const struct system *s)

@@ -138,7 +138,8 @@ static int unknown(const char *folder, const char *file)
 	if (!n)
 		return fail(EXIT_USAGE, "there is nothing called '%s': dram, cxl, storeN or policy",
 			    folder);
-	return fail(EXIT_USAGE, "%s has nothing called '%s' that can be set: %s", folder, file, names);
+	return fail(EXIT_USAGE, "%s has nothing called '%s' that can be set: %s", folder, file,
+		    names);
 }
 
 static bool is_number(const char *text)
@@ -188,8 +189,8 @@ static int refused(const char *folder, const char *file, const char *value, int 
 	if (error == EACCES || error == EPERM)
 		return fail(1, "%s %s: only root may set it", folder, file);
 	if (error == EBUSY)
-		return fail(1, "%s %s: something there is pinned, held or has no other room", folder,
-			    file);
+		return fail(1, "%s %s: something there is pinned, held or has no other room",
+			    folder, file);
 	return fail(1, "%s %s: the module refuses '%s': %s", folder, file, value, strerror(error));
 }
 
@@ -203,8 +204,8 @@ static int write_value(const char *folder, const char *file, const char *value, 
 		return fail(1, "the path of %s is too long", folder);
 	fd = open(path, O_WRONLY | O_TRUNC | O_CLOEXEC);
 	if (fd < 0 && errno == ENOENT)
-		return fail(1, "there is no %s: the kernel module is not loaded, or has no %s", path,
-			    folder);
+		return fail(1, "there is no %s: the kernel module is not loaded, or has no %s",
+			    path, folder);
 	if (fd < 0)
 		return refused(folder, file, value, errno);
 	n = write(fd, plain, strlen(plain));
@@ -222,7 +223,8 @@ int sysfs_set(const char *folder, const char *file, const char *value)
 	if (!s)
 		return unknown(folder, file);
 	if (!plain_value(s->kind, value, plain, sizeof(plain)))
-		return fail(EXIT_USAGE, "%s %s: '%s' is not %s", folder, file, value, looks[s->kind]);
+		return fail(EXIT_USAGE, "%s %s: '%s' is not %s", folder, file, value,
+			    looks[s->kind]);
 	ret = check_most(s, folder, value, plain);
 	return ret ?: write_value(folder, file, value, plain);
 }

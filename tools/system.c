@@ -254,8 +254,10 @@ int system_find(const struct system *s, const char *text, struct pool_ref *ref)
 		found++;
 	}
 	if (!found && system_daemon_silent(s))
-		return fail(1, "there is no pool '%s' but perhaps of kvtierd, which cannot be asked: "
-			       "%s", text, s->daemon_detail);
+		return fail(1,
+			    "there is no pool '%s' but perhaps of kvtierd, which cannot be asked: "
+			    "%s",
+			    text, s->daemon_detail);
 	if (!found)
 		return fail(1, "there is no pool '%s': `kvtier pool` lists them", text);
 	if (found > 1)

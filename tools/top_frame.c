@@ -191,8 +191,9 @@ static void draw_tenants(struct top_frame *f, const struct top_look *look)
 	for (i = 0; i < look->now->nr_tenants && i < TOP_TENANTS; i++) {
 		const struct kvt_daemon_tenant *t = &look->now->tenants[i];
 
-		add(f, TOP_PLAIN, "%s %5u %7u %7s %7s %7s %9s %8llu", text_column(t->name, 16, name),
-		    t->pools, t->clients, size_text(t->used[KVTIER_TIER_DRAM], text[0]),
+		add(f, TOP_PLAIN, "%s %5u %7u %7s %7s %7s %9s %8llu",
+		    text_column(t->name, 16, name), t->pools, t->clients,
+		    size_text(t->used[KVTIER_TIER_DRAM], text[0]),
 		    size_text(t->used[KVTIER_TIER_CXL], text[1]),
 		    size_text(t->used[KVTIER_TIER_NVME], text[2]),
 		    size_text(tenant_read(look, t), text[3]), (unsigned long long)t->waits);

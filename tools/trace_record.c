@@ -114,8 +114,8 @@ static void write_access(struct recording *r, uint64_t ns, uint64_t block, const
 {
 	double ms = ns > r->begun_ns ? (double)(ns - r->begun_ns) / 1e6 : 0;
 
-	fprintf(r->out, "{\"timestamp\":%.3f,\"hash_ids\":[%llu],\"how\":\"%s\",\"missed\":%s}\n", ms,
-		(unsigned long long)block, how, missed ? "true" : "false");
+	fprintf(r->out, "{\"timestamp\":%.3f,\"hash_ids\":[%llu],\"how\":\"%s\",\"missed\":%s}\n",
+		ms, (unsigned long long)block, how, missed ? "true" : "false");
 	r->written++;
 }
 

@@ -112,7 +112,8 @@ static int take_sizes(struct replay *r, char *list)
 static int take_bytes(const char *option, const char *text, uint64_t *bytes)
 {
 	if (size_parse(text, bytes))
-		return fail(EXIT_USAGE, "--%s: '%s' is not a size such as 128K or 6G", option, text);
+		return fail(EXIT_USAGE, "--%s: '%s' is not a size such as 128K or 6G", option,
+			    text);
 	return 0;
 }
 

@@ -77,7 +77,8 @@ VNNI_INLINE void pack_layout(enum vnni_layout layout, const struct vnni_tile *t,
 
 	for (token = 0; token < t->nr; token += 4, packed += 256, row += 4 * t->stride) {
 		for (i = 0; i + COLUMN <= t->dim; i += COLUMN) {
-			pack_block(layout, row, t->stride, i, COLUMN, packed + (size_t)i * KVT_TILE);
+			pack_block(layout, row, t->stride, i, COLUMN,
+				   packed + (size_t)i * KVT_TILE);
 			far = kvt_ahead_step(far, pace, 2);
 			far_keys = kvt_ahead_step(far_keys, pace_keys, 1);
 		}
@@ -197,8 +198,10 @@ VNNI_INLINE __m512i pair(const uint32_t *a, const uint32_t *b)
 /* Four vectors whose 128-bit lanes are to be columns. */
 static void transpose(__m512 *x)
 {
-	__m512 a = _mm512_shuffle_f32x4(x[0], x[1], 0x44), b = _mm512_shuffle_f32x4(x[0], x[1], 0xee);
-	__m512 c = _mm512_shuffle_f32x4(x[2], x[3], 0x44), d = _mm512_shuffle_f32x4(x[2], x[3], 0xee);
+	__m512 a = _mm512_shuffle_f32x4(x[0], x[1], 0x44),
+	       b = _mm512_shuffle_f32x4(x[0], x[1], 0xee);
+	__m512 c = _mm512_shuffle_f32x4(x[2], x[3], 0x44),
+	       d = _mm512_shuffle_f32x4(x[2], x[3], 0xee);
 
 	x[0] = _mm512_shuffle_f32x4(a, c, 0x88);
 	x[1] = _mm512_shuffle_f32x4(a, c, 0xdd);
@@ -232,10 +235,10 @@ static void finish(const struct weights *first, const struct weights *second, co
 }
 
 /* A column of the outputs of @nr rows; @first and @second: its groups' weights. */
-VNNI_INLINE void
-add_column(int nr, bool two, const struct weights *const *first, const struct weights *const *second,
-	   const uint8_t *packed, uint32_t fours, const float *shrink, float *o, uint32_t o_pad,
-	   uint32_t left, struct vnni_fetch *fetch)
+VNNI_INLINE void add_column(int nr, bool two, const struct weights *const *first,
+			    const struct weights *const *second, const uint8_t *packed,
+			    uint32_t fours, const float *shrink, float *o, uint32_t o_pad,
+			    uint32_t left, struct vnni_fetch *fetch)
 {
 	__m512i high[2][4], low[2][4], v[4], x;
 	uint32_t i;
@@ -270,7 +273,8 @@ add_column(int nr, bool two, const struct weights *const *first, const struct we
 	}
 	KVT_UNROLL
 	for (r = 0; r < nr; r++)
-		finish(first[r], second[r], high[r], low[r], shrink[r], o + (size_t)r * o_pad, left);
+		finish(first[r], second[r], high[r], low[r], shrink[r], o + (size_t)r * o_pad,
+		       left);
 }
 
 /* All columns of @nr rows; @largest: the scale of each group that is 1 now. */

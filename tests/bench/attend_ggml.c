@@ -99,7 +99,8 @@ static int bind_calls(struct peer *p, void *base, void *ggml)
 
 struct peer *peer_load(const char *engine)
 {
-	void *base = open_library(engine, "libggml-base.so"), *ggml = open_library(engine, "libggml.v*.so");
+	void *base = open_library(engine, "libggml-base.so"),
+	     *ggml = open_library(engine, "libggml.v*.so");
 	struct peer *p = calloc(1, sizeof(*p));
 	char path[4096];
 

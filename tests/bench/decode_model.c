@@ -46,7 +46,8 @@ void model_init(struct model *m, const struct options *o)
 	m->row = o->kv_heads * kvt_row_bytes(o->type, o->dim);
 	m->block_tokens = (uint32_t)(o->block_bytes / (2 * m->row));
 	if (!m->block_tokens)
-		die("a block of %zu KiB holds no token of %zu bytes", o->block_bytes >> 10, 2 * m->row);
+		die("a block of %zu KiB holds no token of %zu bytes", o->block_bytes >> 10,
+		    2 * m->row);
 	m->layer_blocks = (o->tokens + m->block_tokens - 1) / m->block_tokens;
 	m->layer_bytes = m->layer_blocks * o->block_bytes;
 	m->bytes = o->layers * m->layer_bytes;
@@ -82,8 +83,8 @@ void model_place(struct model *m, char *base)
 
 	for (layer = 0; layer < m->o->layers; layer++)
 		for (b = 0; b < m->layer_blocks; b++)
-			m->tables[layer * m->layer_blocks + b] =
-				block_at(m, base + layer * m->layer_bytes + b * m->o->block_bytes, b);
+			m->tables[layer * m->layer_blocks + b] = block_at(
+				m, base + layer * m->layer_bytes + b * m->o->block_bytes, b);
 }
 
 static void make_rows(const struct model *m, uint32_t tokens, char *rows)

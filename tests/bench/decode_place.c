@@ -153,7 +153,8 @@ static void write_file(struct place *p, struct model *m)
 	if (p->fd < 0)
 		die("%s: %s", m->o->path, strerror(errno));
 	for (at = 0; at < m->bytes; at += m->layer_bytes)
-		if (pwrite(p->fd, p->base + at, m->layer_bytes, (off_t)at) != (ssize_t)m->layer_bytes)
+		if (pwrite(p->fd, p->base + at, m->layer_bytes, (off_t)at) !=
+		    (ssize_t)m->layer_bytes)
 			die("%s: cannot write", m->o->path);
 	fsync(p->fd);
 	munmap(p->base, m->bytes);
@@ -224,8 +225,9 @@ static int attend_pread(struct place *p, struct model *m, uint32_t layer,
 					 p->buffer + b * size;
 
 		move_block(&p->table[b], to);
-		if (b >= p->kept && pread(p->fd, to, size, (off_t)(layer * m->layer_bytes + b * size)) !=
-					    (ssize_t)size)
+		if (b >= p->kept &&
+		    pread(p->fd, to, size, (off_t)(layer * m->layer_bytes + b * size)) !=
+			    (ssize_t)size)
 			return -EIO;
 	}
 	moved.blocks = p->table;

@@ -117,7 +117,8 @@ int main(int argc, char **argv)
 
 	s.config.flags = KVT_KEEP_FILE;
 	if (parse(&s, argc, argv)) {
-		fprintf(stderr, "usage: poolscan --file F --mib N [--dram-mib N] [--block-kib N]\n");
+		fprintf(stderr,
+			"usage: poolscan --file F --mib N [--dram-mib N] [--block-kib N]\n");
 		return 2;
 	}
 	if (kvt_pool_create(&s.config, &s.pool)) {

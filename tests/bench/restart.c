@@ -139,8 +139,8 @@ static void compute(struct engine *e, const char *manifest)
 	token = now() - token;
 	printf("{\"seconds\":%.6f,\"durable_s\":%.6f,\"bytes\":%llu,\"hash\":\"%016llx\"}\n",
 	       prompt + token, durable,
-	       (unsigned long long)kvt_seq_tokens(e->seq) * 2 * e->model.layers * e->model.kv_heads *
-		       e->model.head_dim * 2,
+	       (unsigned long long)kvt_seq_tokens(e->seq) * 2 * e->model.layers *
+		       e->model.kv_heads * e->model.head_dim * 2,
 	       (unsigned long long)hash_logits(e));
 	fflush(stdout);
 	while (kvt_seq_tokens(e->seq) < 2ull * e->nr - BLOCK_TOKENS) {

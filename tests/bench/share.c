@@ -172,7 +172,8 @@ static double bytes_to_read(const struct share *s)
 {
 	const struct options *e = &s->engine;
 
-	return (double)e->layers * e->tokens * 2 * e->kv_heads * e->dim * 2 - (double)s->dram / ENGINES;
+	return (double)e->layers * e->tokens * 2 * e->kv_heads * e->dim * 2 -
+	       (double)s->dram / ENGINES;
 }
 
 /* What a step cannot be faster than, while a disk of this rate is shared. */
@@ -306,7 +307,8 @@ static void fit(struct share *s)
 
 int main(int argc, char **argv)
 {
-	struct share *s = mmap(NULL, sizeof(*s), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct share *s =
+		mmap(NULL, sizeof(*s), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	int c;
 
 	if (s == MAP_FAILED)

@@ -146,7 +146,8 @@ double resident_step(const struct options *o, uint64_t *hash)
 	int i;
 
 	model_init(&m, o);
-	place.base = mmap(NULL, m.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	place.base =
+		mmap(NULL, m.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (place.base == MAP_FAILED)
 		die("no memory for a cache of %zu MiB", m.bytes >> 20);
 	model_place(&m, place.base);

@@ -251,7 +251,8 @@ static void all_variants(void)
 		expect_equal(r, &variants[i], here);
 		free(here);
 	}
-	CHECK(daemon_metric("kvtier_attend_queries_total ") == 2 * (double)i, "expected %zu queries", 2 * i);
+	CHECK(daemon_metric("kvtier_attend_queries_total ") == 2 * (double)i,
+	      "expected %zu queries", 2 * i);
 	/* And so does the next daemon. */
 	here = local(r, &variants[i - 1]);
 	daemon_kill(SIGKILL);
@@ -303,7 +304,8 @@ static void one_lane(void)
 /* ---- what is refused ---------------------------------------------------------------------- */
 
 /* With the words that kvt_attend() has for it. */
-static void refused_alike(struct rows *r, const struct kvt_attend_params *p, struct kvt_attend_seq *s)
+static void refused_alike(struct rows *r, const struct kvt_attend_params *p,
+			  struct kvt_attend_seq *s)
 {
 	char words[512];
 	int ret;
@@ -314,7 +316,8 @@ static void refused_alike(struct rows *r, const struct kvt_attend_params *p, str
 	snprintf(words, sizeof(words), "%s", kvt_error_detail());
 	s->blocks = r->there;
 	ERROR(kvt_shared_attend(r->p, p, s, 1), ret);
-	CHECK(!strcmp(words, kvt_error_detail()), "expected '%s', got '%s'", words, kvt_error_detail());
+	CHECK(!strcmp(words, kvt_error_detail()), "expected '%s', got '%s'", words,
+	      kvt_error_detail());
 }
 
 static void refused(void)
@@ -356,8 +359,10 @@ static void refused(void)
 	r->there[3].k_stride = r->here[3].k_stride;
 	r->there[3].v = r->mirror;
 	ERROR(remote(r, &plain, &o), -EINVAL);
-	CHECK(strstr(kvt_error_detail(), "block 3 is not in the pool"), "got '%s'", kvt_error_detail());
-	r->there[3].v = (const char *)kvt_pool_addr(r->p) + ((const char *)r->here[3].v - r->mirror);
+	CHECK(strstr(kvt_error_detail(), "block 3 is not in the pool"), "got '%s'",
+	      kvt_error_detail());
+	r->there[3].v =
+		(const char *)kvt_pool_addr(r->p) + ((const char *)r->here[3].v - r->mirror);
 	expect_equal(r, &plain, here);
 	free(here);
 	rows_free(r);
@@ -381,7 +386,8 @@ static bool spoil_slot(const char *name, struct kvt_pool *p, uint64_t block, con
 	if (want_module)
 		snprintf(path, sizeof(path), "/dev/disk/by-id/nvme-kv0");
 	else
-		snprintf(path, sizeof(path), "%s/state/user-%u/%s.slots", daemon_.dir, getuid(), name);
+		snprintf(path, sizeof(path), "%s/state/user-%u/%s.slots", daemon_.dir, getuid(),
+			 name);
 	fd = open(path, O_RDWR | O_CLOEXEC | (want_module ? O_DIRECT : 0));
 	CHECK(fd >= 0 && pread(fd, bytes, BLOCK, at) == (ssize_t)BLOCK, "%s: %m", path);
 	if (memcmp(bytes, content, BLOCK)) {
@@ -454,7 +460,8 @@ static struct rows *attach_rows(const struct rows *r, const char *name)
 }
 
 /* Asks until it is killed; so many are answered. */
-static pid_t asker(const struct rows *r, const char *name, const struct variant *v, uint32_t *answers)
+static pid_t asker(const struct rows *r, const char *name, const struct variant *v,
+		   uint32_t *answers)
 {
 	static struct outputs o;
 	pid_t pid = fork();
@@ -504,7 +511,8 @@ static void clients_die(void)
 		EVENTUALLY(counted(answers) >= before + 2, "expected answers");
 		pause_ms(round * 3);
 		for (i = 0; i < DYING; i++)
-			CHECK(!kill(pids[i], SIGKILL) && waitpid(pids[i], NULL, 0) == pids[i], "an asker");
+			CHECK(!kill(pids[i], SIGKILL) && waitpid(pids[i], NULL, 0) == pids[i],
+			      "an asker");
 		expect_equal(r, &heavy, here);
 	}
 	/* Nothing is held for the dead: all can leave memory. */
@@ -578,17 +586,20 @@ static void fair(void)
 		_exit(light_asker(answers));
 	}
 	CHECK(waitpid(pid, &status, 0) == pid && WIFEXITED(status), "an asker: %#x", status);
-	CHECK(WEXITSTATUS(status) <= 2, "expected one query of the other tenant's before ours, not %d",
-	      WEXITSTATUS(status));
+	CHECK(WEXITSTATUS(status) <= 2,
+	      "expected one query of the other tenant's before ours, not %d", WEXITSTATUS(status));
 }
 
 const struct test_case attend_cases[] = {
-	{ "attended", "the daemon's attention has the bits of one's own, with every option", attended,
-	  false },
+	{ "attended", "the daemon's attention has the bits of one's own, with every option",
+	  attended, false },
 	{ "one_lane", "... and with one thread", one_lane, false },
-	{ "attend_refused", "what kvt_attend() refuses, and rows outside the pool", refused, false },
-	{ "attend_damaged", "a damaged block is an error of the queries that need it", damaged, false },
+	{ "attend_refused", "what kvt_attend() refuses, and rows outside the pool", refused,
+	  false },
+	{ "attend_damaged", "a damaged block is an error of the queries that need it", damaged,
+	  false },
 	{ "attend_dying", "clients die while they wait for attention", clients_die, false },
-	{ "attend_fair", "a tenant with one query does not wait for all of another's", fair, false },
+	{ "attend_fair", "a tenant with one query does not wait for all of another's", fair,
+	  false },
 	{ 0 },
 };

@@ -103,7 +103,8 @@ static void malformed(void)
 		close(sock);
 	}
 	still_serves(p);
-	CHECK(daemon_metric("kvtier_refused_messages_total") >= 5, "expected refusals to be counted");
+	CHECK(daemon_metric("kvtier_refused_messages_total") >= 5,
+	      "expected refusals to be counted");
 	kvt_pool_destroy(p);
 	kvt_client_close(c);
 }
@@ -219,7 +220,8 @@ static void dies_in_message(void)
 		pause_ms(5);
 		kvt_shared_remove(c, "dying");
 	}
-	EVENTUALLY(daemon_metric("kvtier_live_pools") == 1, "expected the dead clients' pools to go");
+	EVENTUALLY(daemon_metric("kvtier_live_pools") == 1,
+		   "expected the dead clients' pools to go");
 	still_serves(p);
 	kvt_pool_destroy(p);
 	kvt_client_close(c);
@@ -360,7 +362,8 @@ static void thousand_connections(void)
 	still_serves(p);
 	for (i = 0; i < 1000; i++)
 		close(socks[i]);
-	EVENTUALLY(daemon_metric("kvtier_connected_clients") == 1, "expected the others to be gone");
+	EVENTUALLY(daemon_metric("kvtier_connected_clients") == 1,
+		   "expected the others to be gone");
 	kvt_pool_destroy(p);
 	kvt_client_close(c);
 }
@@ -390,7 +393,8 @@ static void thousand_pools(void)
 		fill_block(p[i], 0, (uint64_t)i);
 		OK(kvt_seal(p[i], 0, BLOCK));
 	}
-	EVENTUALLY(state_of(p[999], 0) == KVTIER_BLOCK_CLEAN && state_of(p[0], 0) == KVTIER_BLOCK_CLEAN,
+	EVENTUALLY(state_of(p[999], 0) == KVTIER_BLOCK_CLEAN &&
+			   state_of(p[0], 0) == KVTIER_BLOCK_CLEAN,
 		   "expected idle pools to be written back");
 	pause_ms(500);
 	begun = daemon_cpu_s();
@@ -432,13 +436,15 @@ static void config_typo(void)
 		{ "[writebak]\nrate = 5\n", ":9: there is no section [writebak]" },
 		{ "[tiers]\ndram = 5X\n", ":9: dram: '5X' is not a size" },
 		{ "[idle]\nafter-ms = soon\n", ":9: after-ms: 'soon' is not a number" },
-		{ "[idle]\ndrain-above = 101\n", ":9: drain-above: '101' is not a number from 0 to 100" },
+		{ "[idle]\ndrain-above = 101\n",
+		  ":9: drain-above: '101' is not a number from 0 to 100" },
 		{ "[tenant x]\ndram = 1G\n", "[tenant x] needs user or cgroup" },
 		{ "[tenant x]\nuser = nobody-of-this-name\n", ":9: user: 'nobody-of-this-name'" },
 		{ "[default]\nuser = 1\n", ":9: [default] has no key 'user'" },
 		{ "[daemon]\nsocket = relative\n", ":9: socket: 'relative' does not begin with /" },
 		{ "[daemon]\nmodule = maybe\n", ":9: module: 'maybe' is neither yes nor no" },
-		{ "[default]\nmax-pools = 0\n", ":9: max-pools: '0' is not a number from 1 to 100000" },
+		{ "[default]\nmax-pools = 0\n",
+		  ":9: max-pools: '0' is not a number from 1 to 100000" },
 		{ "[tenant x]\nmax-clients = all\n", ":9: max-clients: 'all' is not a number" },
 		{ "[tenant x]\nmax-metadata = 1Q\n", ":9: max-metadata: '1Q' is not a size" },
 		{ "[metrics]\npools = some\n", ":9: pools: 'some' is neither yes nor no" },
@@ -452,8 +458,10 @@ static void config_typo(void)
 		      wrong[i].text);
 		CHECK(strstr(said, wrong[i].says), "expected '%s', got '%s'", wrong[i].says, said);
 	}
-	CHECK(!check_config("[tenant x]\nuser = 5-7\ndram = 1G\nmax-clients = 7\nmax-metadata = 64M\n[scrub]\nevery-s = 60\n", said,
-			    sizeof(said)), "expected a good one to pass: %s", said);
+	CHECK(!check_config(
+		      "[tenant x]\nuser = 5-7\ndram = 1G\nmax-clients = 7\nmax-metadata = 64M\n[scrub]\nevery-s = 60\n",
+		      said, sizeof(said)),
+	      "expected a good one to pass: %s", said);
 }
 
 static void reload(void)
@@ -511,7 +519,8 @@ static void disk_fills(void)
 	for (b = 0; b < 32; b++)
 		fill_block(p, b, 2);
 	for (b = 0; b < 32; b++)
-		CHECK(!wrong_words(p, b, 2), "block %llu once there was room", (unsigned long long)b);
+		CHECK(!wrong_words(p, b, 2), "block %llu once there was room",
+		      (unsigned long long)b);
 	kvt_pool_destroy(p);
 	kvt_client_close(c);
 }
@@ -539,7 +548,8 @@ static void disk_lies(void)
 	snprintf(path, sizeof(path), "%s/state/user-%u/lies.slots", daemon_.dir, geteuid());
 	fd = open(path, O_RDWR | O_CLOEXEC);
 	memset(junk, 0x55, sizeof(junk));
-	CHECK(fd >= 0 && pwrite(fd, junk, sizeof(junk), (off_t)(info.slot * BLOCK)) > 0, "%s: %m", path);
+	CHECK(fd >= 0 && pwrite(fd, junk, sizeof(junk), (off_t)(info.slot * BLOCK)) > 0, "%s: %m",
+	      path);
 	CHECK(!fsync(fd), "fsync: %m");
 	ERROR(kvt_promote(p, 2 * BLOCK, BLOCK), -EIO);
 	CHECK(state_of(p, 2) == KVTIER_BLOCK_BAD, "expected a bad block");
@@ -624,11 +634,13 @@ static void polls_refused(void)
 	sock = raw_socket();
 	pause_ms(300);
 	tried = most - spoil->polls;
-	CHECK(tried > 0 && tried < 1000, "expected pauses between tries, there were %d in 300 ms", tried);
+	CHECK(tried > 0 && tried < 1000, "expected pauses between tries, there were %d in 300 ms",
+	      tried);
 	spoil->polls = 0;
 	still_serves(p);
 	close(sock);
-	EVENTUALLY(daemon_metric("kvtier_connected_clients") == 1, "expected it to hear that one went");
+	EVENTUALLY(daemon_metric("kvtier_connected_clients") == 1,
+		   "expected it to hear that one went");
 	kvt_pool_destroy(p);
 	kvt_client_close(c);
 }
@@ -716,15 +728,18 @@ const struct test_case bad_cases[] = {
 	{ "malformed", "what is not a message ends its connection alone", malformed, false },
 	{ "random_messages", "bodies of chance are refused", random_messages, false },
 	{ "before_hello", "a connection begins with hello, of this version", before_hello, false },
-	{ "dies_in_message", "a client killed in the middle of any message", dies_in_message, false },
-	{ "corrupted_ring", "a ring that its client spoilt is refused, nobody else's", corrupted_ring,
+	{ "dies_in_message", "a client killed in the middle of any message", dies_in_message,
 	  false },
+	{ "corrupted_ring", "a ring that its client spoilt is refused, nobody else's",
+	  corrupted_ring, false },
 	{ "wrong_descriptor", "something else than a userfaultfd", wrong_descriptor, false },
-	{ "thousand_connections", "a thousand idle connections, and one too many", thousand_connections,
-	  false },
+	{ "thousand_connections", "a thousand idle connections, and one too many",
+	  thousand_connections, false },
 	{ "polls_refused", "a poll that the kernel has no memory for", polls_refused, false },
-	{ "manager_is_slow", "a service manager whose queue is full stops nobody", manager_is_slow, false },
-	{ "manager_is_full", "a service manager that keeps no more descriptors", manager_is_full, false },
+	{ "manager_is_slow", "a service manager whose queue is full stops nobody", manager_is_slow,
+	  false },
+	{ "manager_is_full", "a service manager that keeps no more descriptors", manager_is_full,
+	  false },
 	{ "thousand_pools", "a thousand idle pools cost next to nothing", thousand_pools, false },
 	{ "config_typo", "a typo is named with its line", config_typo, false },
 	{ "reload", "SIGHUP reads the configuration again, if it is good", reload, false },

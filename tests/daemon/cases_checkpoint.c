@@ -112,7 +112,8 @@ static void under_writes(void)
 			OK(kvt_shared_attach(own, "busy", "test", &q));
 			for (v = 2;; v++)
 				for (b = 0; b < 64; b++)
-					*(volatile uint64_t *)((char *)kvt_pool_addr(q) + b * BLOCK) = v;
+					*(volatile uint64_t *)((char *)kvt_pool_addr(q) +
+							       b * BLOCK) = v;
 		}
 		pause_ms(20);
 		OK(kvt_shared_checkpoint(p, NULL, 0));
@@ -348,13 +349,16 @@ static void scrubbed(void)
 	OK(kvt_query(p, 7, 1, &info));
 	state_file("scrub.slots", path, sizeof(path));
 	fd = open(path, O_WRONLY | O_CLOEXEC);
-	CHECK(fd >= 0 && pwrite(fd, "wrong", 5, (off_t)(info.slot * BLOCK + 99)) == 5, "%s: %m", path);
+	CHECK(fd >= 0 && pwrite(fd, "wrong", 5, (off_t)(info.slot * BLOCK + 99)) == 5, "%s: %m",
+	      path);
 	fsync(fd);
 	close(fd);
 	OK(kvt_daemon_scrub(c, 1));
 	EVENTUALLY(!kvt_daemon_scrub_status(c, &s) && !s.running, "expected the scrub to end");
-	CHECK(s.bad == 1 && state_of(p, 7) == KVTIER_BLOCK_BAD, "expected it to find the bad block");
-	CHECK(daemon_metric("kvtier_scrub_bad_blocks_total") == 1, "expected the bad block to be counted");
+	CHECK(s.bad == 1 && state_of(p, 7) == KVTIER_BLOCK_BAD,
+	      "expected it to find the bad block");
+	CHECK(daemon_metric("kvtier_scrub_bad_blocks_total") == 1,
+	      "expected the bad block to be counted");
 end:
 	kvt_pool_destroy(p);
 	kvt_client_close(c);
@@ -363,9 +367,11 @@ end:
 const struct test_case checkpoint_cases[] = {
 	{ "restored", "a pool and its note are there after a reboot", restored, false },
 	{ "under_writes", "a checkpoint while a client writes", under_writes, false },
-	{ "foreign_manifest", "a manifest of another version, model or owner", foreign_manifest, false },
+	{ "foreign_manifest", "a manifest of another version, model or owner", foreign_manifest,
+	  false },
 	{ "refused", "checkpoints that cannot be", refused, false },
-	{ "kept_sequence", "a sequence comes back with its pool, or is refused", kept_sequence, false },
+	{ "kept_sequence", "a sequence comes back with its pool, or is refused", kept_sequence,
+	  false },
 	{ "scrubbed", "a scrub finds what was changed behind our back", scrubbed, false },
 	{ 0 },
 };

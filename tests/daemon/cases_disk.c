@@ -104,8 +104,8 @@ static void goes_on(struct kvt_pool *p)
 	check_whole(p, 0);
 	fill_block(p, 3, 1);
 	OK(kvt_stats(p, &st));
-	CHECK(now_ms() - begun < 1000 * patience_factor, "expected others to go on, it took %llu ms",
-	      (unsigned long long)(now_ms() - begun));
+	CHECK(now_ms() - begun < 1000 * patience_factor,
+	      "expected others to go on, it took %llu ms", (unsigned long long)(now_ms() - begun));
 }
 
 /* A touch of a block that does not come in time ends with SIGBUS, in a process of its own. */
@@ -123,7 +123,8 @@ static void touch_in_vain(const char *name)
 		_exit(wrong_words(p, 9, 1) ? 2 : 0);
 	}
 	CHECK(waitpid(pid, &status, 0) == pid, "waitpid: %m");
-	CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGBUS, "expected SIGBUS, got %#x", status);
+	CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGBUS, "expected SIGBUS, got %#x",
+	      status);
 }
 
 /* Two pools of a daemon whose disk can be stalled. */
@@ -160,7 +161,8 @@ static void stalls_reads(void)
 
 	set_up(&t);
 	OK(kvt_demote(t.stalled, 0, 32 * BLOCK));
-	CHECK(throttle_set(&t.disk.throttle, "read", BLOCK / 4), "cannot throttle"); /* four seconds a block */
+	CHECK(throttle_set(&t.disk.throttle, "read", BLOCK / 4),
+	      "cannot throttle"); /* four seconds a block */
 	touch_in_vain("stalled");
 	goes_on(t.other);
 	error = kvt_promote(t.stalled, 10 * BLOCK, BLOCK);
@@ -358,7 +360,9 @@ static void errs_for_a_moment(void)
 {
 	static const struct {
 		int nr, error;
-	} moments[] = { { 50, -EAGAIN }, { 50, -ENOMEM }, { 50, -EINTR }, { 1, -EIO }, { 1, BLOCK / 2 } };
+	} moments[] = {
+		{ 50, -EAGAIN }, { 50, -ENOMEM }, { 50, -EINTR }, { 1, -EIO }, { 1, BLOCK / 2 }
+	};
 	struct kvt_daemon_scrub scrub;
 	struct spoil *spoil;
 	struct kvt_client *c;
@@ -383,7 +387,8 @@ static void errs_for_a_moment(void)
 	/* What a scrub reads is judged no faster. */
 	fail_next(spoil, 2, -EIO);
 	OK(kvt_daemon_scrub(c, 0));
-	EVENTUALLY(!kvt_daemon_scrub_status(c, &scrub) && !scrub.running, "expected the scrub to end");
+	EVENTUALLY(!kvt_daemon_scrub_status(c, &scrub) && !scrub.running,
+		   "expected the scrub to end");
 	CHECK(!spoil->failures && scrub.verified == FEW && !scrub.bad,
 	      "expected %u good blocks, got %llu verified, %llu bad", FEW,
 	      (unsigned long long)scrub.verified, (unsigned long long)scrub.bad);
@@ -404,11 +409,12 @@ static void errs_for_a_moment(void)
 const struct test_case disk_cases[] = {
 	{ "stalls_names", "a filesystem that stalls: pools are made and removed late, others go on",
 	  stalls_names, false },
-	{ "errs_for_a_moment", "reads that fail once or twice, or for want of memory: no block is lost",
+	{ "errs_for_a_moment",
+	  "reads that fail once or twice, or for want of memory: no block is lost",
 	  errs_for_a_moment, false },
-	{ "stalls_reads", "a disk that stalls reads: errors for who waits, others go on", stalls_reads,
-	  false },
-	{ "stalls_writes", "a disk that stalls writes: nothing is lost, others go on", stalls_writes,
-	  false },
+	{ "stalls_reads", "a disk that stalls reads: errors for who waits, others go on",
+	  stalls_reads, false },
+	{ "stalls_writes", "a disk that stalls writes: nothing is lost, others go on",
+	  stalls_writes, false },
 	{ 0 },
 };

@@ -43,7 +43,8 @@ static void tell(int sock, uint16_t type, const void *body, size_t bytes)
 }
 
 /* A pool of a connection, that no process maps. */
-static uint32_t make_pool_for(int sock, const char *name, uint64_t bytes, uint64_t nvme, uint32_t ms)
+static uint32_t make_pool_for(int sock, const char *name, uint64_t bytes, uint64_t nvme,
+			      uint32_t ms)
 {
 	struct kvt_create create = { .bytes = bytes, .block_bytes = BLOCK, .io_deadline_ms = ms,
 				     .budget[KVTIER_TIER_NVME] = nvme };
@@ -220,7 +221,8 @@ static void ask_at_once(void)
 	p = pool(c, "asked", 1600 * BLOCK, 8 * BLOCK, 0);
 	fill_block(p, 1, 1);
 	for (i = 0; i < ASKERS; i++)
-		CHECK(!pthread_create(&threads[i], NULL, i % 3 ? ask_much : plan_much, p), "a thread");
+		CHECK(!pthread_create(&threads[i], NULL, i % 3 ? ask_much : plan_much, p),
+		      "a thread");
 	for (i = 0; i < ASKERS; i++) {
 		pthread_join(threads[i], &failed);
 		CHECK(!failed, "expected each to be answered");
@@ -351,10 +353,15 @@ static void crowded_block(void)
 	r = make_remote(sock, id, MIB);
 	b = (struct kvt_remote_block *)r.ring->data;
 	for (i = 0; i < SHORT_ROWS; i++)
-		b[i] = (struct kvt_remote_block){ .k_offset = i * 64ull, .v_offset = BLOCK / 2 + i * 64ull,
-						  .position = i, .tokens = 1, .span = 1,
-						  .k_type = KVT_F16, .v_type = KVT_F16,
-						  .k_stride = 128, .v_stride = 128 };
+		b[i] = (struct kvt_remote_block){ .k_offset = i * 64ull,
+						  .v_offset = BLOCK / 2 + i * 64ull,
+						  .position = i,
+						  .tokens = 1,
+						  .span = 1,
+						  .k_type = KVT_F16,
+						  .v_type = KVT_F16,
+						  .k_stride = 128,
+						  .v_stride = 128 };
 	ring_for(&r, SHORT_ROWS);
 	EVENTUALLY(__atomic_load_n(&r.ring->done, __ATOMIC_ACQUIRE) == 1, "expected an answer");
 	CHECK(!r.ring->error, "expected success, got %d", r.ring->error);
@@ -380,9 +387,14 @@ static void good_query(struct kvt_attend_query *q, struct kvt_remote_block *b)
 					.asks = KVT_ASKS_MASK | KVT_ASKS_BOUNDS | KVT_ASKS_MASS |
 						KVT_ASKS_SKIPPED | KVT_ASKS_SINKS };
 	for (i = 0; i < 8; i++)
-		b[i] = (struct kvt_remote_block){ .k_offset = i * BLOCK + 64, .v_offset = (i + 4) * BLOCK,
-						  .position = 64 * i, .tokens = 64, .k_type = KVT_F16,
-						  .v_type = KVT_INT8, .k_stride = 256, .v_stride = 136 };
+		b[i] = (struct kvt_remote_block){ .k_offset = i * BLOCK + 64,
+						  .v_offset = (i + 4) * BLOCK,
+						  .position = 64 * i,
+						  .tokens = 64,
+						  .k_type = KVT_F16,
+						  .v_type = KVT_INT8,
+						  .k_stride = 256,
+						  .v_stride = 136 };
 }
 
 static uint32_t next_chance(uint64_t *x)
@@ -427,7 +439,8 @@ static void mangled_queries(void)
 		for (i = 0; i < MIB / 4 - 64; i++)
 			((uint32_t *)r.ring->data)[i] = number % 2 ? next_chance(&x) : 0x3f000000;
 		good_query(&q, b);
-		memset(r.ring->data + kvt_attend_places(&q).has_bounds, number % 4 ? 0x70 : 0xff, 1);
+		memset(r.ring->data + kvt_attend_places(&q).has_bounds, number % 4 ? 0x70 : 0xff,
+		       1);
 		for (i = number % 4; i; i--)
 			mangle(&q, b, &x);
 		q.number = number;
@@ -603,7 +616,8 @@ static void uffd_with_events(void)
 static int lingering(int *peer)
 {
 	struct linger on = { 1, 30000 };
-	struct sockaddr_in to = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_in to = { .sin_family = AF_INET,
+				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	socklen_t bytes = sizeof(to);
 	static char text[65536];
 	int l = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), sock;
@@ -660,7 +674,8 @@ static void silent_scrapers(void)
 		      "connect: %m");
 	}
 	pause_ms(100);
-	CHECK(daemon_metric("kvtier_live_pools") == 0, "expected metrics once the silent ones are gone");
+	CHECK(daemon_metric("kvtier_live_pools") == 0,
+	      "expected metrics once the silent ones are gone");
 	for (i = 0; i < 64; i++)
 		close(socks[i]);
 }
@@ -1001,8 +1016,8 @@ static void kept_memory(void)
 	do_range(sock, id.pool, KVTIER_OP_PIN, 8 * BLOCK);
 	CHECK(!fstat(fds[0], &st) && st.st_blocks >= 8 * (long)BLOCK / 512, "expected memory");
 	tell(sock, KVT_MSG_DETACH, &id, sizeof(id));
-	EVENTUALLY(!fstat(fds[0], &st) && !st.st_blocks, "expected its memory to go, %ld KiB are left",
-		   (long)st.st_blocks / 2);
+	EVENTUALLY(!fstat(fds[0], &st) && !st.st_blocks,
+		   "expected its memory to go, %ld KiB are left", (long)st.st_blocks / 2);
 	close(sock);
 }
 
@@ -1011,22 +1026,31 @@ const struct test_case hostile_cases[] = {
 	{ "wrapping_query", "a query whose rows are too many to count", wrapping_query, false },
 	{ "crowded_block", "more rows in a block than a byte counts, and more than memory holds",
 	  crowded_block, false },
-	{ "other_memory", "a pool that was made again is not the one that was mapped", other_memory, false },
-	{ "other_number", "a call that was lost is not asked of another pool", other_number, false },
+	{ "other_memory", "a pool that was made again is not the one that was mapped", other_memory,
+	  false },
+	{ "other_number", "a call that was lost is not asked of another pool", other_number,
+	  false },
 	{ "ask_at_once", "more answers at once than a socket holds", ask_at_once, false },
 	{ "mangled_queries", "queries with numbers of chance in them", mangled_queries, false },
-	{ "spoilt_bells", "eventfds and pipes that are full, empty, and block", spoilt_bells, false },
-	{ "spoilt_faults", "a userfaultfd that blocks, and is never empty", spoilt_faults, false },
-	{ "uffd_with_events", "a userfaultfd that has more to tell than faults", uffd_with_events, false },
-	{ "slow_to_close", "descriptors whose end takes long", slow_to_close, false },
-	{ "pinned_meanwhile", "a block that is pinned while its discard waits", pinned_meanwhile, false },
-	{ "pinned_restart", "what a device stored, after the daemon and its client died", pinned_restart,
+	{ "spoilt_bells", "eventfds and pipes that are full, empty, and block", spoilt_bells,
 	  false },
+	{ "spoilt_faults", "a userfaultfd that blocks, and is never empty", spoilt_faults, false },
+	{ "uffd_with_events", "a userfaultfd that has more to tell than faults", uffd_with_events,
+	  false },
+	{ "slow_to_close", "descriptors whose end takes long", slow_to_close, false },
+	{ "pinned_meanwhile", "a block that is pinned while its discard waits", pinned_meanwhile,
+	  false },
+	{ "pinned_restart", "what a device stored, after the daemon and its client died",
+	  pinned_restart, false },
 	{ "endless_plan", "a ring that takes for ever to be taken", endless_plan, false },
-	{ "endless_ranges", "a message that takes for ever to be worked on", endless_ranges, false },
+	{ "endless_ranges", "a message that takes for ever to be worked on", endless_ranges,
+	  false },
 	{ "silent_scrapers", "connections for metrics that ask nothing", silent_scrapers, false },
-	{ "odd_models", "names of models that are not for a log, or not the pool's", odd_models, false },
-	{ "endless_requests", "requests that wait are bounded, by tenant", endless_requests, false },
-	{ "kept_memory", "memory of a pool that ended is free, whoever has it open", kept_memory, false },
+	{ "odd_models", "names of models that are not for a log, or not the pool's", odd_models,
+	  false },
+	{ "endless_requests", "requests that wait are bounded, by tenant", endless_requests,
+	  false },
+	{ "kept_memory", "memory of a pool that ended is free, whoever has it open", kept_memory,
+	  false },
 	{ 0 },
 };

@@ -20,7 +20,8 @@
 
 static int refused_by(int ret, const char *limit)
 {
-	if (ret == -EDQUOT && strstr(kvt_error_detail(), limit) && strstr(kvt_error_detail(), "alice"))
+	if (ret == -EDQUOT && strstr(kvt_error_detail(), limit) &&
+	    strstr(kvt_error_detail(), "alice"))
 		return 0;
 	printf("# expected -EDQUOT for %s, got %d (%s)\n", limit, ret, kvt_error_detail());
 	fflush(stdout);
@@ -369,7 +370,8 @@ static void fixed_budget(void)
 
 static int look_at_metrics(void)
 {
-	CHECK(daemon_metric("kvtier_tenant_faults_total{tenant=\"user-0\"}") >= 0, "sums of tenants");
+	CHECK(daemon_metric("kvtier_tenant_faults_total{tenant=\"user-0\"}") >= 0,
+	      "sums of tenants");
 	CHECK(daemon_metric("kvtier_pool_") < 0, "expected no pool to be named");
 	return 0;
 }
@@ -402,14 +404,19 @@ static void metrics_of_others(void)
 }
 
 const struct test_case limit_cases[] = {
-	{ "clients_of_one", "a tenant's connections are bounded, and it hears so", clients_of_one, false },
+	{ "clients_of_one", "a tenant's connections are bounded, and it hears so", clients_of_one,
+	  false },
 	{ "administrator", "is let in where all connections are taken", administrator, false },
 	{ "many_users", "more users than the daemon keeps counters for", many_users, false },
 	{ "pools_of_one", "a tenant's pools are bounded", pools_of_one, false },
-	{ "metadata_of_one", "tables, rings and plans of a tenant are bounded", metadata_of_one, false },
-	{ "pins_of_one", "pins leave a tenant's quota and others their memory", pins_of_one, false },
+	{ "metadata_of_one", "tables, rings and plans of a tenant are bounded", metadata_of_one,
+	  false },
+	{ "pins_of_one", "pins leave a tenant's quota and others their memory", pins_of_one,
+	  false },
 	{ "fixed_budget", "a client cannot raise its budget in the module", fixed_budget, false },
-	{ "kept_descriptor", "a pool that a client holds on to is in its quota", kept_descriptor, false },
-	{ "metrics_of_others", "no pool is named to others, and sums stay", metrics_of_others, false },
+	{ "kept_descriptor", "a pool that a client holds on to is in its quota", kept_descriptor,
+	  false },
+	{ "metrics_of_others", "no pool is named to others, and sums stay", metrics_of_others,
+	  false },
 	{ 0 },
 };

@@ -78,11 +78,14 @@ static void ahead(void)
 	figure("plan.hidden", hidden, "fraction");
 	if (want_module)
 		goto end; /* an emulated machine's times say nothing */
-	CHECK(after.prefetched - before.prefetched > 100, "expected blocks to be promoted ahead, %llu were",
+	CHECK(after.prefetched - before.prefetched > 100,
+	      "expected blocks to be promoted ahead, %llu were",
 	      (unsigned long long)(after.prefetched - before.prefetched));
 	/* Belady keeps what it can: LRU would read all 1024. */
-	CHECK(after.promoted - before.promoted < 1000, "expected a part to stay in memory, %llu of 1024 "
-	      "were read", (unsigned long long)(after.promoted - before.promoted));
+	CHECK(after.promoted - before.promoted < 1000,
+	      "expected a part to stay in memory, %llu of 1024 "
+	      "were read",
+	      (unsigned long long)(after.promoted - before.promoted));
 end:
 	free(ranges);
 	kvt_pool_destroy(p);
@@ -107,7 +110,8 @@ static void appended(void)
 	OK(kvt_plan_wait(p, 20000));
 	EVENTUALLY(state_of(p, 5) == KVTIER_BLOCK_CLEAN, "expected the block that was appended");
 	CHECK(state_of(p, 6) == KVTIER_BLOCK_COLD, "expected what is in no plan to stay out");
-	CHECK(kvt_daemon_pools(c, pools, 2) == 1 && pools[0].plan_left == 3, "expected 3 ranges to come");
+	CHECK(kvt_daemon_pools(c, pools, 2) == 1 && pools[0].plan_left == 3,
+	      "expected 3 ranges to come");
 	OK(kvt_plan_passed(p, 2));
 	EVENTUALLY(kvt_daemon_pools(c, pools, 2) == 1 && pools[0].plan_left == 1,
 		   "expected 1 range to come");
@@ -158,7 +162,8 @@ static void million(void)
 		best = now_s() - begun < best ? now_s() - begun : best;
 	}
 	figure("plan.million_ms", best * 1000, "ms");
-	CHECK(daemon_metric("kvtier_plan_ranges_total") >= 3e6, "expected all ranges to be counted");
+	CHECK(daemon_metric("kvtier_plan_ranges_total") >= 3e6,
+	      "expected all ranges to be counted");
 	free(ranges);
 	kvt_pool_destroy(p);
 	kvt_client_close(c);

@@ -82,7 +82,8 @@ static void budget(void)
 	CHECK(st.faults && st.promoted, "expected faults that promote");
 	OK(kvt_pool_resize(p, 512 * KIB));
 	OK(kvt_stats(p, &st));
-	CHECK(st.tier[KVTIER_TIER_DRAM].used_bytes <= 512 * KIB, "expected a budget of 512 KiB to hold");
+	CHECK(st.tier[KVTIER_TIER_DRAM].used_bytes <= 512 * KIB,
+	      "expected a budget of 512 KiB to hold");
 	for (b = 0; b < blocks_of(p); b++)
 		CHECK(!wrong_words(p, b, 2), "block %llu after the budget was lowered",
 		      (unsigned long long)b);
@@ -127,7 +128,8 @@ static void operations(void)
 	CHECK(store_is_bus(p, 1), "expected SIGBUS of a store to a sealed block");
 	CHECK(!wrong_words(p, 1, 1), "a sealed block changed");
 	OK(kvt_writeback(p, 0, 4 * BLOCK));
-	CHECK(state_of(p, 0) == KVTIER_BLOCK_CLEAN, "expected a clean block, got %u", state_of(p, 0));
+	CHECK(state_of(p, 0) == KVTIER_BLOCK_CLEAN, "expected a clean block, got %u",
+	      state_of(p, 0));
 	OK(kvt_demote(p, 0, 8 * BLOCK));
 	CHECK(state_of(p, 0) == KVTIER_BLOCK_COLD && state_of(p, 7) == KVTIER_BLOCK_COLD_OPEN,
 	      "expected cold blocks, got %u and %u", state_of(p, 0), state_of(p, 7));
@@ -284,7 +286,8 @@ static void *touch_blocks(void *arg)
 	pthread_barrier_wait(&crowd.all);
 	for (i = 0; i < crowd.faults; i++) {
 		uint64_t b = (first + i) * 1031u % CROWD_BLOCKS;
-		const volatile uint64_t *w = (void *)((char *)kvt_pool_addr(crowd.pool) + b * BLOCK);
+		const volatile uint64_t *w =
+			(void *)((char *)kvt_pool_addr(crowd.pool) + b * BLOCK);
 
 		if (w[0] != word_of(b, 1, 0) || w[BLOCK / 8 - 1] != word_of(b, 1, BLOCK / 8 - 1))
 			__atomic_add_fetch(&crowd.wrong, 1, __ATOMIC_RELAXED);
@@ -341,7 +344,7 @@ const struct test_case pool_cases[] = {
 	{ "concurrent", "three processes write to one pool under pressure", concurrent, false },
 	{ "killed_client", "a client killed at work harms nobody", killed_client, false },
 	{ "zeroed", "nothing of a pool is seen by the next", zeroed, false },
-	{ "waiting_threads", "two thousand threads wait in faults, and each costs the same", waiting_threads,
-	  false },
+	{ "waiting_threads", "two thousand threads wait in faults, and each costs the same",
+	  waiting_threads, false },
 	{ 0 },
 };

@@ -258,7 +258,8 @@ static void cgroup(void)
 		nr = kvt_daemon_tenants(c, t, 8);
 	CHECK(nr == 2, "expected two tenants, got %d", nr);
 	CHECK(!strcmp(t[0].name, "grouped") || !strcmp(t[1].name, "grouped"),
-	      "expected the process to be of its cgroup's tenant, got %s and %s", t[0].name, t[1].name);
+	      "expected the process to be of its cgroup's tenant, got %s and %s", t[0].name,
+	      t[1].name);
 	kvt_client_close(c);
 	wait(NULL);
 	rmdir(dir);
@@ -285,7 +286,8 @@ static void cgroup_restart(void)
 	daemon_spawn();
 	c = client();
 	CHECK(kvt_daemon_pools(c, pools, 2) == 1, "expected the pool to be taken back");
-	CHECK(!strcmp(pools[0].tenant, "grouped"), "expected tenant grouped, got %s", pools[0].tenant);
+	CHECK(!strcmp(pools[0].tenant, "grouped"), "expected tenant grouped, got %s",
+	      pools[0].tenant);
 	ERROR(kvt_shared_attach(c, "private", "test", &p), -ENOENT);
 	kvt_client_close(c);
 }
@@ -307,16 +309,18 @@ static void cgroup_path(void)
 	memset(part, 'p', sizeof(part));
 	for (i = 0; i < 6; i++) {
 		parts[i] = (int)n;
-		n += (size_t)snprintf(path + n, sizeof(path) - n, i == 5 ? "/victim" : "/%.*s%s", 220, part,
-				      i == 4 ? "::" : "");
+		n += (size_t)snprintf(path + n, sizeof(path) - n, i == 5 ? "/victim" : "/%.*s%s",
+				      220, part, i == 4 ? "::" : "");
 		CHECK(!mkdir(path, 0755), "%s: %m", path);
 	}
 	start_grouped("/victim");
 	run_in(path, stay);
 	c = client();
-	EVENTUALLY(daemon_metric("kvtier_connected_clients") == 2, "expected the process to connect");
+	EVENTUALLY(daemon_metric("kvtier_connected_clients") == 2,
+		   "expected the process to connect");
 	nr = kvt_daemon_tenants(c, t, 8);
-	CHECK(nr == 1 && !strcmp(t[0].name, "user-0"), "expected user-0 alone, got %d, %s", nr, t[0].name);
+	CHECK(nr == 1 && !strcmp(t[0].name, "user-0"), "expected user-0 alone, got %d, %s", nr,
+	      t[0].name);
 	kvt_client_close(c);
 	wait(NULL);
 	for (i = 5; i >= 0; i--) {

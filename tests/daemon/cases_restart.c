@@ -32,7 +32,8 @@ static struct journal *journal;
 
 static void make_journal(void)
 {
-	journal = mmap(NULL, sizeof(*journal), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	journal = mmap(NULL, sizeof(*journal), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+		       -1, 0);
 	CHECK(journal != MAP_FAILED, "mmap: %m");
 }
 
@@ -113,7 +114,8 @@ static pid_t engine(uint64_t seed)
 	c = client();
 	ret = kvt_shared_attach(c, "engine", "test", &p);
 	if (ret == -ENOENT)
-		p = pool(c, "engine", (uint64_t)BLOCKS * BLOCK, (uint64_t)FRAMES * BLOCK, KVT_SHARED_KEEP);
+		p = pool(c, "engine", (uint64_t)BLOCKS * BLOCK, (uint64_t)FRAMES * BLOCK,
+			 KVT_SHARED_KEEP);
 	else if (ret)
 		fail_at(__FILE__, __LINE__, "attach: %d (%s)", ret, kvt_error_detail());
 	for (b = 0; b < BLOCKS; b++)
@@ -173,7 +175,8 @@ static void kills(int whom)
 		}
 		if (whom & ENGINE)
 			pid = engine(i + 2);
-		CHECK(waitpid(pid, NULL, WNOHANG) == 0, "expected the engine to live in round %u", i);
+		CHECK(waitpid(pid, NULL, WNOHANG) == 0, "expected the engine to live in round %u",
+		      i);
 	}
 	EVENTUALLY(__atomic_load_n(&journal->steps, __ATOMIC_RELAXED) > 20,
 		   "expected the engine to get on");
@@ -228,7 +231,8 @@ static void upgrade(void)
 			fill_block(p, b, round + 2);
 		if (!want_module) {
 			OK(kvt_query(p, 3, 1, &info));
-			CHECK(info.flags & KVTIER_BLOCKF_PINNED, "expected the pin to be there again");
+			CHECK(info.flags & KVTIER_BLOCKF_PINNED,
+			      "expected the pin to be there again");
 		}
 		/* A mapping of the module's works while the client's thread is still on its way. */
 		EVENTUALLY(kvt_daemon_pools(c, pools, 2) == 1 && pools[0].plan_left == 1,
@@ -336,7 +340,8 @@ static void fault_across(void)
 		pause_ms(100);
 		daemon_spawn();
 	}
-	CHECK(waitpid(pid, &status, 0) == pid && !status, "expected the reader to go on, got %#x", status);
+	CHECK(waitpid(pid, &status, 0) == pid && !status, "expected the reader to go on, got %#x",
+	      status);
 	kvt_pool_destroy(p);
 	kvt_client_close(c);
 }
@@ -377,7 +382,8 @@ static void never_back(void)
 	CHECK(!sigwait(&set, &got), "sigwait");
 	daemon_kill(SIGKILL);
 	CHECK(waitpid(pid, &status, 0) == pid, "waitpid: %m");
-	CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGBUS, "expected SIGBUS, got %#x", status);
+	CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGBUS, "expected SIGBUS, got %#x",
+	      status);
 }
 
 const struct test_case restart_cases[] = {
@@ -385,7 +391,8 @@ const struct test_case restart_cases[] = {
 	{ "asked_again", "a lost request for a pool is asked again", asked_again, false },
 	{ "not_handed_over", "the manager names what it has not", not_handed_over, false },
 	{ "fault_across", "a fault waits for the next daemon", fault_across, false },
-	{ "never_back", "a daemon that does not come back is an error in bounded time", never_back, false },
+	{ "never_back", "a daemon that does not come back is an error in bounded time", never_back,
+	  false },
 	{ "kill_engine", "kill -9 of an engine at random points", kill_engine, false },
 	{ "kill_daemon", "kill -9 of the daemon at random points", kill_daemon, false },
 	{ "kill_both", "kill -9 of both at random points", kill_both, false },

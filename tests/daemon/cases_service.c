@@ -33,13 +33,15 @@ static void wear(void)
 	OK(kvt_seal(p, 0, 8 * BLOCK));
 	pause_ms(400);
 	OK(kvt_stats(p, &st));
-	CHECK(!st.written_blocks, "expected what was not used again to be spared, %llu were written",
+	CHECK(!st.written_blocks,
+	      "expected what was not used again to be spared, %llu were written",
 	      (unsigned long long)st.written_blocks);
 	/* A plan that comes by uses block 0 again. */
 	OK(kvt_plan_publish(p, &r, 1, KVT_PLAN_REPEAT));
 	OK(kvt_plan_wait(p, 20000));
 	OK(kvt_plan_passed(p, 1));
-	EVENTUALLY(state_of(p, 0) == KVTIER_BLOCK_CLEAN, "expected the block used again to be written");
+	EVENTUALLY(state_of(p, 0) == KVTIER_BLOCK_CLEAN,
+		   "expected the block used again to be written");
 	CHECK(state_of(p, 5) == KVTIER_BLOCK_SEALED, "expected the others to be spared still");
 	OK(kvt_plan_idle(p));
 	EVENTUALLY(state_of(p, 5) == KVTIER_BLOCK_CLEAN, "expected an idle pool to be written");
@@ -65,7 +67,8 @@ static void rate(void)
 	OK(kvt_seal(p, 0, 96 * BLOCK));
 	EVENTUALLY(state_of(p, 95) == KVTIER_BLOCK_CLEAN, "expected all to be written");
 	/* 6 MiB at 4 MiB a second, less what was saved up before. */
-	CHECK(now_s() - begun > 0.5, "expected the rate to be kept, it took %.3f s", now_s() - begun);
+	CHECK(now_s() - begun > 0.5, "expected the rate to be kept, it took %.3f s",
+	      now_s() - begun);
 	kvt_pool_destroy(p);
 	kvt_client_close(c);
 }
@@ -115,9 +118,11 @@ static void views(void)
 	}
 	CHECK(kvt_daemon_pools(c, pools, 4) == 4, "expected four pools");
 	CHECK(kvt_daemon_pools(c, pools, 1) == 4, "expected a count beyond the room");
-	CHECK(!strcmp(pools[0].model, "test") && pools[0].budget[KVTIER_TIER_DRAM] == 8 * BLOCK, "a pool");
+	CHECK(!strcmp(pools[0].model, "test") && pools[0].budget[KVTIER_TIER_DRAM] == 8 * BLOCK,
+	      "a pool");
 	nr = kvt_daemon_tiers(c, tiers, 4);
-	CHECK(nr == 2 && tiers[1].tier == KVTIER_TIER_NVME && tiers[1].limit == 100ull << 30, "tiers");
+	CHECK(nr == 2 && tiers[1].tier == KVTIER_TIER_NVME && tiers[1].limit == 100ull << 30,
+	      "tiers");
 	OK(kvt_daemon_stats(c, pools[0].id, &st));
 	CHECK(st.nr_blocks == 16, "stats");
 	OK(kvt_daemon_set_budget(c, pools[0].id, 4 * BLOCK));
@@ -166,7 +171,8 @@ static int later(const void *a, const void *b)
 	return d > 0 ? 1 : d < 0 ? -1 : 0;
 }
 
-static struct kvt_pool *sealed(struct kvt_client *c, const char *name, uint64_t blocks, uint64_t dram)
+static struct kvt_pool *sealed(struct kvt_client *c, const char *name, uint64_t blocks,
+			       uint64_t dram)
 {
 	struct kvt_shared_config config = KVT_SHARED_CONFIG_INIT;
 	struct kvt_pool *p;
@@ -261,7 +267,8 @@ static double raw_s(struct kvt_client *c, struct kvt_pool *p)
 
 static void engines(void)
 {
-	struct pace *paces = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct pace *paces =
+		mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	struct kvt_pool *sessions[SESSIONS];
 	double token[5], raw[5], seconds = want_long ? 10 : 2;
 	struct kvt_client *c;
@@ -301,14 +308,16 @@ static void engines(void)
 		OK(kvt_plan_idle(sessions[i]));
 	}
 	for (i = 0; i < ENGINES; i++) {
-		CHECK(waitpid(pids[i], &status, 0) == pids[i] && !status, "engine %d: %#x", i, status);
+		CHECK(waitpid(pids[i], &status, 0) == pids[i] && !status, "engine %d: %#x", i,
+		      status);
 		CHECK(!paces[i].wrong && paces[i].steps, "engine %d read wrong words", i);
 	}
 	qsort(token, 5, sizeof(token[0]), later);
 	qsort(raw, 5, sizeof(raw[0]), later);
 	figure("engines.step_ratio", paces[0].step_s / paces[1].step_s, "ratio");
 	figure("engines.step_ms", 500 * (paces[0].step_s + paces[1].step_s), "ms");
-	figure("engines.bandwidth_used", daemon_metric("kvtier_nvme_bandwidth_bytes") / 1e6, "MB/s");
+	figure("engines.bandwidth_used", daemon_metric("kvtier_nvme_bandwidth_bytes") / 1e6,
+	       "MB/s");
 	figure("session.token_ms", 1000 * token[2], "ms");
 	figure("session.read_ms", 1000 * raw[2], "ms");
 	figure("session.token_vs_read", token[2] / raw[2], "ratio");
@@ -372,7 +381,8 @@ static void planned_sequence(void)
 	OK(kvt_plan_wait(p, 20000));
 	EVENTUALLY(kvt_daemon_pools(c, shown, 2) == 1 && shown[0].plan_left == 48,
 		   "expected a plan of 12 extents in 4 layers");
-	EVENTUALLY(daemon_metric("kvtier_passed_ranges_total") >= 48, "expected layers to be passed");
+	EVENTUALLY(daemon_metric("kvtier_passed_ranges_total") >= 48,
+		   "expected layers to be passed");
 	kvt_seq_destroy(seq);
 	kvt_cache_destroy(cache);
 	kvt_attend_destroy(attend);
@@ -381,8 +391,8 @@ static void planned_sequence(void)
 }
 
 const struct test_case service_cases[] = {
-	{ "planned_sequence", "appends and attention publish their plans by themselves", planned_sequence,
-	  false },
+	{ "planned_sequence", "appends and attention publish their plans by themselves",
+	  planned_sequence, false },
 	{ "engines", "two engines and eight idle sessions over a quarter of their memory", engines,
 	  false },
 	{ "wear", "a block earns its write", wear, false },

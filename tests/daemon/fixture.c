@@ -89,7 +89,8 @@ static void note(struct daemon *d, const char *text, int fd)
 	if (strstr(text, "FDSTOREREMOVE=1")) {
 		if (value_of(text, "FDNAME=", name, sizeof(name)))
 			forget(d, name);
-	} else if (strstr(text, "FDSTORE=1") && fd >= 0 && value_of(text, "FDNAME=", name, sizeof(name))) {
+	} else if (strstr(text, "FDSTORE=1") && fd >= 0 &&
+		   value_of(text, "FDNAME=", name, sizeof(name))) {
 		keep(d, fd, name);
 		fd = -1;
 	} else if (strstr(text, "READY=1")) {
@@ -273,9 +274,11 @@ void daemon_configure(const char *lines)
 	FILE *file = fopen(daemon_.config, "we");
 
 	CHECK(file, "%s: %m", daemon_.config);
-	fprintf(file, "[daemon]\nsocket = %s\nstate-dir = %s/state\nmodule = %s\nlog-level = debug\n"
-		"[metrics]\nsocket = %s/metrics\n%s\n", daemon_.socket, daemon_.dir,
-		want_module ? "yes" : "no", daemon_.dir, lines ? lines : "");
+	fprintf(file,
+		"[daemon]\nsocket = %s\nstate-dir = %s/state\nmodule = %s\nlog-level = debug\n"
+		"[metrics]\nsocket = %s/metrics\n%s\n",
+		daemon_.socket, daemon_.dir, want_module ? "yes" : "no", daemon_.dir,
+		lines ? lines : "");
 	fclose(file);
 }
 
@@ -388,8 +391,8 @@ double daemon_cpu_s(void)
 
 	snprintf(path, sizeof(path), "/proc/%d/stat", daemon_.pid);
 	file = fopen(path, "re");
-	if (file && fscanf(file, "%*d %*s %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user,
-			   &system) != 2)
+	if (file && fscanf(file, "%*d %*s %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu",
+			   &user, &system) != 2)
 		user = system = 0;
 	if (file)
 		fclose(file);

@@ -28,9 +28,10 @@ bool want_module, want_long;
 unsigned int want_rounds = 6;
 static char base[200] = "build/test";
 
-static const struct test_case *const lists[] = { pool_cases, quota_cases, limit_cases, plan_cases, bad_cases,
-						 disk_cases, restart_cases, checkpoint_cases, service_cases,
-						 attend_cases, hostile_cases };
+static const struct test_case *const lists[] = { pool_cases,	quota_cases,	  limit_cases,
+						 plan_cases,	bad_cases,	  disk_cases,
+						 restart_cases, checkpoint_cases, service_cases,
+						 attend_cases,	hostile_cases };
 
 /* The last lines of the daemon's log: its folder may be gone with the machine. */
 static void show_log(void)
@@ -143,9 +144,12 @@ static bool wanted(const struct test_case *c, char **names, int nr)
 static void options(int argc, char **argv)
 {
 	static const struct option known[] = {
-		{ "module", no_argument, NULL, 'm' },	  { "long", no_argument, NULL, 'l' },
-		{ "slow", required_argument, NULL, 's' }, { "rounds", required_argument, NULL, 'r' },
-		{ "dir", required_argument, NULL, 'd' },  { 0 },
+		{ "module", no_argument, NULL, 'm' },
+		{ "long", no_argument, NULL, 'l' },
+		{ "slow", required_argument, NULL, 's' },
+		{ "rounds", required_argument, NULL, 'r' },
+		{ "dir", required_argument, NULL, 'd' },
+		{ 0 },
 	};
 	int o;
 
@@ -207,8 +211,8 @@ int main(int argc, char **argv)
 				continue;
 			printf("# %s: Description: %s\n", c->name, c->description);
 			status = run_case(c);
-			printf("%sok %d %s%s\n", status && status != EXIT_SKIP ? "not " : "", ++number,
-			       c->name, status == EXIT_SKIP ? " # SKIP" : "");
+			printf("%sok %d %s%s\n", status && status != EXIT_SKIP ? "not " : "",
+			       ++number, c->name, status == EXIT_SKIP ? " # SKIP" : "");
 			failed += status && status != EXIT_SKIP;
 		}
 	}

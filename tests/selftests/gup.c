@@ -328,7 +328,8 @@ TEST_F(gup, cloned_while_a_device_writes)
 		SKIP(return, "no device mapper");
 	r.fd = open(dm.path, O_RDWR | O_DIRECT | O_CLOEXEC);
 	ASSERT_LE(0, r.fd);
-	ASSERT_EQ(0, pool_new(&other, variant->shift, BLOCKS, DRAM, BLOCKS, KVTIER_POOL_NO_PREDICT));
+	ASSERT_EQ(0,
+		  pool_new(&other, variant->shift, BLOCKS, DRAM, BLOCKS, KVTIER_POOL_NO_PREDICT));
 	fill(pool, 2, 1, 7);
 	ASSERT_EQ(pool->block, pwrite(r.fd, at(pool, 2), pool->block, 0));
 	fill(pool, 2, 1, 1);

@@ -217,7 +217,8 @@ TEST(one_user_killed)
 		ASSERT_LE(0, pid);
 		if (!pid) {
 			for (;;) {
-				op(&pool, next_random(&seed) % 2 ? KVTIER_OP_DEMOTE : KVTIER_OP_PROMOTE,
+				op(&pool,
+				   next_random(&seed) % 2 ? KVTIER_OP_DEMOTE : KVTIER_OP_PROMOTE,
 				   next_random(&seed) % (BLOCKS - 8), 8);
 				(void)*(volatile char *)at(&pool, next_random(&seed) % BLOCKS);
 			}

@@ -255,7 +255,8 @@ static int create_as(uid_t uid, int fd, struct kvtier_pool_create *request)
 			_exit(255);
 		_exit(-call(fd, KVTIER_IOC_POOL_CREATE, request));
 	}
-	return waitpid(pid, &status, 0) == pid && WIFEXITED(status) ? -WEXITSTATUS(status) : -ECHILD;
+	return waitpid(pid, &status, 0) == pid && WIFEXITED(status) ? -WEXITSTATUS(status) :
+								      -ECHILD;
 }
 
 TEST(pools_of_a_user)
@@ -312,7 +313,8 @@ TEST(one_pool_of_a_file)
 		ASSERT_LE(0, fd);
 		for (i = 0; i < CREATORS; i++) {
 			creators[i] = (struct creator){ .barrier = &barrier, .fd = fd };
-			ASSERT_EQ(0, pthread_create(&threads[i], NULL, create_at_once, &creators[i]));
+			ASSERT_EQ(0,
+				  pthread_create(&threads[i], NULL, create_at_once, &creators[i]));
 		}
 		for (made = 0, i = 0; i < CREATORS; i++) {
 			pthread_join(threads[i], NULL);

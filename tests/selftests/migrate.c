@@ -264,7 +264,8 @@ int main(int argc, char **argv)
 
 	require(NEEDS_STORE);
 	printf("TAP version 13\n1..1\n");
-	board = mmap(NULL, sizeof(*board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	board = mmap(NULL, sizeof(*board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
+		     0);
 	if (!count || board == MAP_FAILED || make_pool()) {
 		printf("not ok 1 expected a count and a pool, got none\n");
 		return 1;

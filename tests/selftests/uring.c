@@ -332,8 +332,8 @@ TEST_F(uring, killed_in_flight)
 			if (io_uring_queue_init(DEPTH, &ring, variant->flags))
 				_exit(1);
 			for (i = 0; i < DEPTH; i++)
-				prepare(&ring, pool->fd, i % 2 ? KVTIER_OP_DEMOTE : KVTIER_OP_PROMOTE,
-					i % 32, 8, i);
+				prepare(&ring, pool->fd,
+					i % 2 ? KVTIER_OP_DEMOTE : KVTIER_OP_PROMOTE, i % 32, 8, i);
 			io_uring_submit(&ring);
 			kill(getpid(), SIGKILL);
 		}

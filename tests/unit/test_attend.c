@@ -148,8 +148,16 @@ static void windows(void **state)
 /* Rows that stand for several positions each, as after a merge. */
 static void spans(void **state)
 {
-	struct shape s = { .q_heads = 4, .kv_heads = 2, .k_dim = 64, .v_dim = 64, .tokens = 90,
-			   .block = 40, .flags = KVT_CAUSAL, .q_tokens = 7, .span = 3, .window = 100,
+	struct shape s = { .q_heads = 4,
+			   .kv_heads = 2,
+			   .k_dim = 64,
+			   .v_dim = 64,
+			   .tokens = 90,
+			   .block = 40,
+			   .flags = KVT_CAUSAL,
+			   .q_tokens = 7,
+			   .span = 3,
+			   .window = 100,
 			   .sinks = 10 };
 
 	(void)state;
@@ -249,7 +257,8 @@ static void out_as_bf16(void **state)
 			double right = p.out[t * 160 + i];
 
 			memcpy(&x, &bits, sizeof(x));
-			assert_true(fabs((double)x - right) <= fabs(right) * 0x1p-8 + out_bound(&p, "c", t));
+			assert_true(fabs((double)x - right) <=
+				    fabs(right) * 0x1p-8 + out_bound(&p, "c", t));
 		}
 		assert_int_equal(out[t][160], 0x5555); /* what lies between is left alone */
 	}

@@ -219,7 +219,9 @@ static int forced_to(const char *isa)
 	if (!child) {
 		setenv("KVTIER_ISA", isa, 1);
 		ret = kvt_attend_create(NULL, &a);
-		_exit(ret == -EINVAL ? 2 : ret == -EOPNOTSUPP ? 3 : strcmp(kvt_attend_isa(a), isa) != 0);
+		_exit(ret == -EINVAL	 ? 2 :
+		      ret == -EOPNOTSUPP ? 3 :
+					   strcmp(kvt_attend_isa(a), isa) != 0);
 	}
 	assert_int_equal(waitpid(child, &status, 0), child);
 	assert_true(WIFEXITED(status));

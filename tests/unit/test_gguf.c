@@ -150,7 +150,9 @@ static void corrupted(void **state)
 	for (i = 0; i < nr_good; i++) {
 		for (bit = 0; bit < 10; bit++) {
 			memcpy(bytes, good, nr_good);
-			bytes[i] = bit == 8 ? 0 : bit == 9 ? 255 : (unsigned char)(good[i] ^ 1 << bit);
+			bytes[i] = bit == 8 ? 0 :
+				   bit == 9 ? 255 :
+					      (unsigned char)(good[i] ^ 1 << bit);
 			ret = parse(bytes, nr_good, &m, why, sizeof(why));
 			if (ret) {
 				assert_true(strlen(why) > 10);

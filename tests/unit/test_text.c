@@ -12,7 +12,8 @@ static void cleaned(void **state)
 	} cases[] = {
 		{ "", "" },
 		{ "llama-server 3", "llama-server 3" },
-		{ "b\xc3\xa4r \xe2\x82\xac \xf0\x9f\x98\x80", "b\xc3\xa4r \xe2\x82\xac \xf0\x9f\x98\x80" },
+		{ "b\xc3\xa4r \xe2\x82\xac \xf0\x9f\x98\x80",
+		  "b\xc3\xa4r \xe2\x82\xac \xf0\x9f\x98\x80" },
 		{ "a\x1b[31mred", "a?[31mred" },
 		{ "two\nlines\t", "two?lines?" },
 		{ "\x7f\xc2\x9b", "???" }, /* delete, and the eight-bit escape */

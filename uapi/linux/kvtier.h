@@ -68,8 +68,9 @@
  * commands, no passing of a pool to another process and no mapping in one (a
  * forked child's calls are ECHILD and its touches SIGSEGV); mappings other than
  * the library's own, which the program must not unmap, remap or protect;
- * KVTIER_POOL_PINNABLE; and KVTIER_POOL_FIXED_BUDGET, since nobody else has its pools.  It refuses a clone from one pool to another (EXDEV) and
- * one in a pool without NVMe (EOPNOTSUPP).  The rest it does as the kernel does.
+ * KVTIER_POOL_PINNABLE; and KVTIER_POOL_FIXED_BUDGET, since nobody else has its pools.
+ * It refuses a clone from one pool to another (EXDEV) and one in a pool without NVMe
+ * (EOPNOTSUPP).  The rest it does as the kernel does.
  */
 
 /**
