@@ -363,6 +363,7 @@ static void fixed_budget(void)
 	CHECK(!end_of(as(BOB, works)), "bob");
 	daemon_kill(SIGKILL);
 	daemon_spawn();
+	CHECK(!chmod(daemon_.socket, 0666), "chmod: %m");
 	CHECK(!end_of(as(ALICE, raise_own_budget)), "alice, after a restart");
 }
 
