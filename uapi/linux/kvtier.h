@@ -493,7 +493,7 @@ enum kvtier_pool_flags {
  * not hold the pool or, where NVMe is needed for that, not KVTIER_FRAMES_MIN
  * blocks more (ENOSPC); more than the host has left to give (ENOSPC); nodes and
  * stores that are not there or cannot be used (ENODEV); a file that is a pool
- * already (EEXIST); more pools of one user than the administrator allows (EMFILE).
+ * already (EEXIST); more pools of one user than policy/max_pools (EMFILE).
  */
 struct kvtier_pool_create {
 	__u32 size;
