@@ -82,16 +82,30 @@ ggml_backend_alloc_ctx_tensors_from_buft(struct ggml_context *ctx,
 	return buffer;
 }
 
+/*
+ * The function of that name that would be called without us.  dlsym() may itself allocate and
+ * free: until the answer is there it is NULL, and glibc's own will do.
+ */
+static void *next_of(_Atomic(void *) *next, const char *name)
+{
+	static __thread int asking;
+	void *f = atomic_load_explicit(next, memory_order_relaxed);
+
+	if (!f && !asking) {
+		asking = 1;
+		f = dlsym(RTLD_NEXT, name);
+		asking = 0;
+		atomic_store(next, f);
+	}
+	return f;
+}
+
 static int real_memalign(void **ptr, size_t alignment, size_t bytes)
 {
-	static _Atomic(memalign_fn) next;
-	memalign_fn f = atomic_load_explicit(&next, memory_order_relaxed);
+	static _Atomic(void *) next;
+	memalign_fn f = (memalign_fn)next_of(&next, "posix_memalign");
 
-	if (!f) {
-		f = (memalign_fn)dlsym(RTLD_NEXT, "posix_memalign");
-		atomic_store(&next, f);
-	}
-	return f(ptr, alignment, bytes);
+	return f ? f(ptr, alignment, bytes) : ENOMEM;
 }
 
 EXPORT int posix_memalign(void **ptr, size_t alignment, size_t bytes)
@@ -118,19 +132,11 @@ EXPORT int posix_memalign(void **ptr, size_t alignment, size_t bytes)
 
 extern void __libc_free(void *ptr);
 
-/* dlsym() itself may free: until the answer is there, glibc's own will do. */
 static void real_free(void *ptr)
 {
-	static _Atomic(free_fn) next;
-	static __thread int asking;
-	free_fn f = atomic_load_explicit(&next, memory_order_relaxed);
+	static _Atomic(void *) next;
+	free_fn f = (free_fn)next_of(&next, "free");
 
-	if (!f && !asking) {
-		asking = 1;
-		f = (free_fn)dlsym(RTLD_NEXT, "free");
-		asking = 0;
-		atomic_store(&next, f);
-	}
 	if (f)
 		f(ptr);
 	else
@@ -162,16 +168,9 @@ extern void *__libc_realloc(void *ptr, size_t bytes);
 
 static void *real_realloc(void *ptr, size_t bytes)
 {
-	static _Atomic(realloc_fn) next;
-	static __thread int asking;
-	realloc_fn f = atomic_load_explicit(&next, memory_order_relaxed);
+	static _Atomic(void *) next;
+	realloc_fn f = (realloc_fn)next_of(&next, "realloc");
 
-	if (!f && !asking) {
-		asking = 1;
-		f = (realloc_fn)dlsym(RTLD_NEXT, "realloc");
-		asking = 0;
-		atomic_store(&next, f);
-	}
 	return f ? f(ptr, bytes) : __libc_realloc(ptr, bytes);
 }
 
@@ -232,16 +231,12 @@ EXPORT void *reallocarray(void *ptr, size_t nr, size_t each)
 
 EXPORT size_t malloc_usable_size(void *ptr)
 {
-	static _Atomic(usable_fn) next;
-	usable_fn f = atomic_load_explicit(&next, memory_order_relaxed);
+	static _Atomic(void *) next;
+	usable_fn f = (usable_fn)next_of(&next, "malloc_usable_size");
 	size_t bytes = 0;
 
 	if (kvt_buffer_owner(ptr, &bytes) >= KVT_POOL)
 		return bytes;
-	if (!f) {
-		f = (usable_fn)dlsym(RTLD_NEXT, "malloc_usable_size");
-		atomic_store(&next, f);
-	}
 	return f ? f(ptr) : 0;
 }
 
