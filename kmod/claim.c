@@ -130,11 +130,6 @@ void kvt_account_remove_key(struct kvt_store *store, struct kvt_account *account
 
 /* ---- what a user's pools have left -------------------------------------------- */
 
-static u32 kvt_order(const struct kvt_pool *pool) /* of a slot, in units */
-{
-	return pool->block_shift - KVT_UNIT_SHIFT;
-}
-
 static void kvt_set_due(struct kvt_pool *pool, struct kvt_account *account, s64 more)
 {
 	s64 units = more * kvt_units(pool);

@@ -241,9 +241,14 @@ static inline u64 kvt_block_bytes(const struct kvt_pool *pool)
 	return 1ULL << pool->block_shift;
 }
 
+static inline u32 kvt_order(const struct kvt_pool *pool) /* of a slot, in units */
+{
+	return pool->block_shift - KVT_UNIT_SHIFT;
+}
+
 static inline u32 kvt_units(const struct kvt_pool *pool) /* units of a slot */
 {
-	return 1U << (pool->block_shift - KVT_UNIT_SHIFT);
+	return 1U << kvt_order(pool);
 }
 
 static inline void kvt_count(struct kvt_pool *pool, enum kvt_counter which)

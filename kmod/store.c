@@ -432,8 +432,7 @@ static int kvt_store_add_pool(struct kvt_pool *pool, u64 stores)
 	struct kvt_store *store;
 	u64 room;
 
-	store = kvt_store_choose(stores, pool->block_shift - KVT_UNIT_SHIFT,
-				 pool->flags & KVTIER_POOL_KEEP, &room);
+	store = kvt_store_choose(stores, kvt_order(pool), pool->flags & KVTIER_POOL_KEEP, &room);
 	if (!store)
 		return -ENODEV;
 	kref_get(&store->ref);

@@ -37,7 +37,7 @@ struct kvt_tab *kvt_tab_new(struct kvt_pool *pool)
 	}
 	kref_init(&tab->ref);
 	tab->store = pool->store;
-	tab->order = pool->block_shift - KVT_UNIT_SHIFT;
+	tab->order = kvt_order(pool);
 	tab->pool = pool;
 	xa_init(&tab->slots);
 	return tab;
