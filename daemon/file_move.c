@@ -17,22 +17,26 @@
 
 #define FULL_RETRY_NS (100 * NS_PER_MS)
 #define WRITE_BYTES_MAX (16u << 20)
+#define VERIFY_BYTES (2u << 20) /* a turn */
 
 struct io {
 	struct op op;
-	struct io *next; /* of the free ones, or of those under way */
+	struct io *next; /* of the free ones, or of those that came */
 	struct pool *pool;
 	uint64_t start_ns;
 	uint64_t generation;
 	uint64_t again_ns; /* it failed, and is tried again then; 0: it is under way */
 	uint32_t tries;
 	uint32_t block;
+	int res; /* of a read that came */
+	bool came; /* it is read, and not verified yet */
 	bool write;
 	bool late;
 };
 
 static struct io ios[MAX_IOS];
 static struct io *free_ios;
+static struct io *came, **came_end = &came;
 static uint32_t busy_ios;
 static bool ios_ready;
 
@@ -382,7 +386,6 @@ static void account(struct io *io)
 	struct kvtier_tier_stats *tier = &p->stats.tier[KVTIER_TIER_NVME];
 	uint64_t now = now_ns();
 
-	p->ios--;
 	if (io->write && !--p->writes)
 		tier->write_ns += now - p->write_since_ns;
 	if (io->write)
@@ -409,16 +412,14 @@ static bool try_again(struct io *io, int res)
 	return true;
 }
 
-static void io_done(struct op *op, int res)
+/* The block is where it was to go, or is lost: who waited for that goes on. */
+static void io_end(struct io *io, int res)
 {
-	struct io *io = (struct io *)op;
 	struct pool *p = io->pool;
 	uint32_t b = io->block;
 	bool write = io->write;
 
-	if (try_again(io, res))
-		return;
-	account(io);
+	p->ios--;
 	put_io(io);
 	if (write)
 		write_done(p, b, res);
@@ -426,6 +427,46 @@ static void io_done(struct op *op, int res)
 		read_done(p, b, res);
 	file_serve(p, b);
 	file_progress(p);
+}
+
+/* What was read waits for file_verify(), so that the device has its next reads before. */
+static void io_done(struct op *op, int res)
+{
+	struct io *io = (struct io *)op;
+
+	if (try_again(io, res))
+		return;
+	account(io);
+	if (io->write) {
+		io_end(io, res);
+		return;
+	}
+	io->res = res;
+	io->came = true;
+	io->next = NULL;
+	*came_end = io;
+	came_end = &io->next;
+}
+
+bool file_came(void)
+{
+	return came;
+}
+
+/* Verify and map what was read, some of it a turn. */
+void file_verify(void)
+{
+	uint64_t bytes = 0;
+
+	while (came && bytes < VERIFY_BYTES) {
+		struct io *io = came;
+
+		bytes += io->pool->block_bytes;
+		came = io->next;
+		if (!came)
+			came_end = &came;
+		io_end(io, io->res);
+	}
 }
 
 /* Who waited for the write waits no longer; stores that a checkpoint held back go on. */
@@ -459,7 +500,7 @@ void file_io_deadlines(struct kvtierd *d)
 			issue(io);
 			continue;
 		}
-		if (!p || io->late || io->again_ns ||
+		if (!p || io->late || io->came || io->again_ns ||
 		    d->turn_ns < io->start_ns + (uint64_t)p->t->deadline_ms * NS_PER_MS)
 			continue;
 		io->late = true;

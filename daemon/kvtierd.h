@@ -545,6 +545,8 @@ int file_discard(struct pool *p, uint32_t b);
 void file_dirty(struct pool *p, uint32_t b);
 void file_bad(struct pool *p, uint32_t b, int error);
 void file_io_deadlines(struct kvtierd *d);
+bool file_came(void);
+void file_verify(void);
 void file_progress(struct pool *p);
 
 uint32_t file_victim(struct pool *p, uint64_t nearer_than);

@@ -281,7 +281,7 @@ static void reap(struct kvtierd *d)
 void loop_run(struct kvtierd *d)
 {
 	while (!d->stop) {
-		uint64_t ns = until_next(d);
+		uint64_t ns = file_came() ? 0 : until_next(d);
 		struct __kernel_timespec ts = { .tv_sec = (long long)(ns / NS_PER_S),
 						.tv_nsec = (long long)(ns % NS_PER_S) };
 		struct io_uring_cqe *cqe;
@@ -294,6 +294,10 @@ void loop_run(struct kvtierd *d)
 		reap(d);
 		expire(d);
 		prefetch_run(d);
+		if (file_came()) {
+			io_uring_submit(&d->ring);
+			file_verify();
+		}
 		if (d->clients_gone)
 			clients_reap(d);
 	}

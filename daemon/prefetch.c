@@ -111,7 +111,7 @@ static uint64_t window(const struct kvtierd *d, const struct plan *plan)
 	/* What is brought in must not push out what was, before it is used. */
 	if (most < p->t->bytes)
 		most /= 4;
-	return clamp(at_once + prefetch_in_flight(p), most < WINDOW_MIN ? most : WINDOW_MIN, most);
+	return clamp(at_once + 2 * prefetch_in_flight(p), most < WINDOW_MIN ? most : WINDOW_MIN, most);
 }
 
 /* Memory that nobody uses yet: a turn that is announced brings a session back whole. */
