@@ -25,6 +25,7 @@
 #define IN_FLIGHT_MIN (8ull << 20)
 #define IN_FLIGHT_MAX (32ull << 20)
 #define IN_FLIGHT_BLOCKS 4u
+#define SUBMIT_BYTES (1ull << 20)
 #define LOOK_MAX 4096u /* positions a plan and turn: the rest in the next */
 #define DEFAULT_BANDWIDTH (1ull << 30)
 #define DEFAULT_LATENCY (2 * NS_PER_MS)
@@ -234,12 +235,18 @@ bool prefetch_defers(const struct pool *p)
 	return turn;
 }
 
+/* The device begins with the first while memory for the others is made. */
 void prefetch_run(struct kvtierd *d)
 {
+	uint64_t submitted = d->reading;
 	struct plan *plan;
 
 	while ((plan = next_plan(d)) && d->reading < prefetch_in_flight(plan->a->pool)) {
 		step(d, plan);
 		plan_wake_again(plan);
+		if (d->reading - submitted < SUBMIT_BYTES)
+			continue;
+		io_uring_submit(&d->ring);
+		submitted = d->reading;
 	}
 }
