@@ -5,9 +5,10 @@
  * How much is under way: the bytes that the device delivers while one read takes
  * (bandwidth times latency, both measured, the latency by the fastest read of late: the
  * others measure the queue that we make ourselves).  A longer queue delivers no more, and
- * who comes with something urgent waits behind it.  How far: a plan has so
- * much promoted that was not passed yet, and besides what its client passes at once (a
- * layer), within which the cursor does not say where it is.  Not further: what waits for
+ * who comes with something urgent waits behind it.  How far: a plan has twice so much
+ * promoted that was not passed yet, as much under way as to be verified, and besides what
+ * its client passes at once (a layer), within which the cursor does not say where it is.
+ * Not further: what waits for
  * its use takes the place of what could stay until the next lap.  What lies ahead and is
  * in memory already does not count, and as long as memory is free there is no bound.
  *
