@@ -37,7 +37,7 @@ struct io {
 static struct io ios[MAX_IOS];
 static struct io *free_ios;
 static struct io *came, **came_end = &came;
-static uint32_t busy_ios;
+static uint32_t busy_ios, nr_came; /* of those that are busy, so many came */
 static bool ios_ready;
 
 static struct io *take_io(void)
@@ -271,7 +271,8 @@ int file_write(struct pool *p, uint32_t b, uint16_t why)
 	int ret;
 
 	assert(blk->where == W_RESIDENT && blk->flags & B_DIRTY);
-	if ((uint64_t)p->writes * p->block_bytes >= WRITE_BYTES_MAX || busy_ios > MAX_IOS / 2 ||
+	if ((uint64_t)p->writes * p->block_bytes >= WRITE_BYTES_MAX ||
+	    busy_ios - nr_came > MAX_IOS / 2 ||
 	    (p->d->turn_ns < p->full_until_ns && !(why & B_CAPTURE)))
 		return -EAGAIN;
 	ret = own_slot(p, blk, b);
@@ -446,11 +447,12 @@ static void io_done(struct op *op, int res)
 	io->next = NULL;
 	*came_end = io;
 	came_end = &io->next;
+	nr_came++;
 }
 
 bool file_came(void)
 {
-	return came;
+	return nr_came;
 }
 
 /* Verify and map what was read, some of it a turn. */
@@ -465,6 +467,7 @@ void file_verify(void)
 		came = io->next;
 		if (!came)
 			came_end = &came;
+		nr_came--;
 		io_end(io, io->res);
 	}
 }
