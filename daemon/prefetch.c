@@ -8,9 +8,9 @@
  * who comes with something urgent waits behind it.  How far: a plan has twice so much
  * promoted that was not passed yet, as much under way as to be verified, and besides what
  * its client passes at once (a layer), within which the cursor does not say where it is.
- * Not further: what waits for
- * its use takes the place of what could stay until the next lap.  What lies ahead and is
- * in memory already does not count, and as long as memory is free there is no bound.
+ * Not further: what waits for its use takes the place of what could stay until the next
+ * lap.  What lies ahead and is in memory already does not count, and as long as memory is
+ * free there is no bound.
  *
  * Who is next: the tenant that has had the fewest bytes for its weight.  Of its plans,
  * turns of pools that were idle, for which somebody waits, in the order in which they
@@ -26,7 +26,7 @@
 #define IN_FLIGHT_MIN (8ull << 20)
 #define IN_FLIGHT_MAX (32ull << 20)
 #define IN_FLIGHT_BLOCKS 4u
-#define SUBMIT_BYTES (1ull << 20)
+#define SUBMIT_BYTES (1ull << 20) /* at least, but for the last of a turn */
 #define LOOK_MAX 4096u /* positions a plan and turn: the rest in the next */
 #define DEFAULT_BANDWIDTH (1ull << 30)
 #define DEFAULT_LATENCY (2 * NS_PER_MS)
@@ -109,11 +109,12 @@ static uint64_t window(const struct kvtierd *d, const struct plan *plan)
 {
 	const struct pool *p = plan->a->pool;
 	uint64_t most = memory(d, p), at_once = (uint64_t)plan->stride * p->block_bytes;
+	uint64_t ahead = at_once + 2 * prefetch_in_flight(p);
 
 	/* What is brought in must not push out what was, before it is used. */
 	if (most < p->t->bytes)
 		most /= 4;
-	return clamp(at_once + 2 * prefetch_in_flight(p), most < WINDOW_MIN ? most : WINDOW_MIN, most);
+	return clamp(ahead, most < WINDOW_MIN ? most : WINDOW_MIN, most);
 }
 
 /* Memory that nobody uses yet: a turn that is announced brings a session back whole. */
